@@ -278,6 +278,16 @@ def moved_to(module: nn.Module, device: torch.device) -> Iterator[None]:
         module.to(home)
 
 
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the host on a device, without waiting for what that is still computing.
+
+    A copy from memory that may be paged out would wait.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 @contextmanager
 def core_threads(num: int) -> Iterator[Executor | None]:
     """Start threads that share PyTorch's among them, or none where there would be one.

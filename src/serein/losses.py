@@ -143,7 +143,7 @@ def log_cosh(truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     return (distance + torch.nn.functional.softplus(-2 * distance) - math.log(2)).mean(dim=1)
 
 
-def concordance(truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+def concordance(truth: torch.Tensor, output: torch.Tensor, is_known: torch.Tensor | None = None) -> torch.Tensor:
     """1 - the concordance correlation coefficient (Lin 1989) of each dimension over the batch, 0 to 2.
 
     As `serein.metrics.concordance`: variances and covariance divide by the number of clips. Where truth or output is
@@ -152,6 +152,7 @@ def concordance(truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     Args:
         truth: (batch, dimension).
         output: (batch, dimension).
+        is_known: (batch, dimension) bool: which clips count for each dimension; `None`: all.
 
     Returns:
         (dimension,) not reduced, in float32 at least.
@@ -163,9 +164,12 @@ def concordance(truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     with torch.autocast(output.device.type, enabled=False):
         output = output.to(torch.promote_types(output.dtype, torch.float32))
         truth = truth.to(output.dtype)
-        first, second = truth - truth.mean(dim=0), output - output.mean(dim=0)
-        spread = first.square().mean(dim=0) + second.square().mean(dim=0) + (truth - output).mean(dim=0).square()
-        return 1.0 - 2.0 * (first * second).mean(dim=0) / spread.clamp_min(SPREAD_FLOOR)
+        share = torch.ones_like(output) if is_known is None else is_known.to(output.dtype)
+        share = share / share.sum(dim=0).clamp_min(1.0)
+        first, second = truth - (truth * share).sum(dim=0), output - (output * share).sum(dim=0)
+        variances = ((first.square() + second.square()) * share).sum(dim=0)
+        spread = variances + ((truth - output) * share).sum(dim=0).square()
+        return 1.0 - 2.0 * (first * second * share).sum(dim=0) / spread.clamp_min(SPREAD_FLOOR)
 
 
 def kl_divergence(
@@ -220,8 +224,9 @@ def supervised_contrastive(
         >>> supervised_contrastive(torch.tensor([0, 0, 1, 1]), four, temperature=1.0).round(decimals=4)
         tensor(0.5514)
     """
-    if len(labels) < 2 or bool((labels == labels[0]).all()):
-        return embeddings.sum() * 0.0
+    nothing = embeddings.sum() * 0.0
+    if len(labels) < 2:
+        return nothing
     with torch.autocast(embeddings.device.type, enabled=False):
         vectors = torch.nn.functional.normalize(embeddings.float(), dim=1)
         is_self = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
@@ -230,9 +235,10 @@ def supervised_contrastive(
         log_probabilities = cosines - cosines.logsumexp(dim=1, keepdim=True)
         num_positives = is_positive.sum(dim=1)
         sums = torch.where(is_positive, log_probabilities, log_probabilities.new_zeros(())).sum(dim=1)
-        is_anchor = num_positives > 0
-        total = -(sums / num_positives.clamp_min(1))[is_anchor].sum()
-        return total if reduction == "sum" else total / is_anchor.sum().clamp_min(1)
+        loss = -(sums / num_positives.clamp_min(1)).sum()  # of clips without another of their class 0
+        if reduction == "mean":
+            loss = loss / (num_positives > 0).sum().clamp_min(1)
+        return torch.where((labels == labels[0]).all(), nothing.to(loss.dtype), loss)
 
 
 def ctc(

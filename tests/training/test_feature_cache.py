@@ -645,7 +645,7 @@ def test_the_average_of_a_frozen_backbone_is_the_backbone(tones: Path, wav2vec2:
     for number in range(1, 3):
         with torch.no_grad():
             head.weight.copy_(before + number)
-        module.averaged.update_parameters(model)
+        module.averaged.update(model, number - 1)
     assert module.eval_model.backbone is model.backbone
     kept = min(0.9, (1 + 1) / (10 + 1))
     torch.testing.assert_close(averaged.weight, before + 1 * kept + 2 * (1 - kept))

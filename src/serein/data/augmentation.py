@@ -21,6 +21,7 @@ from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.dataset import draw_seed
 from serein.data.files import replacing, write_text
 from serein.data.manifest import Utterance
+from serein.device import sent
 from serein.errors import imported
 from serein.recipe import SpectrogramAugmentation, WaveformAugmentation
 
@@ -30,6 +31,7 @@ FROM_WALLS_M = 0.5
 MIXING_TIME_S = 0.05  # from then on echoes are too dense to be told apart; the square root of the volume is 13 ms
 SOUND_M_PER_S = 343.0
 NEPERS = math.log(10) / 10  # of power, per decibel
+NO_NOISE_DB = -300.0
 RIPPLE_DB = 0.9  # deviation of a mel band's power from frame to frame in steady noise
 _OWN_STREAM = 3  # the spectrogram draws from [seed], the place of a crop from [seed, 1], conditions from [seed, 2]
 
@@ -212,7 +214,7 @@ class SpectrogramAugmenter:
 
         Args:
             bands_db: (batch, frame, band).
-            num_frames: (batch,) long.
+            num_frames: (batch,) long, on the host.
 
         Returns:
             The changed bands and numbers of frames.
@@ -222,7 +224,7 @@ class SpectrogramAugmenter:
             tempo = torch.from_numpy(np.exp(self._draw(-options.tempo, options.tempo))).float()
             scale = torch.from_numpy(1 + self._draw(-options.vtlp, options.vtlp)).float()
             shift = torch.from_numpy(self._draw(-options.band_shift, options.band_shift)).float()
-            before = num_frames.cpu()
+            before = num_frames
             after = (before * tempo).round().long().clamp_min(1)
             step = (before - 1) / (after - 1).clamp_min(1)
             frame = torch.arange(int(after.max()))[None] * step[:, None]
@@ -231,9 +233,9 @@ class SpectrogramAugmenter:
             last_frame, last_band = max(bands_db.shape[1] - 1, 1), max(bands_db.shape[2] - 1, 1)
             rows = (2 * frame / last_frame - 1)[:, :, None].expand(-1, -1, band.shape[1])
             columns = (2 * band / last_band - 1)[:, None].expand(-1, frame.shape[1], -1)
-            grid = torch.stack([columns, rows], dim=-1).to(bands_db)
+            grid = sent(torch.stack([columns, rows], dim=-1).to(bands_db.dtype), bands_db.device)
             bands_db = F.grid_sample(bands_db[:, None], grid, padding_mode="border", align_corners=True)[:, 0]
-            num_frames = after.to(num_frames.device)
+            num_frames = after
         curves = np.zeros((len(self.rngs), bands_db.shape[2]), np.float32)  # level and random curves, in dB
         for curve, rng in zip(curves, self.rngs, strict=True):
             curve += rng.uniform(-options.gain_db, options.gain_db)
@@ -243,18 +245,18 @@ class SpectrogramAugmenter:
                 knots = np.sort(np.concatenate([[0, last], rng.uniform(0, last, num_knots - 2)]))
                 heights_db = rng.uniform(-options.equaliser_db, options.equaliser_db, num_knots)
                 curve += np.interp(np.arange(len(curve)), knots, heights_db)
-        bands_db = bands_db + torch.from_numpy(curves).to(bands_db)[:, None]
+        bands_db = bands_db + sent(torch.from_numpy(curves), bands_db.device)[:, None]
         if not options.noise_probability:
             return bands_db, num_frames
-        is_frame = torch.arange(bands_db.shape[1], device=bands_db.device) < num_frames[:, None].to(bands_db.device)
-        peaks = bands_db.masked_fill(~is_frame[..., None], -torch.inf).amax(dim=(1, 2)).tolist()
-        noises_db = np.full(bands_db.shape, -300.0, np.float32)
-        for noise_db, rng, peak, length in zip(noises_db, self.rngs, peaks, num_frames.tolist(), strict=True):
+        noises_db = np.full(bands_db.shape, NO_NOISE_DB, np.float32)  # against each clip's peak
+        for noise_db, rng, length in zip(noises_db, self.rngs, num_frames.tolist(), strict=True):
             if rng.random() < options.noise_probability:
                 slope = np.linspace(rng.uniform(-5, 15), rng.uniform(-15, 5), noise_db.shape[1])
                 ripple = RIPPLE_DB * rng.standard_normal((length, noise_db.shape[1]), np.float32)
-                noise_db[:length] = peak - rng.uniform(*options.noise_below_peak_db) + slope + ripple
-        noise = torch.from_numpy(noises_db).to(bands_db)
+                noise_db[:length] = slope + ripple - rng.uniform(*options.noise_below_peak_db)
+        is_frame = sent(torch.arange(bands_db.shape[1]) < num_frames[:, None], bands_db.device)
+        peaks_db = bands_db.masked_fill(~is_frame[..., None], -torch.inf).amax(dim=(1, 2), keepdim=True)
+        noise = peaks_db + sent(torch.from_numpy(noises_db), bands_db.device)
         return torch.logaddexp(bands_db * NEPERS, noise * NEPERS) / NEPERS, num_frames
 
     def mask(self, frames: torch.Tensor, num_frames: torch.Tensor, num_channels: int) -> torch.Tensor:
@@ -262,14 +264,16 @@ class SpectrogramAugmenter:
 
         Args:
             frames: (batch, frame, channel * band), normalised.
+            num_frames: (batch,) long, on the host.
             num_channels: Channels that share their masks.
         """
         options = self.options
-        lengths = [int(n) for n in num_frames]
+        lengths = num_frames.tolist()
         time = self._kept(frames.shape[1], lengths, options.time_masks, options.max_time_mask)
         n_mels = frames.shape[2] // num_channels
         band = self._kept(n_mels, [n_mels] * len(lengths), options.frequency_masks, options.max_frequency_mask)
-        return frames * time.to(frames)[:, :, None] * band.repeat(1, num_channels).to(frames)[:, None]
+        time, band = (sent(kept.to(frames.dtype), frames.device) for kept in (time, band.repeat(1, num_channels)))
+        return frames * time[:, :, None] * band[:, None]
 
     def mixing(self) -> tuple[torch.Tensor, float] | None:
         """Draw partners, (batch,) long, and the share of each clip's own, at least a half; `None` leaves the batch."""

@@ -128,16 +128,16 @@ class Batch:
     """Clips padded to the longest.
 
     Attributes:
-        positions: (batch,) long, of the utterances in their list.
+        positions: (batch,) long, of the utterances in their list; on the host, as all that decides on shapes.
         waveforms: (batch, sample) float32, zero on padding.
-        num_samples: (batch,) long, real samples of each clip.
+        num_samples: (batch,) long, real samples of each clip; on the host.
         targets: Task -> (batch, ...) its targets.
-        has_target: Task -> (batch,) bool, False where the utterance lacks the target.
-        seeds: (batch,) int64: what is drawn for a clip follows from its seed alone.
+        has_target: Task -> (batch,) bool, False where the utterance lacks the target; on the host.
+        seeds: (batch,) int64: what is drawn for a clip follows from its seed alone; on the host.
         conditions: Attribute -> (batch, feature), its conditions.
         layers: Hidden layer -> (batch, frame, feature), any values on padding, where features stand for waveforms,
             which then have no samples.
-        num_frames: (batch,) long, real frames of each clip in `layers`; empty without them.
+        num_frames: (batch,) long, real frames of each clip in `layers`; empty without them; on the host.
     """
 
     positions: torch.Tensor
@@ -151,17 +151,20 @@ class Batch:
     num_frames: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on another device."""
+        """Return the batch with its numbers on a device, which from pinned memory is not waited for."""
+        return self._each(partial(torch.Tensor.to, device=device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in memory from which a GPU fetches it by itself; PyTorch's loaders call it."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         return replace(
             self,
-            positions=self.positions.to(device),
-            waveforms=self.waveforms.to(device, non_blocking=True),
-            num_samples=self.num_samples.to(device),
-            targets={name: target.to(device) for name, target in self.targets.items()},
-            has_target={name: mask.to(device) for name, mask in self.has_target.items()},
-            conditions={name: values.to(device) for name, values in self.conditions.items()},
-            layers={name: frames.to(device, non_blocking=True) for name, frames in self.layers.items()},
-            num_frames=self.num_frames.to(device),
+            waveforms=change(self.waveforms),
+            targets={name: change(target) for name, target in self.targets.items()},
+            conditions={name: change(values) for name, values in self.conditions.items()},
+            layers={name: change(frames) for name, frames in self.layers.items()},
         )
 
     @property

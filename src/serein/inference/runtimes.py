@@ -114,7 +114,7 @@ class TorchRuntime(Runtime):
     ) -> tuple[dict[str, torch.Tensor], Vectors]:
         """Run a batch where the model's weights lie."""
         model, wanted = self.model.eval(), {*tasks, selection.task}
-        num_samples = torch.tensor([len(waveform) for waveform in waveforms], device=self.device)
+        num_samples = torch.tensor([len(waveform) for waveform in waveforms])
         padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             tensors = {name: torch.from_numpy(vectors).to(self.device) for name, vectors in conditions.items()}

@@ -225,7 +225,7 @@ class CtcTranscriber(Transcriber):
         for start in range(0, len(parts), size):
             some = parts[start : start + size]
             rows = [torch.from_numpy(waveforms[part.clip][part.start : part.stop]) for part in some]
-            num_samples = torch.tensor([len(row) for row in rows], device=self.device)
+            num_samples = torch.tensor([len(row) for row in rows])
             padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                 hidden = self.backbone(padded, num_samples)

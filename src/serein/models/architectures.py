@@ -127,11 +127,10 @@ class Wav2Vec2:
         """Return the mask in the form that `transform` takes; `None` when nothing is padded."""
         if is_frame is None:
             return None
-        if torch.compiler.is_exporting():  # the library's way asks whether all is real
+        if torch.compiler.is_exporting() or getattr(self.config, "_attn_implementation", "") == "eager":
             closed = torch.zeros(is_frame.shape, dtype=hidden.dtype, device=hidden.device)
             return closed.masked_fill(~is_frame, torch.finfo(hidden.dtype).min)[:, None, None]
-        masks = importlib.import_module("transformers.masking_utils")
-        return masks.create_bidirectional_mask(self.config, hidden, is_frame)
+        return is_frame[:, None, None]  # Transformers' own way asks the device whether all is real
 
     def transform(
         self, layer: Any, hidden: torch.Tensor, mask: Any, positions: torch.Tensor | None
@@ -307,12 +306,6 @@ class Whisper(Wav2Vec2):
         """Add the positions."""
         hidden = frames.contiguous() + self.model.embed_positions.weight[: frames.shape[1]]
         return F.dropout(hidden, self.config.dropout, training=self.model.embed_positions.training)
-
-    def mask(self, hidden: torch.Tensor, is_frame: torch.Tensor | None) -> Any:
-        """Return which frames are attended to, as PyTorch's attention takes them."""
-        if is_frame is None or torch.compiler.is_exporting():
-            return super().mask(hidden, is_frame)
-        return is_frame[:, None, None]
 
 
 # `model_type` of config.json -> how it is run; families that are not named here run as wav2vec 2.0.

@@ -322,6 +322,7 @@ class HuggingFaceBackbone(Backbone):
             self._settle_frozen()
         is_exporting = torch.compiler.is_exporting()  # lengths are then no numbers yet, and batches are masked always
         lengths: list[int] = [] if is_exporting else num_samples.tolist()
+        on_host, num_samples = num_samples, num_samples.to(waveforms.device, non_blocking=True)
         if waveforms.ndim != 2 or num_samples.shape[0] != waveforms.shape[0]:
             shapes = f"{tuple(waveforms.shape)} and {tuple(num_samples.shape)}"
             raise AudioError(f"waveforms and num_samples are {shapes}, expected (batch, sample) and (batch,)")
@@ -336,7 +337,7 @@ class HuggingFaceBackbone(Backbone):
         if is_padded and not is_exporting and waveforms.device.type == "cpu":
             rounded = -(-max(*lengths, shortest) // PADDED_TO) * PADDED_TO
             width = rounded if self.max_s is None else min(rounded, round(self.max_s * self.sample_rate_hz))
-        padded = num_samples.to(waveforms.device).clamp_min(shortest)
+        padded = num_samples.clamp_min(shortest)
         level_db = 0.0 if self.level_db is None and self.do_normalize else self.level_db
         clips = prepare_waveforms(waveforms, num_samples, level_db=level_db, at_least=width)
         num_frames = self.architecture.num_frames(padded)
@@ -349,10 +350,10 @@ class HuggingFaceBackbone(Backbone):
         is_frame = frame_mask(num_frames, longest)
         features = self.architecture.features(clips, padded)
         if change is not None and (band_samples := self.architecture.band_samples) is not None:
-            features = change(features, num_samples.to(features.device) // band_samples)
+            features = change(features, on_host // band_samples)
         layers, output = self._run(features, padded, is_frame if is_padded else None)
         if self.pad_s:
-            num_frames = self.num_frames(num_samples.to(clips.device))
+            num_frames = self.num_frames(num_samples)
             longest = longest if is_exporting else self.architecture.num_frames(max(*lengths, self.receptive_field))
             is_frame = frame_mask(num_frames, longest)
             layers = tuple(layer[:, :longest] for layer in layers)

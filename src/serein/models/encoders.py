@@ -361,8 +361,9 @@ class TransformerEncoder(Encoder):
     def forward(self, hidden: HiddenStates) -> HiddenStates:
         """Return the hidden layers; what they hold on padding means nothing."""
         stem = self.stem(hidden)
-        positions = sinusoids(torch.arange(stem.layers[-1].shape[1]), self.size).to(stem.layers[-1])
-        layers = [self.dropout(stem.layers[-1] + positions)]
+        frames = stem.layers[-1]
+        positions = sinusoids(torch.arange(frames.shape[1], device=frames.device), self.size).to(frames)
+        layers = [self.dropout(frames + positions)]
         for layer in self.layers:
             layers.append(layer(layers[-1], stem.is_frame))
         return HiddenStates(tuple(layers), stem.is_frame)

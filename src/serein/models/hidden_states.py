@@ -47,12 +47,13 @@ class HiddenStates:
         return self.is_frame.sum(dim=1)
 
 
-def frame_mask(num_frames: torch.Tensor, length: int) -> torch.Tensor:
+def frame_mask(num_frames: torch.Tensor, length: int, device: torch.device | None = None) -> torch.Tensor:
     """Mark the first ``num_frames[b]`` of ``length`` frames of each clip.
 
     Args:
         num_frames: ``(batch,)`` long, real frames of each clip.
         length: Frames of the padded batch.
+        device: Of the mask; ``None``: that of ``num_frames``.
 
     Returns:
         ``(batch, length)`` bool, False on padding.
@@ -61,8 +62,8 @@ def frame_mask(num_frames: torch.Tensor, length: int) -> torch.Tensor:
         >>> frame_mask(torch.tensor([1, 3]), 3).tolist()
         [[True, False, False], [True, True, True]]
     """
-    positions = torch.arange(length, device=num_frames.device)
-    return positions[None, :] < num_frames[:, None]
+    ends = num_frames if device is None else num_frames.to(device, non_blocking=True)
+    return torch.arange(length, device=ends.device)[None, :] < ends[:, None]
 
 
 ADAPTER_WEIGHT = re.compile(r"\.lora_\w+\.")  # in the names of weights
@@ -114,7 +115,8 @@ class Backbone(nn.Module, ABC):
 
         Args:
             waveforms: ``(batch, samples)`` float32; what lies past a clip's own length is ignored.
-            num_samples: ``(batch,)`` long, real samples of each clip.
+            num_samples: ``(batch,)`` long, real samples of each clip, on the host: shapes follow from them, and a
+                device would have to be waited for.
         """
 
     @property

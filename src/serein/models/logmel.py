@@ -92,7 +92,7 @@ class LogMelBackbone(Backbone):
 
     def unlimited_bands(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
         """Return the bands in dB of all frames that the batch has room for, before `top_db` limits their range."""
-        is_sample = frame_mask(num_samples, waveforms.shape[1])
+        is_sample = frame_mask(num_samples, waveforms.shape[1], waveforms.device)
         with torch.autocast(waveforms.device.type, enabled=False):
             centred = F.pad(waveforms.float() * is_sample, (self.fft // 2, self.fft // 2))
             power = power_spectrum(centred, self.hann, self.fft, self.hop)
@@ -113,13 +113,14 @@ class LogMelBackbone(Backbone):
             num_frames: (batch,) long, without the overhang.
         """
         silence = DECIBELS * torch.full_like(kept[:1, :1], FLOOR_POWER).log()
-        bands_db = torch.where(frame_mask(num_frames + self.overhang, kept.shape[1])[..., None], kept, silence)
+        is_kept = frame_mask(num_frames + self.overhang, kept.shape[1], kept.device)
+        bands_db = torch.where(is_kept[..., None], kept, silence)
         by_band = bands_db.transpose(1, 2).contiguous()  # as `bands` leaves them in memory, or sums would differ
         return self.limited(by_band[..., : int(num_frames.max())].transpose(1, 2), num_frames)
 
     def limited(self, bands_db: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the bands within `top_db` of each clip's loudest, and which frames are real."""
-        is_frame = frame_mask(num_frames, bands_db.shape[1])
+        is_frame = frame_mask(num_frames, bands_db.shape[1], bands_db.device)
         if self.options.top_db is not None:
             loudest = bands_db.masked_fill(~is_frame[..., None], -torch.inf).amax((1, 2), keepdim=True)
             bands_db = bands_db.maximum(loudest - self.options.top_db)

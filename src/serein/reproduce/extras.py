@@ -334,7 +334,7 @@ def inference_time_s(model: SpeechModel, duration_s: float, *, num_repeats: int 
         num_warm: Passes before the timed ones.
     """
     device = next(model.parameters()).device
-    num_samples = torch.tensor([round(duration_s * Backbone.sample_rate_hz)], device=device)
+    num_samples = torch.tensor([round(duration_s * Backbone.sample_rate_hz)])
     waveforms = 0.1 * torch.randn(1, int(num_samples), generator=torch.Generator().manual_seed(0)).to(device)
 
     is_asynchronous, taken_s = device.type == "cuda", []

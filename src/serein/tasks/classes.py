@@ -274,7 +274,7 @@ class ClassTask(Task):
         return self._mean_loss(target, output)
 
     def _mean_loss(self, target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        weights = None if self.class_weights is None else self.class_weights.to(logits.device, non_blocking=True)
         own = self.options.arcface.model_dump() if self.options.loss == "arcface" else {}
         each = choose("loss", self.options.loss)(target, logits, weights, self.options.label_smoothing, **own)
         return losses.weighted_mean(each, target, weights)
@@ -291,13 +291,13 @@ class ClassTask(Task):
         own = torch.where((numbers >= 0)[..., None], by_rater.gather(1, place), logits[:, None])
         weights = votes.sum(dim=2)
         is_rater = weights > 0
+        shares = votes / (weights + ~is_rater)[..., None]
         weights = is_rater / is_rater.sum(dim=1, keepdim=True).clamp_min(1)  # clips weigh alike
-        is_bare = ~is_rater.any(dim=1)
-        shares = votes[is_rater] / votes[is_rater].sum(dim=1, keepdim=True)
-        targets = torch.cat([shares, truth[is_bare, : self.num_outputs]])
-        each_logits = torch.cat([own[is_rater], logits[is_bare]])
-        weights = torch.cat([weights[is_rater], weights.new_ones(int(is_bare.sum()))])
-        class_weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        is_bare = (~is_rater.any(dim=1)).to(weights.dtype)
+        targets = torch.cat([shares.flatten(0, 1), truth[:, : self.num_outputs]])  # what weighs nothing is among them
+        each_logits = torch.cat([own.flatten(0, 1), logits])
+        weights = torch.cat([weights.flatten(), is_bare])
+        class_weights = None if self.class_weights is None else self.class_weights.to(logits.device, non_blocking=True)
         each = choose("loss", self.options.loss)(targets, each_logits, class_weights, self.options.label_smoothing)
         by_class = 1.0 if class_weights is None else (targets * class_weights).sum(dim=1)
         mean: torch.Tensor = (weights * each).sum() / (weights * by_class).sum()

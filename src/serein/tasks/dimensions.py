@@ -9,7 +9,7 @@ from typing import Any, Self, cast
 import numpy as np
 import torch
 
-from serein import metrics
+from serein import losses, metrics
 from serein.choices import choose
 from serein.data.dataset import Targets
 from serein.data.manifest import Utterance
@@ -119,11 +119,23 @@ class DimensionTask(Task):
         return Targets(values, np.asarray(~np.isnan(values).all(axis=1)))
 
     def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Return the mean over the dimensions of their losses over the batch, both (batch, dimension)."""
+        """Return the mean over the dimensions of their losses over the batch, both (batch, dimension).
+
+        Each dimension counts as far as it is known, one that no clip has not at all.
+        """
         loss = choose("number-loss", self.options.loss)
-        columns = [(column, ~truth[:, column].isnan()) for column in range(self.num_outputs)]
-        each = [loss(truth[k, c : c + 1], output[k, c : c + 1]).mean() for c, k in columns if k.any()]
-        return torch.stack(each).mean()
+        if self.num_outputs == 1:  # every clip with a target has it
+            return cast(torch.Tensor, loss(truth, output).mean())
+        is_known = ~truth.isnan()
+        if loss is losses.concordance:
+            is_there = is_known.any(dim=0)
+            by_dimension = losses.concordance(truth.nan_to_num(), output, is_known)
+            mean: torch.Tensor = (by_dimension * is_there).sum() / is_there.sum()
+            return mean
+        columns = [(column, is_known[:, column]) for column in range(self.num_outputs)]
+        return torch.stack(
+            [loss(truth[k, c : c + 1], output[k, c : c + 1]).mean() for c, k in columns if k.any()]
+        ).mean()
 
     def scores(self, truth: torch.Tensor, kept: torch.Tensor) -> dict[str, float]:
         """Return concordance and correlation of a whole set, means over the dimensions and of each; and the loss."""

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from serein.data.augmentation import SpectrogramAugmenter
 from serein.data.dataset import Batch
+from serein.device import sent
 from serein.errors import RecipeError
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.heads import HeadOutput
@@ -39,10 +40,10 @@ class EncodedBatch:
 
     def mixup(self, partners: torch.Tensor, weight: float) -> EncodedBatch:
         """Mix each clip with its partner (Zhang 2018): frames, targets, conditions; the longer of the two counts."""
-        partners = partners.to(next(iter(self.hidden_states.values())).is_frame.device)
+        rows = sent(partners, next(iter(self.hidden_states.values())).is_frame.device)
 
         def mix(values: torch.Tensor) -> torch.Tensor:
-            return weight * values + (1 - weight) * values[partners]
+            return weight * values + (1 - weight) * values[rows]
 
         def mix_frames(frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
             if not frames.numel():  # a layer that nobody reads
@@ -53,7 +54,7 @@ class EncodedBatch:
             {
                 name: HiddenStates(
                     tuple(mix_frames(layer, own.is_frame) for layer in own.layers),
-                    own.is_frame | own.is_frame[partners],
+                    own.is_frame | own.is_frame[rows],
                     None if own.output is None else mix_frames(own.output, own.is_frame),
                 )
                 for name, own in self.hidden_states.items()
@@ -97,10 +98,11 @@ def encode_batch(
 
     def stored(backbone: Backbone) -> HiddenStates:
         layers = {name: frames.float() for name, frames in batch.layers.items()}
-        nothing = batch.num_frames.new_zeros(0, dtype=torch.float32)  # in the place of layers that nobody reads
+        any_layer = next(iter(layers.values()))
+        nothing = any_layer.new_zeros(0)  # in the place of layers that nobody reads
         kept = HiddenStates(
             tuple(layers.get(str(number), nothing) for number in range(len(backbone.sizes))),
-            frame_mask(batch.num_frames, next(iter(layers.values())).shape[1]),
+            frame_mask(batch.num_frames, any_layer.shape[1], any_layer.device),
             layers.get("last"),
         )
         return backbone.resume(kept) if goes_on else kept
@@ -120,9 +122,10 @@ def encode_batch(
             )
             return masked
         assert isinstance(backbone, LogMelBackbone)
-        bands_db, is_frame = bands_of(backbone, batch)
-        bands_db, num_frames = augmenter.augment(bands_db, is_frame.sum(dim=1))
-        is_frame = frame_mask(num_frames, bands_db.shape[1])
+        bands_db, _ = bands_of(backbone, batch)
+        num_frames = batch.num_frames if BANDS in batch.layers else backbone.num_frames(batch.num_samples)
+        bands_db, num_frames = augmenter.augment(bands_db, num_frames)
+        is_frame = frame_mask(num_frames, bands_db.shape[1], bands_db.device)
         frames = augmenter.mask(backbone.normalised(bands_db, is_frame), num_frames, backbone.num_channels)
         return HiddenStates((frames,), is_frame)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from serein.data.dataset import Batch, draw_seed
-from serein.device import all_gather_rows
+from serein.device import all_gather_rows, sent
 from serein.errors import RunError
 from serein.losses import supervised_contrastive
 from serein.models.heads import HeadOutput
@@ -23,7 +23,7 @@ from serein.models.pretrained import weights_hash
 from serein.recipe import SpectrogramAugmentation, Stage
 from serein.tasks.task import Task
 from serein.training.batches import Decoded, Parts, encode_batch, split
-from serein.training.optimizers import build_optimizer, build_scheduler, moving_average
+from serein.training.optimizers import MovingAverage, build_optimizer, build_scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class StageModule(lightning.LightningModule):
         own = [parameter for name, parameter in named if not ADAPTER_WEIGHT.search(name)]
         is_fixed = bool(own) and not any(parameter.requires_grad for parameter in own)
         self.frozen_sha256 = weights_hash(own_weights(model.backbone)) if is_fixed else None
-        self.averaged = None if stage.ema_decay is None else moving_average(model, stage.ema_decay)
+        self.averaged = None if stage.ema_decay is None else MovingAverage(model, stage.ema_decay)
         if self.averaged is not None and is_frozen(model.backbone):
             self.averaged.module.backbone = model.backbone
         self.num_parts = 1
@@ -106,7 +106,7 @@ class StageModule(lightning.LightningModule):
     @property
     def eval_model(self) -> SpeechModel:
         """The model whose scores count: the averaged one when the stage averages."""
-        return self.model if self.averaged is None else self.averaged.module  # type: ignore[return-value]
+        return self.model if self.averaged is None else self.averaged.module
 
     @property
     def watched(self) -> str:
@@ -232,9 +232,10 @@ class StageModule(lightning.LightningModule):
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Step, then move the averaged weights."""
+        num_before = self.trainer.global_step
         super().optimizer_step(*arguments, **options)
         if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
+            self.averaged.update(self.model, num_before)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Keep truth and output; the score is taken when all are there."""
@@ -245,13 +246,14 @@ class StageModule(lightning.LightningModule):
         for name, head_output in head_outputs.items():
             known = batch.has_target[name]
             if known.any():
-                truth = batch.targets[name][known]
+                of_known = _rows(known, head_output.output.device)
+                truth = of_known(batch.targets[name])
                 if name == next(iter(self.tasks)) and "loss" in (self.stage.monitor, self.stage.schedule.monitor):
-                    outputs = head_output.outputs[:, known]
+                    outputs = of_known(head_output.outputs, 1)
                     mean = _summed(self.tasks[name], truth, outputs).detach() / len(outputs)
                     self._dev_losses.append(torch.stack([mean * len(truth), torch.ones_like(mean) * len(truth)]))
-                kept = self.tasks[name].kept(truth, head_output.output[known])
-                self._dev.setdefault(name, []).append((batch.positions[known].cpu(), truth.cpu(), kept.cpu()))
+                kept = self.tasks[name].kept(truth, of_known(head_output.output))
+                self._dev.setdefault(name, []).append((batch.positions[known], truth.cpu(), kept.cpu()))
 
     def on_validation_epoch_end(self) -> None:
         """Score the whole dev set, on every process the same."""
@@ -336,17 +338,18 @@ class StageModule(lightning.LightningModule):
         for name, task in self.tasks.items():
             known, head_output = has_target[name], head_outputs[name]
             contrast = getattr(task.options, "contrastive", None)
-            truth, own_weight, parts = targets[name][known], 1.0, []
+            of_known = _rows(known, head_output.output.device)
+            truth, own_weight, parts = of_known(targets[name]), 1.0, []
             classes = None if contrast is None else task.classes(truth)
             if contrast is not None and classes is not None:
                 own_weight = 1.0 - contrast.weight
-                embeddings = head_output.embedding[known]
+                embeddings = of_known(head_output.embedding)
                 if self.trainer.world_size > 1:  # over the clips of all processes, whose batches may differ in size
                     classes, embeddings = all_gather_rows(classes), all_gather_rows(embeddings)
                 pulled = supervised_contrastive(classes, embeddings, contrast.temperature, contrast.reduction)
                 parts.append(contrast.weight * pulled)
             if known.any():
-                parts.append(own_weight * _summed(task, truth, head_output.outputs[:, known]))
+                parts.append(own_weight * _summed(task, truth, of_known(head_output.outputs, 1)))
             if parts:
                 losses[name] = torch.stack(parts).sum()
         return losses
@@ -394,6 +397,19 @@ def loss_weights(
 def monitored_score(stage: Stage, first: Task) -> str:
     """Return the monitored score of a stage's first task: the stage's, or else the task's own."""
     return stage.monitor or first.monitors[0]
+
+
+def _rows(known: torch.Tensor, device: torch.device) -> Callable[..., torch.Tensor]:
+    """Return what takes the known clips of (batch, ...) or of another dimension; all of them as they are.
+
+    Args:
+        known: (batch,) bool, on the host: how many there are is known without the device.
+        device: Where the clips' numbers are.
+    """
+    if known.all():
+        return lambda values, dim=0: values
+    rows = sent(known.nonzero().squeeze(1), device)
+    return lambda values, dim=0: values.index_select(dim, rows)
 
 
 def _summed(task: Task, truth: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from serein.models.model import SpeechModel
 from serein.recipe import Optimizer, Schedule
@@ -81,19 +81,31 @@ def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Schedule, num_st
     return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """Return an exponential moving average of weights and buffers, which leans on new weights in the first steps."""
+class MovingAverage(nn.Module):
+    """An exponential moving average of a model's weights and buffers, which leans on new weights in the first steps.
 
-    def update(averages: Any, values: Any, num_averaged: Any) -> None:
-        pairs = [pair for pair in zip(averages, values, strict=True) if pair[0].data_ptr() != pair[1].data_ptr()]
-        if not pairs:  # a frozen backbone is shared
-            return
-        averages, values = zip(*pairs, strict=True)
-        if not averages[0].is_floating_point():  # torch groups by type; counters are copied
-            torch._foreach_copy_(averages, values)
-            return
-        steps = int(num_averaged)
-        kept = min(decay, (1 + steps) / (10 + steps))
-        torch._foreach_lerp_(averages, values, 1 - kept)
+    PyTorch's `AveragedModel` counts its steps on the device, which it waits for in each of them.
 
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True).requires_grad_(False)
+    Attributes:
+        module: The averaged model; a part that it shares with the other one stays as it is.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.module: Any = deepcopy(model).requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, num_before: int) -> None:
+        """Move towards a model's weights, after as many updates."""
+        kept = min(self.decay, (1 + num_before) / (10 + num_before)) if num_before else 0.0
+        own, others = ([*each.parameters(), *each.buffers()] for each in (self.module, model))
+        pairs = [pair for pair in zip(own, others, strict=True) if pair[0] is not pair[1]]
+        for is_averaged in (True, False):  # counters are copied
+            chosen = [pair for pair in pairs if (pair[0].is_floating_point() and kept > 0.0) == is_averaged]
+            if chosen:
+                averages, values = map(list, zip(*chosen, strict=True))
+                if is_averaged:
+                    torch._foreach_lerp_(averages, values, 1 - kept)
+                else:
+                    torch._foreach_copy_(averages, values)
