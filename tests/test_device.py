@@ -110,3 +110,15 @@ def test_each_of_several_processes_has_a_gpu(monkeypatch: pytest.MonkeyPatch) ->
     assert devices.own_device("cpu") == torch.device("cpu")
     with pytest.raises(ModelError, match=r"several processes cannot train on 'cuda:1' alone\. Name auto or cuda"):
         devices.own_device("cuda:1")
+
+
+@pytest.mark.parametrize(("name", "is_pinned", "is_awaited"), [("cuda", True, False), ("mps", False, True)])
+def test_tensors_are_sent_without_waiting_where_that_is_safe(
+    name: str, is_pinned: bool, is_awaited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA waits for what is not pinned; MPS may read memory that is freed already."""
+    calls: list[object] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: calls.append("pinned") or self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device, non_blocking: calls.append(not non_blocking) or self)
+    devices.sent(torch.zeros(1), torch.device(name))
+    assert calls == ["pinned"] * is_pinned + [is_awaited]

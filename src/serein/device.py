@@ -279,13 +279,14 @@ def moved_to(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor of the host on a device, without waiting for what that is still computing.
+    """Return a tensor on a device; one of the host goes there without waiting for what the device still computes.
 
-    A copy from memory that may be paged out would wait.
+    CUDA does so from pinned memory alone. On MPS a copy that nobody waits for may read memory that is freed already
+    (pytorch/pytorch#189690).
     """
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type != "mps")
 
 
 @contextmanager

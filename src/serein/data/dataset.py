@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.manifest import Utterance
+from serein.device import sent
 from serein.recipe import Batches, Clips
 
 BEGINNING_S = 0.5
@@ -151,8 +152,8 @@ class Batch:
     num_frames: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch with its numbers on a device, which from pinned memory is not waited for."""
-        return self._each(partial(torch.Tensor.to, device=device, non_blocking=True))
+        """Return the batch with its numbers on a device, which is not waited for."""
+        return self._each(partial(sent, device=device))
 
     def pin_memory(self) -> Batch:
         """Return the batch in memory from which a GPU fetches it by itself; PyTorch's loaders call it."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from serein.device import sent
 from serein.errors import AudioError, ModelError, RecipeError, imported
 from serein.models.architectures import ARCHITECTURES, Wav2Vec2
 from serein.models.hidden_states import ADAPTER_WEIGHT, Backbone, HiddenStates, frame_mask, own_weights
@@ -322,7 +323,7 @@ class HuggingFaceBackbone(Backbone):
             self._settle_frozen()
         is_exporting = torch.compiler.is_exporting()  # lengths are then no numbers yet, and batches are masked always
         lengths: list[int] = [] if is_exporting else num_samples.tolist()
-        on_host, num_samples = num_samples, num_samples.to(waveforms.device, non_blocking=True)
+        on_host, num_samples = num_samples, sent(num_samples, waveforms.device)
         if waveforms.ndim != 2 or num_samples.shape[0] != waveforms.shape[0]:
             shapes = f"{tuple(waveforms.shape)} and {tuple(num_samples.shape)}"
             raise AudioError(f"waveforms and num_samples are {shapes}, expected (batch, sample) and (batch,)")

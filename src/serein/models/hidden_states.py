@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from serein.choices import NamedOptions
+from serein.device import sent
 from serein.errors import RecipeError
 from serein.recipe import Lora
 
@@ -62,7 +63,7 @@ def frame_mask(num_frames: torch.Tensor, length: int, device: torch.device | Non
         >>> frame_mask(torch.tensor([1, 3]), 3).tolist()
         [[True, False, False], [True, True, True]]
     """
-    ends = num_frames if device is None else num_frames.to(device, non_blocking=True)
+    ends = num_frames if device is None else sent(num_frames, device)
     return torch.arange(length, device=ends.device)[None, :] < ends[:, None]
 
 

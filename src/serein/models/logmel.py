@@ -100,10 +100,11 @@ class LogMelBackbone(Backbone):
         return bands_db.transpose(1, 2)
 
     def kept_bands(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> list[torch.Tensor]:
-        """Return (frame, band) of each clip, from which `restored` makes the bands of any batch."""
+        """Return (frame, band) of each clip, on the host, from which `restored` makes the bands of any batch."""
         wider = F.pad(waveforms, (0, self.overhang * self.hop))
         lengths = (self.num_frames(num_samples) + self.overhang).tolist()
-        return [bands[:n] for bands, n in zip(self.unlimited_bands(wider, num_samples), lengths, strict=True)]
+        bands_db = self.unlimited_bands(wider, num_samples).cpu()
+        return [own[:length] for own, length in zip(bands_db, lengths, strict=True)]
 
     def restored(self, kept: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what `bands` does of clips whose kept bands lie in a padded batch, but for rounding.

@@ -16,6 +16,7 @@ from serein import losses, metrics
 from serein.choices import choose
 from serein.data.dataset import Targets
 from serein.data.manifest import Rating, Utterance, is_self_evaluation, plain_label
+from serein.device import sent
 from serein.errors import RecipeError
 from serein.metrics import DISTRIBUTION_SCORES
 from serein.recipe import Category, Head, Labels, Recipe
@@ -274,7 +275,7 @@ class ClassTask(Task):
         return self._mean_loss(target, output)
 
     def _mean_loss(self, target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        weights = None if self.class_weights is None else self.class_weights.to(logits.device, non_blocking=True)
+        weights = None if self.class_weights is None else sent(self.class_weights, logits.device)
         own = self.options.arcface.model_dump() if self.options.loss == "arcface" else {}
         each = choose("loss", self.options.loss)(target, logits, weights, self.options.label_smoothing, **own)
         return losses.weighted_mean(each, target, weights)
@@ -297,7 +298,7 @@ class ClassTask(Task):
         targets = torch.cat([shares.flatten(0, 1), truth[:, : self.num_outputs]])  # what weighs nothing is among them
         each_logits = torch.cat([own.flatten(0, 1), logits])
         weights = torch.cat([weights.flatten(), is_bare])
-        class_weights = None if self.class_weights is None else self.class_weights.to(logits.device, non_blocking=True)
+        class_weights = None if self.class_weights is None else sent(self.class_weights, logits.device)
         each = choose("loss", self.options.loss)(targets, each_logits, class_weights, self.options.label_smoothing)
         by_class = 1.0 if class_weights is None else (targets * class_weights).sum(dim=1)
         mean: torch.Tensor = (weights * each).sum() / (weights * by_class).sum()

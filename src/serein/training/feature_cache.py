@@ -336,7 +336,7 @@ class Extraction:
             if isinstance(self.cache.backbone, LogMelBackbone):
                 kept = self.cache.backbone.kept_bands(batch.waveforms, batch.num_samples)
                 yield {
-                    self.stored.clip_of[position]: {BANDS: bands.cpu().contiguous()}
+                    self.stored.clip_of[position]: {BANDS: bands.contiguous()}
                     for bands, (_, position) in zip(kept, items, strict=True)
                 }
                 continue
