@@ -36,6 +36,7 @@ ASKING = {
     aten.repeat_interleave.Tensor,
 }
 COPIES = {aten._to_copy.default, aten.copy_.default}
+DEVICE = torch.device("cpu")  # until `start`
 
 
 class GpuTensor(torch.Tensor):
@@ -124,15 +125,13 @@ class Backend(backend_registration._DummyBackendModule):
         return [torch.bfloat16]
 
 
-def start() -> torch.device:
-    """Register the device in this process, for good."""
+def start() -> None:
+    """Register the device in this process, for good: a process that has it cannot be forked."""
+    global DEVICE
     backend_registration._setup_privateuseone_for_python_backend("simulated", Backend())
     torch._C._set_only_lift_cpu_tensors(True)  # `torch.tensor(..., device=)` is then seen by the mode
     torch.__future__.set_overwrite_module_params_on_conversion(True)
-    return torch.device("simulated", 0)
-
-
-DEVICE = start()
+    DEVICE = torch.device("simulated", 0)
 
 
 @contextmanager
@@ -181,6 +180,7 @@ def main() -> None:
     from serein.experiment import fold
     from serein.training import stages
 
+    start()
     stages.build_trainer = lambda *_, **__: TwoSteps(
         current_epoch=0, global_rank=0, global_step=0, world_size=1, accumulate_grad_batches=1
     )

@@ -118,6 +118,7 @@ def test_a_step_never_waits_for_the_device(kinds: list[Path], rated: Path) -> No
 def test_the_simulation_notices_a_wait_and_a_tensor_elsewhere() -> None:
     checks = """
 import torch, simulated_gpu as gpu
+gpu.start()
 with gpu.SimulatedGpu():
     there = torch.ones(3).to(gpu.DEVICE)
 asked = [
