@@ -224,9 +224,8 @@ class SpectrogramAugmenter:
             tempo = torch.from_numpy(np.exp(self._draw(-options.tempo, options.tempo))).float()
             scale = torch.from_numpy(1 + self._draw(-options.vtlp, options.vtlp)).float()
             shift = torch.from_numpy(self._draw(-options.band_shift, options.band_shift)).float()
-            before = num_frames
-            after = (before * tempo).round().long().clamp_min(1)
-            step = (before - 1) / (after - 1).clamp_min(1)
+            after = (num_frames * tempo).round().long().clamp_min(1)
+            step = (num_frames - 1) / (after - 1).clamp_min(1)
             frame = torch.arange(int(after.max()))[None] * step[:, None]
             band = torch.arange(bands_db.shape[2])[None] * scale[:, None] + shift[:, None]
             # interpolated at (batch, new frame) x (batch, new band), the edges continued

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from serein import checkpoint as checkpoints
 from serein.audio import Waveform
 from serein.checkpoint import Checkpoint
+from serein.device import sent
 from serein.errors import ModelError, expected_one_of, imported
 
 RuntimeName = Literal["torch", "onnx", "openvino"]
@@ -117,8 +118,8 @@ class TorchRuntime(Runtime):
         num_samples = torch.tensor([len(waveform) for waveform in waveforms])
         padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            tensors = {name: torch.from_numpy(vectors).to(self.device) for name, vectors in conditions.items()}
-            hidden_states = model.encode(padded.to(self.device), num_samples, model.branches_of(wanted))
+            tensors = {name: sent(torch.from_numpy(vectors), self.device) for name, vectors in conditions.items()}
+            hidden_states = model.encode(sent(padded, self.device), num_samples, model.branches_of(wanted))
             head_outputs = model.decode(hidden_states, tensors, wanted)
             vector = head_outputs
             if not selection.use_fusion:
