@@ -1,8 +1,8 @@
 # make demo    everything from set-up to a report, on the embedded corpus; CORPUS=ravdess DATA=<folder> on RAVDESS
 # make check   set-up, lint, types, layers, the quick tests
 # make test    set-up, lint, types, layers, all tests
-# make coverage  all tests, and the lines that none of them runs; tracing makes them half as fast
-# make models  the models inside the package, and their cards, from the corpora (tools/shipped_models.sh)
+# make coverage  all tests, and the lines that no test runs; tracing halves their speed
+# make models  the models that ship with the package, and their cards, from the corpora (tools/shipped_models.sh)
 PYTHON ?= python3
 CORPUS ?= synth
 DATA ?=
@@ -11,7 +11,7 @@ RECIPE := recipes/$(if $(filter synth,$(CORPUS)),demo,$(CORPUS)).yaml
 MANIFEST := runs/data/$(if $(filter synth,$(CORPUS)),synth/manifest,$(CORPUS)).jsonl
 RUN := runs/demo-$(CORPUS)
 
-unexport PYTHONDONTWRITEBYTECODE # each of the tests' processes would compile all modules anew
+unexport PYTHONDONTWRITEBYTECODE # each test process would compile all modules again
 
 .PHONY: demo check test coverage lint setup clean models
 

@@ -1,8 +1,8 @@
-"""Adaptation: the gain from some labelled clips of a corpus, by kNN, by a bias of each class, by training on.
+"""Adaptation: the gain from some labelled clips of a corpus, by kNN, by a bias per class, or by further training.
 
-In use, a model meets speakers, rooms and words that are not in its training data. Some of the corpus's clips are
-labelled and put into a datastore, or move the model's probabilities, or the model learns them by a recipe that starts
-from it (LoRA, for instance); predictions for a speaker who is not among them are compared with the model alone.
+In use, a model encounters speakers, rooms and words that are not in its training data. Some of the corpus's clips are
+labelled. They form a datastore, or shift the model's probabilities, or the model is trained on them by a recipe that
+starts from it (LoRA, for instance). Predictions for speakers who are not among them are compared with the model alone.
 
     python benchmarks/adaptation.py --data MANIFEST --out FOLDER [--model FOLDER] [--sizes 8 16] [--draws 10] [--json]
         [--recipe recipes/pretrained/adapt.yaml] [--recipe-draws 2]
@@ -59,10 +59,10 @@ SIZES = (8, 16, 32, 64, 128, 256)
 TUNINGS = {
     "fixed": f"k {DEFAULT_K}, weight {DEFAULT_KNN_WEIGHT:g}",
     "tuned": "k and weight tuned in the datastore",
-    "bias": "bias of each class",
-    "trained": "trained on",
+    "bias": "bias per class",
+    "trained": "further training",
 }
-BIAS_PENALTY = 1.0  # of the squares' sum, beside the clips' summed cross-entropy: a normal prior of deviation 0.7
+BIAS_PENALTY = 1.0  # of the sum of squares, added to the clips' summed cross-entropy: a normal prior of deviation 0.7
 _PER_CENT = 100.0
 
 
@@ -71,10 +71,10 @@ class EmbeddedCorpus:
     """A corpus with a model's embeddings and probabilities.
 
     Attributes:
-        utterances: Those with a class of the model.
+        utterances: The utterances with a class of the model.
         classes: Classes that occur among them; the model's probabilities are restricted to these.
-        embeddings: Their embeddings; clips of one speaker have the same key, so that none is a neighbour of another.
-        probabilities: (clip, class) of the model.
+        embeddings: Their embeddings; clips of one speaker have the same key, so none is a neighbour of another.
+        probabilities: The model's probabilities, (clip, class).
         notes: Caveats for readers.
     """
 
@@ -96,7 +96,7 @@ class DatastoreSizeResult:
     """The scores with datastores of one size.
 
     Attributes:
-        tuning: How they are used, a name of `TUNINGS`.
+        tuning: How the clips are used, a name in `TUNINGS`.
         scores: Over all speakers and draws.
         difference, interval: Points of UA above the model alone, paired, and the interval over speakers.
     """
@@ -110,7 +110,7 @@ class DatastoreSizeResult:
 
 @dataclass(frozen=True)
 class KnnAdaptation:
-    """The scores of the model alone, and with datastores of every size."""
+    """The scores of the model alone and with datastores of every size."""
 
     model: Scores
     sizes: tuple[DatastoreSizeResult, ...]
@@ -134,9 +134,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="manifest of the corpus")
     parser.add_argument("--out", type=Path, required=True, help="folder for adaptation.json and adaptation.png")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of clips in a datastore")
-    parser.add_argument("--draws", type=int, default=10, help="random datastores of each size and speaker")
-    parser.add_argument("--recipe", type=Path, help="train the model on each draw by this recipe, from its weights")
-    parser.add_argument("--recipe-draws", type=int, default=2, help="draws of each size and speaker to train on")
+    parser.add_argument("--draws", type=int, default=10, help="random datastores per size and speaker")
+    parser.add_argument("--recipe", type=Path, help="recipe to train the model further on each draw")
+    parser.add_argument("--recipe-draws", type=int, default=2, help="draws per size and speaker to train on")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     try:
@@ -188,11 +188,11 @@ def adapt(
 ) -> KnnAdaptation:
     """Evaluate a model with datastores of a corpus's clips; write `adaptation.json` and `adaptation.png` into a folder.
 
-    Each speaker is predicted with datastores of the other speakers' clips, drawn at random, balanced over classes as
-    far as possible. A draw depends on its number alone, and a larger datastore contains the smaller ones.
+    Each speaker is predicted with datastores of the other speakers' clips, drawn at random and balanced over classes as
+    far as possible. A draw depends only on its number, and a larger datastore contains the smaller ones.
 
     Raises:
-        ManifestError: A clip has no speaker, there are fewer than two, or there are too few clips for a size.
+        ManifestError: A clip has no speaker, there are fewer than two speakers, or there are too few clips for a size.
         ModelError: The model does not exist.
     """
     corpus = embed_corpus(model, manifest_path, report)
@@ -216,7 +216,7 @@ def adapt(
 
 
 def embed_corpus(model: str | None, manifest_path: Path, report: Report) -> EmbeddedCorpus:
-    """Embed a manifest's clips; those without a class of the model are left out, and noted."""
+    """Embed a manifest's clips; clips without a class of the model are left out, with a note."""
     checkpoint = load(model).checkpoint
     utterances, left_out = keep_labelled(manifest.read(manifest_path), checkpoint.tasks[checkpoint.task])
     nameless = [u.id for u in utterances if u.speaker is None]
@@ -264,7 +264,7 @@ def _require_clips(corpus: EmbeddedCorpus, largest: int, where: Path) -> None:
 
 
 def predict_with_datastores(corpus: EmbeddedCorpus, size: int, num_draws: int) -> dict[str, list[Prediction]]:
-    """Return tuning -> predictions of every clip with a datastore of other speakers' clips, for every draw."""
+    """Return tuning -> predictions for every clip with a datastore of other speakers' clips, for every draw."""
     predictions: dict[str, list[Prediction]] = {tuning: [] for tuning in ("fixed", "tuned", "bias")}
     for draw in range(num_draws):
         for held_out in corpus.clips_of.values():
@@ -285,7 +285,7 @@ def predict_with_datastores(corpus: EmbeddedCorpus, size: int, num_draws: int) -
 def predict_trained(
     corpus: EmbeddedCorpus, model: str, recipe_path: Path, size: int, num_draws: int
 ) -> list[Prediction]:
-    """Return predictions of every clip by the model trained on other speakers' clips, the same as of the datastores."""
+    """Return predictions for every clip by the model trained on other speakers' clips, those of the datastores."""
     chosen = recipe.load(recipe_path, [f"branches.main.from={model}"])
     labels = [corpus.classes[label] for label in corpus.embeddings.labels]  # in the model's words
     named = [
@@ -313,11 +313,11 @@ def predict_trained(
 
 
 def class_bias(probabilities: FloatArray, labels: Numbers) -> FloatArray:
-    """Return what is added to each class's log-probability so that labelled clips are most likely, (class,).
+    """Return the bias to add to each class's log-probability that makes the labelled clips most likely, (class,).
 
     Args:
-        probabilities: (clip, class) of the model.
-        labels: (clip,) what is right.
+        probabilities: The model's probabilities, (clip, class).
+        labels: The true class numbers, (clip,).
     """
     log_probabilities = np.log(np.maximum(probabilities, 1e-12))
 
@@ -331,12 +331,12 @@ def class_bias(probabilities: FloatArray, labels: Numbers) -> FloatArray:
 
 
 def drawn_clips(corpus: EmbeddedCorpus, held_out: Numbers, size: int, draw: int) -> Numbers:
-    """Return positions of a datastore's clips, none of the held-out speaker: the classes take turns."""
+    """Return the positions of a datastore's clips, none of the held-out speaker; classes are drawn in turn."""
     rng = np.random.default_rng([draw, int(held_out[0])])
     others = np.setdiff1d(np.arange(len(corpus.utterances)), held_out)
     shuffled = rng.permutation(others)
     labels = corpus.embeddings.labels[shuffled]
-    turn = np.empty(len(shuffled), np.int64)  # of its class: first, second, ...
+    turn = np.empty(len(shuffled), np.int64)  # within its class: first, second, ...
     for label in np.unique(labels):
         turn[labels == label] = np.arange((labels == label).sum())
     order = np.lexsort((rng.random(len(shuffled)), turn))
@@ -345,7 +345,7 @@ def drawn_clips(corpus: EmbeddedCorpus, held_out: Numbers, size: int, draw: int)
 
 
 def tuned_in(corpus: EmbeddedCorpus, rows: Numbers) -> dict[str, tuple[int, float]]:
-    """Return tuning -> k and weight; `tuned` are the best for the datastore's own clips, with other speakers' clips."""
+    """Return tuning -> k and weight; `tuned` are the best for the datastore's own clips among other speakers' clips."""
     datastore = corpus.embeddings.only(rows)
     fixed = (min(DEFAULT_K, len(rows)), DEFAULT_KNN_WEIGHT)
     of_one_speaker = int(np.unique(datastore.keys[:, 0], return_counts=True)[1].max())

@@ -1,9 +1,9 @@
-"""Attention while it learns, on a processor: PyTorch's fused kernel beside the plain products that `attend` takes.
+"""Attention during training on a CPU: PyTorch's fused kernel compared with the plain products that `attend` uses.
 
     python benchmarks/attention.py [--frames 48 112 256 384 512] [--json]
 
-Forward and backward for 2,688 frames in all, eight heads of 64 features, a third of the clips padded, one thread: the
-processor's milliseconds of each, in bfloat16 and float32.
+Forward and backward passes for 2,688 frames in total, with eight heads of 64 features, a third of the clips padded, and
+one thread. Prints the CPU time of each in milliseconds, in bfloat16 and float32.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ NUM_HEADS, HEAD_SIZE = 8, 64
 
 
 def fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Attend by PyTorch's kernel."""
+    """Attend with PyTorch's fused kernel."""
     return F.scaled_dot_product_attention(query, key, value, mask, scale=1.0)
 
 
 def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Attend as `attend` does where weights are few."""
+    """Attend as `attend` does if there are few weights."""
     return masking.weighted(query, key, value, mask, dropout=0.0)
 
 
 def milliseconds(
     attend: Callable[..., torch.Tensor], num_frames: int, dtype: torch.dtype, *, repeats: int = 5
 ) -> float:
-    """Return the processor's milliseconds of a forward and a backward pass."""
+    """Return the CPU time of a forward and a backward pass in milliseconds."""
     num_clips = max(1, ALL_FRAMES // num_frames)
     shape = (num_clips, num_frames, NUM_HEADS, HEAD_SIZE)
     tensors = [torch.randn(shape, dtype=dtype).transpose(1, 2).requires_grad_() for _ in range(3)]
@@ -46,7 +46,7 @@ def milliseconds(
     mask = (torch.arange(num_frames) < lengths[:, None])[:, None, None]
     started = 0.0
     for number in range(repeats + 1):
-        started = time.process_time() if number == 1 else started  # the first one prepares kernels
+        started = time.process_time() if number == 1 else started  # the first pass prepares kernels
         attend(*tensors, mask).sum().backward()
     return 1000 * (time.process_time() - started) / repeats
 

@@ -1,6 +1,6 @@
-"""What benchmarks of backbones share: real configurations with random weights, and thin ones to try a benchmark with.
+"""Shared by benchmarks of backbones: real configurations with random weights, and thin ones to try a benchmark with.
 
-Random weights take the same time and memory as trained ones.
+Random weights need the same time and memory as trained ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WAVLM_LARGE: dict[str, Any] = {
     "do_stable_layer_norm": True,
     "feat_proj_dropout": 0.1,
 }
-# As deep, so that the same layers can be named; 0.001 of the weights
+# The same depth, so the same layers can be named; 0.001 of the weights
 THIN: dict[str, Any] = {
     "hidden_size": 16,
     "intermediate_size": 32,
@@ -39,7 +39,7 @@ def configuration(real: dict[str, Any], *, is_thin: bool) -> dict[str, Any]:
 
 
 def save_backbone(folder: Path, options: dict[str, Any]) -> None:
-    """Save a configuration with random weights, as the Hub holds the real ones."""
+    """Save a configuration with random weights, in the format of the real ones on the Hub."""
     import torch
     from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
 

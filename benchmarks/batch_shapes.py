@@ -1,13 +1,13 @@
-"""Memory and time of training on batches of many lengths: oneDNN keeps the kernels of each shape.
+"""Memory and time of training on batches of many lengths: oneDNN caches the kernels of each shape.
 
     python benchmarks/batch_shapes.py [--backbone FOLDER] [--layers 4] [--steps 200]
     ONEDNN_PRIMITIVE_CACHE_CAPACITY=4096 python benchmarks/batch_shapes.py --network log-mel [--steps 400]
 
-A pretrained model (without a folder: a small wav2vec 2.0 with random weights) learns from batches of four clips of
-random lengths: as padded as the clips are, and to a multiple (`serein.models.backbones.PADDED_TO`). With
-`--network log-mel`, two-dimensional convolutions over 80 bands do, as of log-mel features, whose batches serein leaves
-as long as they are. Each row is a process of its own, in bfloat16, with one thread: the lengths that the network saw,
-resident memory after a quarter of the steps and after all, and the processor's seconds.
+A pretrained model (without a folder, a small wav2vec 2.0 with random weights) is trained on batches of four clips of
+random lengths, padded to the longest clip or to a multiple (`serein.models.backbones.PADDED_TO`). With
+`--network log-mel`, the model is a stack of two-dimensional convolutions over 80 bands, as for log-mel features, whose
+batches serein does not pad further. Each row is a separate process in bfloat16 with one thread. It shows the number of
+different lengths, resident memory after a quarter of the steps and after all of them, and CPU seconds.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ LONGEST = {"pretrained": 96_000, "log-mel": 600}
 
 
 def resident_mb() -> float:
-    """Return the memory that the process holds now, in MB."""
+    """Return the current resident memory of the process, in MB."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
 
 
 def pretrained(folder: str | None, layers: int, multiple: int) -> tuple[nn.Module, Callable[[int], torch.Tensor]]:
-    """Return a pretrained model, and its output for a batch whose longest clip has so many samples."""
+    """Return a pretrained model, and a function from the number of samples of a batch's longest clip to its output."""
     backbones.PADDED_TO = multiple
     if folder is None:
         model = HuggingFaceBackbone.from_config(SMALL)
@@ -62,7 +62,7 @@ def pretrained(folder: str | None, layers: int, multiple: int) -> tuple[nn.Modul
 
 
 def log_mel(multiple: int) -> tuple[nn.Module, Callable[[int], torch.Tensor]]:
-    """Return convolutions over bands, and their output for a batch of so many frames, rounded up."""
+    """Return convolutions over bands, and a function from a batch's number of frames, rounded up, to their output."""
     sizes = (1, 16, 32, 32, 48, 48)
     convolutions = [nn.Conv2d(a, b, 3, padding=1, stride=(2, 1)) for a, b in pairwise(sizes)]
     network = nn.Sequential(*(part for each in convolutions for part in (each, nn.ReLU())))
@@ -77,7 +77,7 @@ def log_mel(multiple: int) -> tuple[nn.Module, Callable[[int], torch.Tensor]]:
 
 
 def learn(options: argparse.Namespace) -> None:
-    """Print one row: a network learns from random lengths."""
+    """Train a network on random lengths, and print one row."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if options.network == "pretrained":
@@ -108,10 +108,10 @@ def main() -> None:
     """Print a row for each multiple."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=MULTIPLES, default="pretrained")
-    parser.add_argument("--backbone", help="a folder of Transformers")
-    parser.add_argument("--layers", type=int, help="its lower layers alone")
+    parser.add_argument("--backbone", help="model folder of Transformers")
+    parser.add_argument("--layers", type=int, help="use only this many of its lower layers")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--multiple", type=int, help="one row: samples, or frames of bands, that lengths are padded to")
+    parser.add_argument("--multiple", type=int, help="print one row: multiple of samples, or frames, to pad to")
     options = parser.parse_args()
     if options.multiple is not None:
         learn(options)

@@ -1,8 +1,8 @@
-"""Epochs on a frozen wav2vec2-base: the backbone run in every epoch beside features computed once, in one run.
+"""Epochs on a frozen wav2vec2-base: running the backbone in every epoch compared with computing features once.
 
-Real configuration, random weights; clips of RAVDESS's own lengths, filled with noise of speech-like level; four fifths
-train, one fifth is dev. An epoch is its steps and its dev score; "with files" counts what a whole training takes, its
-start and the writing of weights with it.
+Real configuration, random weights. Clips have RAVDESS's lengths and contain noise at the level of speech; four fifths
+are train, one fifth is dev. An epoch consists of its steps and its dev score; "with files" covers the whole training,
+including its start and the writing of weights.
 
     python benchmarks/cached_features.py [--clips 240] [--epochs 10] [--json]      # --thin --clips 10 only tries it
 """
@@ -35,7 +35,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def recipe_of(base: Path, model: dict[str, Any], store: str, folder: Path, epochs: int) -> recipes.Recipe:
-    """Return a recipe in which the backbone is frozen."""
+    """Return a recipe with a frozen backbone."""
     stage = {"epochs": epochs, "trainable": ["encoder", "heads"], "checkpoint": "last"}
     values = {
         "name": "benchmark",
@@ -48,7 +48,7 @@ def recipe_of(base: Path, model: dict[str, Any], store: str, folder: Path, epoch
 
 
 def train(recipe: recipes.Recipe, recordings: NoiseRecordings, folder: Path) -> dict[str, float]:
-    """Return seconds of building, of an epoch (the median), and of a whole training divided by its epochs."""
+    """Return the seconds of building features, of the median epoch, and of the whole training divided by its epochs."""
     task = ClassTask(recipe.tasks.emotion, ClassLabels(CLASSES, {}))
     model = assemble(new_backbone(recipe.backbone), recipe.encoder, {"emotion": (task.options, 4)})
     targets = {"emotion": task.targets(recordings.utterances)}
@@ -69,11 +69,11 @@ def train(recipe: recipes.Recipe, recordings: NoiseRecordings, folder: Path) -> 
 
 
 def silent(label: str, done: int, total: int, detail: str) -> None:
-    """A `Report` that tells nobody."""
+    """A `Report` that prints nothing."""
 
 
 def measure(num_clips: int, epochs: int, *, is_thin: bool) -> dict[str, Any]:
-    """Train each model both ways."""
+    """Train each model in both ways."""
     waveforms = clips_of(num_clips)
     recordings = NoiseRecordings(waveforms)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,14 +1,14 @@
-"""Schemathesis against `serein serve`: valid and invalid requests drawn from its OpenAPI schema.
+"""Test `serein serve` with Schemathesis: valid and invalid requests drawn from its OpenAPI schema.
 
 Responses must match the schema.
 
-All of Schemathesis' checks are made: no 5xx, statuses, headers, media types and bodies as described, wrong requests
-refused, methods that are not there answered by 405, keys asked for. An OpenAPI cannot say that an upload must be a
-recording: half of what is drawn is one, and for other bytes 422 is a right answer, too.
+All of Schemathesis's checks run: no 5xx; statuses, headers, media types and bodies as described; invalid requests
+refused; undefined methods answered with 405; keys required. OpenAPI cannot express that an upload must be a recording,
+so half of the drawn uploads are recordings, and for other bytes 422 is also a valid response.
 
     python benchmarks/contract.py [--examples 200] [--seed 0] [--model FOLDER]
 
-Exit status 1 when it finds anything.
+Exit status 1 if it finds a failure.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from schemathesis.transport.serialization import Binary
 
 from processes import served
 
-from server.ingredients import encoded  # isort: skip  (processes says where tests are)
+from server.ingredients import encoded  # isort: skip  (processes adds the tests to the path)
 from speech_sounds import voiced  # isort: skip
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -37,12 +37,12 @@ _CONFIGURATION = """
 positive_data_acceptance.expected-statuses = ["2xx", "401", "422", "429", "503"]
 negative_data_rejection.expected-statuses = ["400", "401", "405", "413", "415", "422", "429", "503"]
 """
-_RECORDING = encoded(voiced(0.2, np.random.default_rng(0)))  # short, for Schemathesis prints it whole
+_RECORDING = encoded(voiced(0.2, np.random.default_rng(0)))  # short, because Schemathesis prints all of it
 
 
 @schemathesis.hook
 def map_body(context: Any, body: Any) -> Any:
-    """Make every second upload a recording; Schemathesis finds this function by `SCHEMATHESIS_HOOKS`."""
+    """Make every second upload a recording; Schemathesis finds this function through `SCHEMATHESIS_HOOKS`."""
     if not isinstance(body, dict):
         return body
     return {
@@ -57,9 +57,9 @@ def _mapped(value: Any) -> Any:
 
 
 def main() -> None:
-    """Start a server that wants a key, and let Schemathesis ask it."""
+    """Start a server that requires a key, and run Schemathesis against it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=200, help="of each operation")
+    parser.add_argument("--examples", type=int, default=200, help="number of examples per operation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", type=Path)
     options = parser.parse_args()

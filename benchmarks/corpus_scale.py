@@ -1,8 +1,8 @@
-"""Corpora of the papers at full size, as mock releases (mock_releases.py): seconds and peak memory of each step.
+"""The papers' corpora at full size, as mock releases (mock_releases.py): seconds and peak memory of each step.
 
-Every step runs in a process of its own: preparation, reading and dividing with the leak check, an epoch's plan of
-batches, targets of the main task, and scores with intervals of made-up predictions. With `--parts`, a part of the
-utterances first, so that one sees that both grow with them.
+Every step runs in a separate process: preparation, reading and dividing with the leak check, planning the batches of an
+epoch, targets of the main task, and scores of made-up predictions with intervals. With `--parts`, parts of the
+utterances are measured first, to show how time and memory grow with them.
 
     python benchmarks/corpus_scale.py RELEASES [--only voxceleb1] [--parts 0.5]
 """
@@ -66,7 +66,7 @@ def divide(root: Path, path: Path, recipe: Recipe) -> str:
 
 
 def plan_batches(root: Path, path: Path, recipe: Recipe) -> str:
-    """Plan the batches of an epoch, the first of which reads every header."""
+    """Plan the batches of an epoch; the first plan reads every header."""
     _, folds, recordings = divided(path, recipe)
     train = set(folds.folds[0].train)
     positions = [number for number, u in enumerate(recordings.utterances) if u.id in train]
@@ -84,7 +84,7 @@ def make_targets(root: Path, path: Path, recipe: Recipe) -> str:
 
 
 def score(root: Path, path: Path, recipe: Recipe) -> str:
-    """Score made-up predictions of test, or of dev where there is no test; three of four are right."""
+    """Score made-up predictions for test, or for dev if there is no test set; three out of four are correct."""
     task, folds, recordings = divided(path, recipe)
     scored, rng = set(folds.folds[0].test or folds.folds[0].dev), np.random.default_rng(0)
     classes = task.spec.classes
@@ -117,7 +117,7 @@ STEPS: dict[str, Callable[[Path, Path, Recipe], str]] = {
 
 
 def part_of(path: Path, part: float) -> Path:
-    """Write a part of a manifest: of every speaker, or so it would not hold all classes."""
+    """Write a part of a manifest that contains every speaker, to keep all classes."""
     target = path.with_name(f"{path.stem}-{part:g}.jsonl")
     step = round(1 / part)
     manifest.write((u for number, u in enumerate(manifest.read(path)) if number % step == 0), target)
@@ -125,7 +125,7 @@ def part_of(path: Path, part: float) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print one line a step."""
+    """Measure, and print one line per step."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("releases", type=Path, help="folder that mock_releases.py wrote")
     parser.add_argument("--only", choices=RECIPES, action="append", help="this release; can be repeated")

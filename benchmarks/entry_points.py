@@ -1,9 +1,9 @@
-"""Whether recordings of more than 30 s get the same prediction from every entry point.
+"""Compare the predictions of every entry point for recordings of more than 30 s.
 
     python benchmarks/entry_points.py --data FOLDER [--recordings 28] [--model MODEL] [--json]
 
-Clips of the folder are joined, with pauses between them, into recordings of 31 s and more. Each is predicted by
-`serein predict`, and in Python as a path, one of a list of paths, bytes, and samples.
+Clips from the folder are joined, with pauses between them, into recordings of 31 s and more. Each recording is
+predicted by `serein predict`, and in Python as a path, in a list of paths, as bytes, and as samples.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LEAST_S = 31.0
 
 
 def write_recordings(folder: Path, data: Path, num: int) -> list[Path]:
-    """Join clips in the order of a seed, with pauses of half a second to two seconds."""
+    """Join clips in a seeded random order, with pauses of half a second to two seconds."""
     rng = np.random.default_rng(0)
     clips, paths = audio.find(data), []
     for number in range(num):
@@ -88,10 +88,10 @@ def main() -> None:
     if options.json:
         print(json.dumps(result))
         return
-    print(f"{result['recordings']} recordings, {result['seconds']:.0f} s; beside serein predict:")
+    print(f"{result['recordings']} recordings, {result['seconds']:.0f} s; compared with serein predict:")
     for name, row in result["entries"].items():
         print(
-            f"  {name:<16} other labels {row['other_labels']}, other segments {row['other_segments']}, "
+            f"  {name:<16} different labels {row['other_labels']}, different segments {row['other_segments']}, "
             f"largest difference of probabilities {row['largest_difference']:.1e}"
         )
 

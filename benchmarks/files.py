@@ -1,10 +1,10 @@
-"""From files to predictions: decoding, speech detection, the network, by one thread and by all of them.
+"""From files to predictions: decoding, speech detection and the network, with one thread and with all threads.
 
     python benchmarks/files.py --data FOLDER [--models tiny,small,default] [--max-files 720] [--device cuda] [--json]
 
-Importing and loading are not counted. Each row runs twice, in turns, and states the faster one. Predictions of all
-threads are compared to those of one: another batch may round differently, which moves a probability by some 1e-6 in
-float32 and 1e-3 in bfloat16.
+Importing and loading are not counted. Each row runs twice, alternating with the others, and the faster run is reported.
+Predictions with all threads are compared with those of one thread: different batches may round differently, which
+changes probabilities by about 1e-6 in float32 and 1e-3 in bfloat16.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ AIMS = {"default": 60, "small": 600, "tiny": 2000}  # times real time, on two co
 
 
 def timed(model: Predictor, files: Sequence[Path], num_threads: int) -> tuple[float, float, list[Prediction]]:
-    """Return seconds of wall clock, seconds of the processor, and the predictions."""
+    """Return wall-clock seconds, CPU seconds and the predictions."""
     torch.set_num_threads(num_threads)
     list(model.predict_files(files[:8], segments="always"))
     begin, own = time.perf_counter(), time.process_time()
@@ -38,7 +38,7 @@ def timed(model: Predictor, files: Sequence[Path], num_threads: int) -> tuple[fl
 
 
 def compared(name: str, precision: Any, device: str, files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return a row for one thread and one for all."""
+    """Return one row for a single thread and one for all threads."""
     model, all_threads = serein.load(name, device, precision=precision), torch.get_num_threads()
     rows: dict[int, dict[str, Any]] = {}
     answers: dict[int, list[Prediction]] = {}

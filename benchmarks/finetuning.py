@@ -1,12 +1,12 @@
-"""Fine-tuning and inference of wav2vec2-base, serein beside the Transformers `Trainer` and `pipeline`, in one run.
+"""Fine-tuning and inference of wav2vec2-base: serein compared with the Transformers `Trainer` and `pipeline`.
 
-Real configuration, random weights; clips of RAVDESS's own lengths, filled with noise of speech-like level, or, with
-`--data`, of a manifest. Both sides train the same clips from memory in batches of 8 with the CNN frozen and the same
-precision; both answer the same clips with the same weights, on the device at hand. Each side's time is the median of
-`--repeats` rounds in which all sides take turns: with one thread (`OMP_NUM_THREADS=1`) seconds of the processor, which
-other work beside changes little; with more, or on a GPU, seconds of the clock. The classifier's bias makes the mean of
-the pipeline's logits zero, so that labels differ between clips. serein's sides keep freed memory, as its commands do;
-the others let glibc give it back, as Python does.
+Real configuration, random weights. Clips have RAVDESS's lengths and contain noise at the level of speech, or with
+`--data`, come from a manifest. Both sides train on the same clips from memory in batches of 8, with the CNN frozen and
+the same precision, and predict the same clips with the same weights on the current device. Each side's time is the
+median of `--repeats` rounds in which all sides take turns: with one thread (`OMP_NUM_THREADS=1`), CPU seconds, which
+other work on the machine changes little; with more threads, or on a GPU, wall-clock seconds. The classifier's bias
+makes the mean of the pipeline's logits zero, so labels differ between clips. serein's sides keep freed memory, as its
+commands do; the others let glibc return it, as Python does.
 
     python benchmarks/finetuning.py [--clips 48] [--repeats 3] [--data MANIFEST] [--json]   # --thin --clips 2: a trial
 """
@@ -53,7 +53,7 @@ RAVDESS_DECILES_S = (2.94, 3.30, 3.44, 3.50, 3.57, 3.67, 3.74, 3.84, 3.97, 4.14,
 
 
 class NoiseRecordings(Recordings):
-    """Clips that were never on disk."""
+    """Clips that exist only in memory."""
 
     def __init__(self, waveforms: list[np.ndarray]) -> None:
         self.utterances = [
@@ -73,7 +73,7 @@ def clips_of(count: int) -> list[np.ndarray]:
 
 
 def clock() -> float:
-    """Return seconds: of the processor with one thread; else those of the clock, on a GPU after what it was given."""
+    """Return CPU seconds with one thread, otherwise wall-clock seconds; on a GPU, after its queued work is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     elif torch.get_num_threads() == 1:
@@ -82,7 +82,7 @@ def clock() -> float:
 
 
 def give_back_freed_memory() -> None:
-    """Let glibc do what it does by itself once it has seen large arrays (`man mallopt`, M_MMAP_THRESHOLD)."""
+    """Set glibc to its own behaviour after it has freed large arrays (`man mallopt`, M_MMAP_THRESHOLD)."""
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         for parameter, size in ((MMAP_THRESHOLD, 32 << 20), (TRIM_THRESHOLD, 64 << 20), (TOP_PAD, 128 << 10)):
             library.mallopt(parameter, size)
@@ -90,7 +90,7 @@ def give_back_freed_memory() -> None:
 
 
 def train_transformers(base: Path, waveforms: list[np.ndarray], precision: str, folder: Path) -> float:
-    """Return seconds of the steps of one epoch of the Trainer, as its audio-classification example sets it up."""
+    """Return the seconds of one epoch's steps with the Trainer, set up as in its audio-classification example."""
     give_back_freed_memory()
     from transformers import (
         AutoFeatureExtractor,
@@ -138,7 +138,7 @@ def train_transformers(base: Path, waveforms: list[np.ndarray], precision: str, 
 
 
 def train_serein(base: Path, waveforms: list[np.ndarray], precision: str, folder: Path) -> float:
-    """Return seconds of the steps of one epoch of a stage; neither side's writing of weights is counted."""
+    """Return the seconds of one epoch's steps of a stage; writing weights is not counted on either side."""
     keep_freed_memory()
     recipe = _recipe(base, precision)
     task, model = _task_and_model(recipe)
@@ -147,27 +147,27 @@ def train_serein(base: Path, waveforms: list[np.ndarray], precision: str, folder
         recordings, {"emotion": task.targets(recordings.utterances)}, range(len(waveforms)), (), Clips()
     )
     stage = recipe.stages[0]
-    with patch("serein.training.checkpointing.time", SimpleNamespace(monotonic=clock)):  # what an epoch is timed by
+    with patch("serein.training.checkpointing.time", SimpleNamespace(monotonic=clock)):  # times epochs
         train_stage(model, {"emotion": task}, stage, data, folder, seed=0, report=lambda *_: None, label="benchmark")
     return float(history(folder)[0]["seconds"])
 
 
 def matrix_peak(device: torch.device, precision: str, size: int) -> float:
-    """Return the operations in a second of a matrix product, by the same clock as all else."""
+    """Return the operations per second of a matrix product, measured by the same clock as everything else."""
     took = []
     one, other = torch.randn(2, size, size, device=device).to(getattr(torch, precision))
     for _ in range(8):
         started = clock()
         torch.mm(one, other)
         took.append(clock() - started)
-    return 2.0 * size**3 / max(min(took), 1e-9)  # a clock has its own grain
+    return 2.0 * size**3 / max(min(took), 1e-9)  # the clock's resolution is limited
 
 
 class Sides:
     """The pipeline and serein with the same weights.
 
     Attributes:
-        waveforms: What both answer.
+        waveforms: The clips that both predict.
     """
 
     def __init__(self, base: Path, waveforms: list[np.ndarray]) -> None:
@@ -184,7 +184,7 @@ class Sides:
         )
         self.task, self.network = _task_and_model(_recipe(base, "float32"))
         head = self.network.ensemble[0].heads["emotion"]
-        (projection,) = head.projection  # behind the mean over time, which is as well as before it
+        (projection,) = head.projection  # after the mean over time, which is equivalent to before it
         projection.load_state_dict(model.projector.state_dict())
         head.output.load_state_dict(model.classifier.state_dict())
         self.network.eval().to(self.device)
@@ -248,7 +248,7 @@ def _task_and_model(recipe: recipes.Recipe) -> tuple[ClassTask, Any]:
 def where_time_goes(
     base: Path, waveforms: list[np.ndarray], precision: str, device: torch.device
 ) -> tuple[list[tuple[str, float]], float]:
-    """Return operators with their share of one training batch's time, and the operations of a second of audio."""
+    """Return the operators' shares of one training batch's time, and the operations per second of audio."""
     from torch.profiler import ProfilerActivity, profile
 
     recipe = _recipe(base, precision)
@@ -275,7 +275,7 @@ def where_time_goes(
 
 
 def measure(waveforms: list[np.ndarray], num_rounds: int, *, is_thin: bool) -> dict[str, Any]:
-    """Run all sides, taking turns, and return seconds of audio per second, ratios of each round, and agreement."""
+    """Run all sides in turn, and return seconds of audio per second, the ratios of each round, and agreement."""
     audio_s = sum(len(w) for w in waveforms) / RATE_HZ
     device = own_device()
     precision = chosen_precision("auto", device)
@@ -299,7 +299,7 @@ def measure(waveforms: list[np.ndarray], num_rounds: int, *, is_thin: bool) -> d
         logits = {}
         for number in range(num_rounds):
             for name, answer in answering.items():
-                answer()  # memory that serein keeps is there from the first batches on
+                answer()  # the memory that serein keeps is available from the first batches on
                 took, logits[name] = answer()
                 seconds["inference"].setdefault(name, []).append(took)
             for name, learn in training.items():
@@ -311,7 +311,7 @@ def measure(waveforms: list[np.ndarray], num_rounds: int, *, is_thin: bool) -> d
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             for parameter in sides.network.parameters():
                 parameter.requires_grad_(False)
-            torch.set_num_threads(1)  # operations of other threads are not counted
+            torch.set_num_threads(1)  # operations in other threads are not counted
             sides.serein("float32")
             torch.set_num_threads(num_threads)
     expected = logits["pipeline, batch 1"]
@@ -361,10 +361,10 @@ def show(result: dict[str, Any]) -> None:
             print(line)
     peaks = ", ".join(f"{kind} {peak / 1e9:.0f} GFLOP/s" for kind, peak in result["peak"].items())
     needed = ", ".join(f"{kind} {flops / 1e9:.1f} GFLOP" for kind, flops in result["flops_per_audio_s"].items())
-    print(f"  matrix peak: {peaks}; a second of audio takes: {needed}")
+    print(f"  matrix peak: {peaks}; a second of audio needs: {needed}")
     print(f"  standard deviation of a logit between clips: {result['spread']:.1e}")
     print(
-        "  where a training batch's time goes: "
+        "  time of a training batch by operator: "
         + ", ".join(f"{name} {share:.0f} %" for name, share in result["profile"])
     )
 

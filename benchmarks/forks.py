@@ -1,4 +1,4 @@
-"""`serein` in a process that is forked from one that has imported it: it can be killed as any, and starts at once."""
+"""`serein` in a process forked from one that has imported it, which starts at once and can be killed like any other."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from serein.device import begin_worker, worker_context
 
 
 def start(arguments: Sequence[object], *, out: Path, err: Path, folder: Path | None = None) -> BaseProcess:
-    """Start the command line in a group of its own, which ends with this process.
+    """Start the command line in its own process group, which ends with this process.
 
     Args:
-        out: Gets what it prints.
-        err: Gets what it complains of.
-        folder: Where it works; `None`: here.
+        out: File for its stdout.
+        err: File for its stderr.
+        folder: Its working directory; `None` uses the current one.
     """
     context = worker_context("serein.experiment.run", "serein.reproduce.reproduction")
     given = (dict(os.environ), [*map(str, arguments)], out.absolute(), err.absolute(), folder or Path.cwd())

@@ -1,11 +1,11 @@
-"""`kill -9` at ten random moments of a run, each resumed to its end and compared with a run that was left alone.
+"""`kill -9` at ten random moments of a run, each resumed to its end and compared with an undisturbed run.
 
-The run is recipes/demo.yaml on the embedded corpus, two of its folds for a few epochs. Only the main process is killed:
-its children must end by themselves. Every result must be equal byte by byte: predictions, embeddings, models, scores.
+The run is recipes/demo.yaml on the embedded corpus, two of its folds for a few epochs. Only the main process is killed;
+its children must end by themselves. All results must be equal byte by byte: predictions, embeddings, models, scores.
 
     python benchmarks/kill_resume.py [--kills 10] [--jobs 2] [--epochs 6] [--data synth/manifest.jsonl]
 
-Exit status 1 when any resumed run differs or an orphan is left.
+Exit status 1 if a resumed run differs or an orphan is left.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ORPHANS_END_WITHIN_S = 30.0
 
 @dataclass
 class Trial:
-    """One kill and what became of the run."""
+    """One kill and its effect on the run."""
 
     moment_s: float
     state: str
@@ -60,9 +60,9 @@ def main() -> None:
         print(f"{'kill':>4}  {'at':>7}  {'orphans':>7}  {'resumed':>7}  {'equal':>5}  state when killed", flush=True)
         trials: list[Trial] = []
         while len(trials) < options.kills:
-            share = (len(trials) + rng.random()) / options.kills  # random, but some in every part of the run
+            share = (len(trials) + rng.random()) / options.kills  # random, but spread over the whole run
             trial = _trial(arguments, root / f"{time.monotonic_ns()}", share * whole_s, expected)
-            if trial is None:  # it was over before: the machine has become faster
+            if trial is None:  # it had already ended: the machine has become faster
                 whole_s *= 0.9
                 continue
             trials.append(trial)
@@ -82,8 +82,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--data", type=Path, help="manifest of the embedded corpus; made when absent")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--data", type=Path, help="manifest of the embedded corpus; created if not given")
     return parser.parse_args()
 
 
@@ -139,7 +139,7 @@ def _living(group: int) -> int:
 
 
 def _state(out: Path) -> str:
-    """Say what lies in a run folder."""
+    """Describe the state of a run folder."""
     if not (out / "recipe.yaml").exists():
         return "starting, nothing to resume" if out.exists() else "starting, no folder yet"
     states = []

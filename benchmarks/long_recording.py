@@ -1,6 +1,6 @@
-"""`serein predict` on a recording of hours: seconds, processor time and peak memory of the whole command.
+"""`serein predict` on a recording of hours: wall-clock time, CPU time and peak memory of the whole command.
 
-The recording is made by joining a corpus's clips in random order. Without `--model` the model is one of
+The recording consists of a corpus's clips joined in random order. Without `--model`, the model is that of
 recipes/ravdess.yaml with random weights, which takes the same time.
 
     python benchmarks/long_recording.py --data FOLDER [--hours 3] [--model FOLDER] [--json]
@@ -37,7 +37,7 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "ravdess.yaml"
 
 
 def write_recording(path: Path, data: Path, duration_s: float) -> int:
-    """Join clips until the recording is long enough, and return how many there are in it."""
+    """Join clips until the recording is long enough, and return the number of clips in it."""
     rng = np.random.default_rng(0)
     clips, num_clips, num_left = audio.find(data), 0, round(duration_s * SAMPLE_RATE_HZ)
     with soundfile.SoundFile(path, "w", SAMPLE_RATE_HZ, 1) as file:
@@ -50,7 +50,7 @@ def write_recording(path: Path, data: Path, duration_s: float) -> int:
 
 
 def save_model(folder: Path) -> None:
-    """Write a model of the recipe with random weights."""
+    """Write the recipe's model with random weights."""
     torch.manual_seed(0)
     recipe = recipes.load(RECIPE)
     task = ClassTask(recipe.tasks.emotion, ClassLabels(recipe.labels.classes or (), {}))
@@ -62,7 +62,7 @@ def save_model(folder: Path) -> None:
 
 
 def measure(model: Path, recording: Path, duration_s: float, threads: int) -> dict[str, Any]:
-    """Run the command in a process of its own."""
+    """Run the command in a separate process, and return its figures."""
     command = [sys.executable, "-m", "serein.cli", "predict", "--model", str(model), str(recording), "--json"]
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(

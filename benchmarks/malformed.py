@@ -1,13 +1,13 @@
 """Two thousand malformed uploads to `serein serve`: fuzzed headers, cut, spliced and random files, broken forms.
 
-Some changes leave a usable recording, which gets a prediction; everything else must be refused by a 4xx. On top
-come a header of gigabytes on a kilobyte, a zip named .wav, and ten hours of silence in FLAC, once by an honest header
-and once by one that does not say how long it is. At the end the service must still answer a recording.
+Some changes leave a usable recording, which gets a prediction; everything else must be refused with a 4xx. In addition,
+it sends a kilobyte whose header declares gigabytes, a zip named .wav, and ten hours of silence in FLAC, once with a
+correct header and once with one that does not state the length. At the end, the service must still predict a recording.
 
     python benchmarks/malformed.py [--count 2000] [--seed 0] [--model FOLDER] [--json]
 
-Exit status 1 on any 5xx or broken connection, or when the service does not answer any more. What
-libsndfile's decoders print to the service's stderr is no fault.
+Exit status 1 on any 5xx or broken connection, or if the service no longer responds. The messages that
+libsndfile's decoders print to the service's stderr are not a failure.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ import soundfile
 from processes import Server, clips, served
 from service import exchange, form, request
 
-from server.broken import broken  # isort: skip  (processes says where tests are)
+from server.broken import broken  # isort: skip  (processes adds the tests to the path)
 
 CONNECTIONS = 4
 _WAYS = ("never", "always")  # cut into segments
 
 
 def requests(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """Yield what is sent, and what kind of thing it is."""
+    """Yield the kind and the bytes of each request."""
     rng = np.random.default_rng(seed)
     for number, content in enumerate(broken(count, seed)):
         path = f"/v1/predict?segments={_WAYS[number % 2]}"
@@ -83,7 +83,7 @@ def silent_hours(hours: int) -> bytes:
 
 
 def _spoilt(body: bytes, rng: np.random.Generator) -> bytes:
-    """Return a form with bytes of its first lines changed, or without its end."""
+    """Return a form with some bytes of its first lines changed, or without its end."""
     if rng.integers(2):
         return body[: int(rng.integers(1, len(body)))]
     changed = bytearray(body)
@@ -93,7 +93,7 @@ def _spoilt(body: bytes, rng: np.random.Generator) -> bytes:
 
 
 async def send_all(server: Server, count: int, seed: int) -> tuple[dict[str, Counter[str]], float]:
-    """Send everything; return statuses by kind, and the longest time an answer took."""
+    """Send everything; return the statuses by kind, and the longest response time."""
     statuses: dict[str, Counter[str]] = {}
     left, slowest_s = iter(list(requests(count, seed))), 0.0
 
@@ -116,7 +116,7 @@ async def send_all(server: Server, count: int, seed: int) -> tuple[dict[str, Cou
 
 
 async def is_well(server: Server) -> bool:
-    """Return whether the service still answers."""
+    """Return whether the service still responds."""
     connection = await asyncio.open_connection(server.host, server.port)
     status, _, answer = await exchange(*connection, request(form(clips(None, 1, np.random.default_rng(0))[0])))
     return status == 200 and bool(answer["label"])
@@ -145,10 +145,10 @@ def main() -> None:
     else:
         for kind, each in statuses.items():
             print(f"{kind:32} {', '.join(f'{count} x {status}' for status, count in sorted(each.items()))}")
-        print(f"slowest answer {slowest_s:.2f} s; memory {before:.0f} MiB before, {after:.0f} after")
+        print(f"slowest response {slowest_s:.2f} s; memory {before:.0f} MiB before, {after:.0f} after")
     wrong = [name for each in statuses.values() for name in each if not name.startswith("4") and name != "200"]
     if wrong or not well:
-        sys.exit(f"not refused in order: {', '.join(wrong) or 'the service does not answer any more'}")
+        sys.exit(f"not refused properly: {', '.join(wrong) or 'the service no longer responds'}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Scoring and comparing predictions of very many classes: processor seconds and peak memory.
+"""Score and compare predictions of very many classes: CPU seconds and peak memory.
 
-By default 153,516 utterances of 1,251 classes, as VoxCeleb1 has them, by two systems. Classes are the speakers, or
-words that all speakers say (`--classes-of words`), in which case whole speakers are drawn.
+By default, two systems predict 153,516 utterances of 1,251 classes, as in VoxCeleb1. The classes are speakers, or words
+that all speakers utter (`--classes-of words`), in which case whole speakers are resampled.
 
     python benchmarks/many_classes.py --utterances 153516 --classes 1251
 """
@@ -21,7 +21,7 @@ from serein.evaluation.intervals import paired_difference
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.scores import score_predictions
 
-SKILLS = (0.9, 0.85)  # of the two systems: how often each is right
+SKILLS = (0.9, 0.85)  # of the two systems: how often each is correct
 
 
 def systems(num_utterances: int, num_classes: int, classes_of: str) -> list[list[Prediction]]:

@@ -1,13 +1,13 @@
 """Stand-ins for corpora that need a licence: IEMOCAP, MSP-Podcast and VoxCeleb1 as folders that their parsers accept.
 
-Turns, classes, sessions, splits, speakers and hours are as many as the corpora publish. Who says what is made up: every
-clip begins with a moment of noise of its own and is silent after it, which takes one block of the disk.
+The numbers of turns, classes, sessions, splits, speakers and hours are those published for the corpora. The content is
+made up: every clip begins with a moment of unique noise, followed by silence, and takes one block on disk.
 
     python benchmarks/mock_releases.py OUT                                # all of them, at full size
     python benchmarks/mock_releases.py OUT --only msp-podcast --part 0.01 --sound-s 12
 
-`msp-podcast` is release 1.11, with labelled tests; `msp-challenge` is the Odyssey 2024 challenge's, which has no
-test but Test3, without labels. Prepare them with `serein corpus prepare`, a part of one with `--partial`.
+`msp-podcast` is release 1.11, with labelled test sets; `msp-challenge` is the release of the Odyssey 2024 challenge,
+whose only test set, Test3, has no labels. Prepare them with `serein corpus prepare`, and parts with `--partial`.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class Size:
     """How much of a release is written.
 
     Attributes:
-        part: Of the turns; 1 is all.
-        sound_s: Noise at the beginning of each clip; the rest is a hole in the file.
-        longest_s: Where clips are cut off.
+        part: Fraction of the turns; 1 is all.
+        sound_s: Length of the noise at the beginning of each clip; the rest is a hole in the file.
+        longest_s: Length to which clips are cut.
     """
 
     part: float = 1.0
@@ -58,7 +58,7 @@ class Size:
     longest_s: float = 1000.0
 
     def of(self, count: int, least: int = 2) -> int:
-        """Return how many of a number of turns there are: at least `least`, or all."""
+        """Return how many of `count` turns to write: at least `least`, or all."""
         return max(min(count, least), round(count * self.part))
 
 
@@ -77,7 +77,7 @@ def apportion(total: int, weights: Sequence[float] | NDArray[np.float64]) -> NDA
 
 
 def write_clip(path: Path, duration_s: float, size: Size, rng: np.random.Generator) -> None:
-    """Write a 16-bit WAV file that begins with noise and goes on as a hole, which reads as silence."""
+    """Write a 16-bit WAV file that begins with noise and continues as a hole, which reads as silence."""
     length = round(min(duration_s, size.longest_s) * RATE_HZ)
     sound = rng.integers(-3000, 3000, size=min(length, round(size.sound_s * RATE_HZ)), dtype=np.int16)
     head = struct.pack("<4sI4s4sIHHII", b"RIFF", 36 + 2 * length, b"WAVE", b"fmt ", 16, 1, 1, RATE_HZ, 2 * RATE_HZ)
@@ -100,7 +100,7 @@ IEMOCAP_TURNS = {  # emotion -> turns of each session
     "sad": (194, 197, 305, 143, 245),
     "neu": (384, 362, 320, 258, 384),
     "fru": (280, 325, 382, 481, 381),
-    "xxx": (437, 425, 565, 439, 641),  # no agreement; these and those below are divided among the sessions as suits
+    "xxx": (437, 425, 565, 439, 641),  # no agreement; from here on, the division among sessions is arbitrary
     "sur": (16, 38, 25, 11, 17),
     "fea": (10, 12, 10, 4, 4),
     "oth": (1, 1, 1, 0, 0),
@@ -113,7 +113,7 @@ DIALOGS = [*(f"impro0{n}" for n in range(1, 8)), *(f"script0{part}_{take}" for p
 
 
 def write_iemocap(root: Path, size: Size) -> None:
-    """Write `Session1` to `Session5` as in IEMOCAP_full_release, of which the parser reads dialogues and sentences."""
+    """Write `Session1` to `Session5` as in IEMOCAP_full_release: the dialogues and sentences that the parser reads."""
     rng = np.random.default_rng(1)
     for number in range(5):
         session = root / f"Session{number + 1}"
@@ -150,7 +150,7 @@ def _write_dialog(session: Path, dialog: str, codes: Sequence[str], size: Size, 
 
 # -- MSP-Podcast: turns of 2.75 to 11 s, five raters each --------------------------------------------------------------
 
-# split -> rows of the table, and those of them with one of the eight emotions (diatlova2024; the tests likewise)
+# split -> rows of the table, and rows with one of the eight emotions (diatlova2024, also for the test sets)
 CHALLENGE = {"Train": (68_119, 53_386), "Development": (19_815, 15_341)}
 RELEASE_1_11 = {
     "Train": (84_030, 65_860),
@@ -176,7 +176,7 @@ def write_msp_podcast(root: Path, size: Size, splits: Mapping[str, tuple[int, in
     for podcast, (split, (num_rows, num_labelled)) in enumerate(splits.items(), start=1):
         num_kept = size.of(num_labelled, 8)
         letters = list(np.repeat(list(EMOTIONS), apportion(num_kept, list(EMOTIONS.values()))))
-        if num_kept < 200:  # every class is there in a small part
+        if num_kept < 200:  # a small part still contains every class
             letters[: len(EMOTIONS)] = EMOTIONS
         letters += ["OX"[n % 2] for n in range(size.of(num_rows - num_labelled))]
         rng.shuffle(letters)
@@ -188,7 +188,7 @@ def write_msp_podcast(root: Path, size: Size, splits: Mapping[str, tuple[int, in
             who = ["Unknown", "Unknown"] if rng.random() < 0.05 else known
             values = rng.integers(1, 8, size=(5, 3))
             consensus.append([name, letter, *(f"{value:.4f}" for value in values.mean(axis=0)), *who, split])
-            for rater, answers in enumerate(values, start=1):  # four of five raters agree, two where there is no label
+            for rater, answers in enumerate(values, start=1):  # four of five raters agree, two if there is no label
                 is_other = rater == 5 or (letter in "OX" and rater > 2)
                 major = str(rng.choice(list(MAJOR.values()))) if is_other else MAJOR[letter]
                 worker = f"WORKER{1 + int(rng.integers(10_000)):08d}"
@@ -208,7 +208,7 @@ def _write_turn(root: Path, name: str, size: Size, rng: np.random.Generator) -> 
 
 
 def write_msp_challenge(root: Path, size: Size) -> None:
-    """Write the challenge's release: train, dev, and Test3 without labels."""
+    """Write the release of the challenge: train, dev, and Test3 without labels."""
     write_msp_podcast(root, size, CHALLENGE)
 
 
@@ -222,7 +222,7 @@ def write_voxceleb1(root: Path, size: Size) -> None:
     """Write `wav/id10001/VIDEO/00001.wav`, `iden_split.txt` and `vox1_meta.csv`; a part has fewer speakers."""
     rng = np.random.default_rng(3)
     num_speakers = size.of(NUM_VOXCELEB1_SPEAKERS, 8)
-    of_speaker = rng.uniform(0.4, 1.6, size=NUM_VOXCELEB1_SPEAKERS)  # clips are 45 to 250 a speaker
+    of_speaker = rng.uniform(0.4, 1.6, size=NUM_VOXCELEB1_SPEAKERS)  # 45 to 250 clips per speaker
     clips = {
         split: apportion(total, of_speaker if split == 1 else np.ones_like(of_speaker))
         for split, total in VOXCELEB1_CLIPS.items()
@@ -256,12 +256,12 @@ RELEASES: dict[str, Callable[[Path, Size], None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the releases, and print how long each took."""
+    """Write the releases, and print the time that each took."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("out", type=Path, help="folder; each release gets one below it")
+    parser.add_argument("out", type=Path, help="output folder; each release gets a subfolder")
     parser.add_argument("--only", choices=RELEASES, action="append", help="write this one; can be repeated")
-    parser.add_argument("--part", type=float, default=1.0, help="of the turns; 1 is all")
-    parser.add_argument("--sound-s", type=float, default=0.1, help="noise at the beginning of each clip")
+    parser.add_argument("--part", type=float, default=1.0, help="fraction of the turns; 1 is all")
+    parser.add_argument("--sound-s", type=float, default=0.1, help="seconds of noise at the beginning of each clip")
     options = parser.parse_args(arguments)
     for name in options.only or RELEASES:
         started = time.monotonic()

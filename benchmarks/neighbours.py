@@ -1,9 +1,9 @@
-"""A store of a million clips of 256 numbers: built, opened and asked, exactly and approximately, in one run.
+"""A datastore of a million clips with 256 features: build, open and search it, exactly and approximately.
 
-Embeddings are drawn around the centres of 8 classes, within which 500 speakers have their own, in 32 of 256 directions,
-with a little of all directions on top: as a model's embeddings, they lie on less than they are written in. `--shape
-gaussian` draws independent numbers instead, the worst that an approximate search can meet. Questions are new vectors
-of the same kind, asked one at a time, as recordings come.
+Embeddings are drawn around the centres of 8 classes, within which each of 500 speakers has a centre, in 32 of 256
+directions, with a little noise in all directions: like a model's embeddings, they have fewer effective dimensions than
+features. `--shape gaussian` draws independent numbers instead, the worst case for an approximate search. Queries are
+new vectors of the same kind, searched one at a time, as recordings arrive.
 
     taskset -c 0,1 python benchmarks/neighbours.py [--clips 1000000] [--shape gaussian] [--folder /tmp] [--json]
 """
@@ -49,7 +49,7 @@ def drawn(num: int, shape: str, rng: np.random.Generator) -> tuple[np.ndarray, n
 
 
 def build(folder: Path, num: int, shape: str, kind: str) -> float:
-    """Write a store, and return the seconds it took."""
+    """Write a datastore, and return the seconds it took."""
     vectors, labels = drawn(num, shape, np.random.default_rng(0))
     keys = np.arange(2 * num).reshape(num, 2)
     clips = [Utterance(id=str(n), audio=f"{n}.wav", emotion=CLASSES[label]) for n, label in enumerate(labels)]
@@ -64,7 +64,7 @@ def build(folder: Path, num: int, shape: str, kind: str) -> float:
 
 
 def ask(folder: Path, shape: str) -> dict[str, Any]:
-    """Open a store and ask it one question after the other."""
+    """Open a datastore and search for one query after another."""
     started = time.perf_counter()
     datastore = open_datastore(folder)
     opened = time.perf_counter() - started
@@ -93,7 +93,7 @@ def _in_a_process(*arguments: object) -> dict[str, Any]:
 
 
 def measure(folder: Path, num: int, shape: str) -> dict[str, dict[str, Any]]:
-    """Return the figures of both searches; each is built and asked in processes of its own."""
+    """Return the figures of both searches; each is built and searched in separate processes."""
     found = {}
     for kind in ("exact", "faiss"):
         datastore = folder / kind

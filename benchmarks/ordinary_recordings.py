@@ -1,8 +1,8 @@
-"""How often a prediction changes with what a listener would not hear: noise, silence, an offset, a knock, the level.
+"""How often predictions change with what listeners would ignore: noise, silence, an offset, a knock, the level.
 
     python benchmarks/ordinary_recordings.py --data FOLDER [--clips 48] [--model MODEL] [--json]
 
-Prints for each change how many of the clips get another label, or none, than as they are.
+Prints for each change how many clips get a different label, or none, compared with the unchanged clips.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def speech_rms(waveform: Waveform) -> float:
 
 
 def noise_around(level_db: float) -> Change:
-    """Return a change that puts 2 s of white noise before and after, so far below the speech."""
+    """Return a change that adds 2 s of white noise before and after, at a level relative to the speech."""
 
     def change(waveform: Waveform, rng: np.random.Generator) -> Waveform:
         rms = speech_rms(waveform) * 10 ** (level_db / 20)
@@ -40,7 +40,7 @@ def noise_around(level_db: float) -> Change:
 
 
 def knock_before(waveform: Waveform, rng: np.random.Generator) -> Waveform:
-    """Put a second with a click of 5 ms before."""
+    """Prepend one second that contains a click of 5 ms."""
     knock = np.zeros(SAMPLE_RATE_HZ, np.float32)
     knock[4000:4080] = 0.5 * np.exp(-np.arange(80) / 20)
     return np.concatenate([knock, waveform])
@@ -60,7 +60,7 @@ CHANGES: dict[str, Change] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of short recordings")
-    parser.add_argument("--clips", type=int, default=48, help="how many of them, evenly spread")
+    parser.add_argument("--clips", type=int, default=48, help="number of recordings to use, evenly spread")
     parser.add_argument("--model", help="model folder or Hub name [the default model]")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args()
@@ -77,7 +77,7 @@ def main() -> None:
     if options.json:
         print(json.dumps({"clips": len(clips), "rejected": labels.count(None), "changed": changed}))
         return
-    print(f"{len(clips)} clips, {labels.count(None)} of them rejected as they are; other labels under")
+    print(f"{len(clips)} clips, {labels.count(None)} of them rejected unchanged; different labels under")
     for name, count in changed.items():
         print(f"  {name:<22}{count:3d}")
 

@@ -1,13 +1,13 @@
-"""Every table and figure of the five papers from nothing to its end, killed and resumed once each.
+"""Every table and figure of the five papers from start to finish, each killed and resumed once.
 
-Releases are mock ones (mock_releases.py), networks thin ones with random weights, as deep as the papers' own. Every
-stage has one epoch, every protocol one fold; all else is the recipes'. `serein reproduce` of each table gets a SIGKILL
-at a random moment after its first epoch, and is started again; its rows must then all have scores, and what was
-finished must not be done anew.
+Releases are mock ones (mock_releases.py), and networks are thin ones with random weights, as deep as the papers' own.
+Every stage has one epoch and every protocol one fold; everything else is as in the recipes. `serein reproduce` of each
+table gets a SIGKILL at a random moment after its first epoch and is started again. All its rows must then have scores,
+and finished work must not be repeated.
 
     python benchmarks/paper_tables.py [--only PAPER/TABLE] [--part 0.002] [--keep FOLDER]
 
-Exit status 1 when a table does not end.
+Exit status 1 if a table is not completed.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from serein.tasks.word_vectors import NOUNS
 RECIPES = Path(__file__).parents[1] / "recipes"
 DATA = {"IEMOCAP": "iemocap", "MSP-Podcast": "msp-challenge", "VoxCeleb1": "voxceleb1"}
 DONE_BY = {"gender": "mock", "transcript": "mock"}
-FOLDS = {"sessions-out": "Ses01", "leave-one-speaker-out": "Ses01F"}  # the only one of a protocol
+FOLDS = {"sessions-out": "Ses01", "leave-one-speaker-out": "Ses01F"}  # protocol -> its only fold
 LONGEST_S = 1.0  # of a clip
-MOMENT_S = 6.0  # after the first epoch, the kill comes within as many
+MOMENT_S = 6.0  # the kill comes within this time after the first epoch
 
 
 def paper_tables() -> dict[str, dict[str, Any]]:
@@ -57,8 +57,8 @@ def paper_tables() -> dict[str, dict[str, Any]]:
 
 
 def write_workplace(root: Path, part: float, tables: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write what tables need: mock manifests, thin backbones by the real ones' names, words, recipes of one epoch."""
-    has_speakers = any(name.startswith("park2023/") for name in tables)  # their networks learn VoxCeleb1's
+    """Write everything tables need: mock manifests, thin backbones under the real names, words, one-epoch recipes."""
+    has_speakers = any(name.startswith("park2023/") for name in tables)  # their networks learn VoxCeleb1's speakers
     for name in {DATA[table["corpus"]] for table in tables.values()} | ({"voxceleb1"} if has_speakers else set()):
         (root / name).mkdir()
         RELEASES[name](root / name, Size(part, sound_s=60.0, longest_s=LONGEST_S))
@@ -91,7 +91,7 @@ def write_workplace(root: Path, part: float, tables: Mapping[str, Mapping[str, A
 
 
 def started(root: Path, *arguments: object) -> BaseProcess:
-    """Start `serein` in the workplace, with its results left in `stdout` and its progress in `stderr`."""
+    """Start `serein` in the workplace, with its results in the file `stdout` and its progress in `stderr`."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     return start(arguments, out=root / "stdout", err=root / "stderr", folder=root)
 
@@ -100,7 +100,7 @@ def serein(root: Path, *arguments: object) -> str:
     """Run `serein` to its end and return its results.
 
     Raises:
-        RuntimeError: It failed; with its complaints.
+        RuntimeError: It failed; contains its error messages.
     """
     process = started(root, *arguments)
     process.join()
@@ -111,12 +111,12 @@ def serein(root: Path, *arguments: object) -> str:
 
 
 def finished(root: Path) -> dict[Path, int]:
-    """Return when the predictions of each fold were written."""
+    """Return the time at which each fold's predictions were written."""
     return {path: path.stat().st_mtime_ns for path in (root / "out").glob("*/seed-*/fold-*/seed-*/predictions.jsonl")}
 
 
 def killed(root: Path, call: Sequence[object], rng: random.Random) -> str:
-    """Start a reproduction and kill it at a random moment after its first epoch; say where it was."""
+    """Start a reproduction, kill it at a random moment after its first epoch, and return its progress."""
     begin = time.time()
     process = started(root, *call)
     while process.exitcode is None:
@@ -133,10 +133,10 @@ def killed(root: Path, call: Sequence[object], rng: random.Random) -> str:
 
 
 def reproduced(root: Path, name: str, table: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
-    """Reproduce a table with one kill, and return what became of it.
+    """Reproduce a table with one kill, and return its figures.
 
     Raises:
-        RuntimeError: It failed, a row has no scores, or a finished fold was predicted anew.
+        RuntimeError: It failed, a row has no scores, or a finished fold was predicted again.
     """
     call = ["reproduce", name, "--data", f"{DATA[table['corpus']]}.jsonl", "--out", "out", "--seeds", 1, "--jobs", 1]
     call += ["--split", "dev"] if table["corpus"] == "MSP-Podcast" else []
@@ -146,7 +146,7 @@ def reproduced(root: Path, name: str, table: Mapping[str, Any], rng: random.Rand
     found = json.loads(serein(root, *call, "--json"))
     after = finished(root)
     if any(after[path] != when for path, when in before.items()):
-        raise RuntimeError("a fold that was finished was predicted anew")
+        raise RuntimeError("a fold that was finished was predicted again")
     scoreless = [row["name"] for row in table["rows"] if row.get("quoted") or row.get("targets_only")]
     if without := [row["name"] for row in found["rows"] if row["ours"] is None and row["name"] not in scoreless]:
         raise RuntimeError(f"rows without scores: {', '.join(without)}")
@@ -157,9 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Reproduce the tables, one line each."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--only", action="append", help="PAPER/TABLE; can be repeated")
-    parser.add_argument("--part", type=float, default=0.002, help="of the releases' turns")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--keep", type=Path, help="folder of the workplace; it is used again for the same tables")
+    parser.add_argument("--part", type=float, default=0.002, help="fraction of the releases' turns")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--keep", type=Path, help="folder of the workplace, reused for the same tables")
     options = parser.parse_args(arguments)
     rng, failed = random.Random(options.seed), []
     with tempfile.TemporaryDirectory() as scratch:
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             else:
                 counts = f"{said['rows']:>4} {said['killed']:>16} {said['folds']:>6} {said['seconds']:>8.0f}"
                 print(f"{name:<22} {counts}", flush=True)
-    print(f"{len(tables) - len(failed)} of {len(tables)} tables ended")
+    print(f"{len(tables) - len(failed)} of {len(tables)} tables completed")
     sys.exit(bool(failed))
 
 

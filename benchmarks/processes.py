@@ -1,4 +1,4 @@
-"""What the benchmarks of the service share: a server in a process of its own, and sound to send it."""
+"""Shared by the benchmarks of the service: a server in a separate process, and sound to send to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from long_recording import save_model
 from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Waveform
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))  # voices made on the spot, and broken recordings
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # synthetic voices, and broken recordings
 
 from speech_sounds import voiced
 
@@ -26,29 +26,29 @@ _TICKS_S = 1 / os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Server:
-    """`serein serve`, and what it takes."""
+    """A running `serein serve`, and its use of memory and CPU."""
 
     process: subprocess.Popen[str]
     host: str
     port: int
 
     def memory_mib(self) -> float:
-        """Return what it holds in memory now."""
+        """Return its current resident memory."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def processor_s(self) -> float:
-        """Return the seconds of processor time it has taken, of all cores."""
+        """Return the CPU seconds that it has used, over all cores."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return _TICKS_S * (int(fields[11]) + int(fields[12]))
 
 
 @contextmanager
 def served(model: Path | None, threads: int, *options: object) -> Iterator[Server]:
-    """Start a server at a free port of loopback, and end it in order; it must not have complained of a fault.
+    """Start a server on a free loopback port, and shut it down properly; it must not have printed a traceback.
 
     Args:
-        model: `None` is one of recipes/ravdess.yaml with random weights, which takes the same time.
+        model: `None` uses that of recipes/ravdess.yaml with random weights, which takes the same time.
     """
     with tempfile.TemporaryDirectory() as scratch, open(f"{scratch}/complaints", "w+") as complaints:
         if model is None:
@@ -71,7 +71,7 @@ def served(model: Path | None, threads: int, *options: object) -> Iterator[Serve
             process.terminate()
             process.wait(90)
             if "Traceback" in (text := _all_of(complaints)):
-                sys.exit(f"the server was at fault:\n{text}")
+                sys.exit(f"the server failed:\n{text}")
         finally:
             process.kill()
             process.wait()
@@ -83,7 +83,7 @@ def _all_of(file: object) -> str:
 
 
 def clips(data: Path | None, count: int, rng: np.random.Generator) -> list[bytes]:
-    """Return recordings as files: of a corpus, or made on the spot, 2 to 5 s long."""
+    """Return recordings as files: from a corpus, or synthetic ones of 2 to 5 s."""
     if data is not None:
         found = audio.find(data)
         return [found[number].read_bytes() for number in rng.choice(len(found), count)]
@@ -93,7 +93,7 @@ def clips(data: Path | None, count: int, rng: np.random.Generator) -> list[bytes
 
 
 def speech(data: Path | None, duration_s: float, rng: np.random.Generator) -> Waveform:
-    """Return (sample,) float32 at 16 kHz: clips of a corpus in random order, or voices made on the spot with pauses."""
+    """Return (sample,) float32 at 16 kHz: clips of a corpus in random order, or synthetic voices with pauses."""
     parts: list[Waveform] = []
     left = round(duration_s * SAMPLE_RATE_HZ)
     found = audio.find(data) if data else []
@@ -110,7 +110,7 @@ def _said(rng: np.random.Generator) -> Waveform:
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
-    """Return p50, p95, p99 and the largest."""
+    """Return p50, p95, p99 and the maximum."""
     if not values:
         return {}
     p50, p95, p99 = np.percentile(values, [50, 95, 99]).tolist()

@@ -1,12 +1,12 @@
-"""One model in every runtime and precision: size, speed, the same labels?, unweighted accuracy.
+"""One model in every runtime and precision: size, speed, agreement of labels, unweighted accuracy.
 
     python benchmarks/runtimes.py --data ravdess.jsonl [--model FOLDER] [--every 1]
     python benchmarks/runtimes.py --run runs/ravdess [--every 1] [--exports float32 int8]
 
-With a run, each fold's model hears the fold's test speakers, whom it never learned, and all folds are scored together;
-otherwise a model may have learned from the utterances, and UA shows agreement alone. All utterances are taken whole,
-one thread runs the network, and seconds are those of the processor, so that other work beside changes them little.
-Int8 is calibrated on 16 utterances, spread over the manifest; of a run, over the other folds.
+With a run, each fold's model predicts the fold's test speakers, on whom it was not trained, and all folds are scored
+together. Otherwise, a model may have been trained on the utterances, and UA shows only agreement. Utterances are
+predicted whole, one thread runs the network, and times are CPU seconds, which other work on the machine changes little.
+Int8 is calibrated on 16 utterances, spread over the manifest or, for a run, over the other folds.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ NUM_CALIBRATION = 16
 
 @dataclass(frozen=True)
 class Fold:
-    """A model and what it hears.
+    """A model and the clips that it predicts.
 
     Attributes:
         waveforms: (sample,) at 16 kHz each.
-        truth: Label of each utterance; `None` where the model does not know it.
+        truth: Label of each utterance; `None` if the model does not have it.
     """
 
     own: Predictor
@@ -54,7 +54,7 @@ def heard(utterances: Sequence[Utterance]) -> list[np.ndarray]:
 
 
 def fold_of(model: str, utterances: Sequence[Utterance], others: Sequence[Utterance], every: int) -> Fold:
-    """Load a model and what it hears; int8 is calibrated on `others`."""
+    """Load a model and the clips that it predicts; int8 is calibrated on `others`."""
     own = serein.load(model, "cpu")
     task = own.checkpoint.tasks[own.task]
     truth = [task.truth(each) for each in utterances[::every]]
@@ -63,7 +63,7 @@ def fold_of(model: str, utterances: Sequence[Utterance], others: Sequence[Uttera
 
 
 def folds_of(options: argparse.Namespace) -> list[Fold]:
-    """Return what the command names: a model and a manifest, or the folds of a run."""
+    """Return what the command names: a model with a manifest, or the folds of a run."""
     if options.run is None:
         utterances = serein.read_manifest(options.data)
         return [fold_of(options.model, utterances, utterances, options.every)]
@@ -91,7 +91,7 @@ def systems_of(fold: Fold, folder: Path, exports: Sequence[str]) -> Iterator[tup
 
 
 def measured(model: Predictor, waveforms: list[np.ndarray]) -> tuple[list[str], float]:
-    """Return the label of each clip, alone, and the processor's seconds for all."""
+    """Return the label of each clip, predicted by itself, and the CPU seconds for all."""
     model.predict_clips(waveforms[:2])
     started_s = time.process_time()
     labels = [str(model.predict_clips([waveform])[0].main.label) for waveform in waveforms]

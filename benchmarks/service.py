@@ -1,13 +1,13 @@
-"""`serein serve` under load: clients on loopback, each sending its next recording once it has its answer.
+"""`serein serve` under load: clients on loopback, each sending its next recording once it has received its response.
 
 Prints latency, recordings per second, statuses, and the server's memory before, during and after. The server is
-started and ended here, as a process of its own; the clients are one more, and share the cores with it. Whoever is told
-429 or 503 waits as long as `Retry-After` says. Without `--data` voices are made on the spot; without `--model` the
-model is one of recipes/ravdess.yaml with random weights, which takes the same time.
+started and stopped here, as a separate process; the clients are one more process and share the cores with it. A client
+that receives 429 or 503 waits as long as `Retry-After` specifies. Without `--data`, voices are synthetic; without
+`--model`, the model is that of recipes/ravdess.yaml with random weights, which takes the same time.
 
     python benchmarks/service.py [--data FOLDER] [--model FOLDER] [--clients 64] [--seconds 60] [--json]
 
-Exit status 1 on any status but 200, 429 and 503, or a connection that broke.
+Exit status 1 on any status except 200, 429 and 503, or if a connection broke.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ _HARMLESS = {200, 429, 503}
 
 @dataclass
 class Tally:
-    """What the clients met."""
+    """The results of all clients."""
 
     latencies_s: list[float] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
 
 
 def form(content: bytes, name: str = "file") -> bytes:
-    """Return a form that carries one recording."""
+    """Return a form that contains one recording."""
     head = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"; filename="clip.wav"\r\n\r\n'
     return head.encode() + content + f"\r\n--{_BOUNDARY}--\r\n".encode()
 
 
 def request(body: bytes, path: str = "/v1/predict") -> bytes:
-    """Return a whole HTTP request; written by hand, so that clients take next to nothing of the cores."""
+    """Return a complete HTTP request, written by hand, so clients use hardly any CPU time."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary={_BOUNDARY}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
@@ -60,7 +60,7 @@ def request(body: bytes, path: str = "/v1/predict") -> bytes:
 async def exchange(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sent: bytes
 ) -> tuple[int, float, dict[str, Any]]:
-    """Send a request; return the status of its answer, the seconds to wait before the next, and its JSON."""
+    """Send a request; return the status of its response, the seconds to wait before the next, and its JSON."""
     writer.write(sent)
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
     length = re.search(r"^content-length: (\d+)", head, re.MULTILINE)
@@ -70,7 +70,7 @@ async def exchange(
 
 
 async def client(server: Server, requests: Sequence[bytes], until_s: float, tally: Tally, seed: int) -> None:
-    """Send one recording after the other until the time is up."""
+    """Send one recording after another until the time is up."""
     rng = np.random.default_rng(seed)
     connection = await asyncio.open_connection(server.host, server.port)
     while time.perf_counter() < until_s:
@@ -89,7 +89,7 @@ async def client(server: Server, requests: Sequence[bytes], until_s: float, tall
 
 
 async def memory(server: Server, every_s: float) -> list[float]:
-    """Return the server's memory every so many seconds, until cancelled."""
+    """Record the server's memory every `every_s` seconds until cancelled, and return it."""
     seen: list[float] = []
     try:
         while True:
@@ -100,7 +100,7 @@ async def memory(server: Server, every_s: float) -> list[float]:
 
 
 async def load(server: Server, requests: Sequence[bytes], num_clients: int, seconds: float) -> dict[str, Any]:
-    """Return what came of a load."""
+    """Return the figures of a load."""
     tally, before, used_s = Tally(), server.memory_mib(), server.processor_s()
     watch = asyncio.ensure_future(memory(server, seconds / 12))
     await asyncio.sleep(0)
@@ -125,7 +125,7 @@ async def load(server: Server, requests: Sequence[bytes], num_clients: int, seco
 
 
 def show(found: dict[str, Any]) -> None:
-    """Print a result for people."""
+    """Print a result in readable form."""
     memory_mib = found["memory_mib"]
     during = " ".join(f"{each:.0f}" for each in memory_mib["during"])
     latency = "  ".join(f"{name} {1000 * value:.0f} ms" for name, value in found["latency_s"].items())
@@ -144,10 +144,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of recordings to send")
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--recordings", type=int, default=200, help="that clients choose from")
+    parser.add_argument("--recordings", type=int, default=200, help="number of recordings that clients choose from")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--threads", type=int, default=1, help="of the model")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the model")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     requests = [request(form(clip)) for clip in clips(options.data, options.recordings, np.random.default_rng(0))]
@@ -156,7 +156,7 @@ def main() -> None:
         found = asyncio.run(load(server, requests, options.clients, options.seconds))
     print(json.dumps(found)) if options.json else show(found)
     if set(found["statuses"]) - set(map(str, _HARMLESS)):
-        sys.exit("there was another status than 200, 429 and 503")
+        sys.exit("there was a status other than 200, 429 and 503")
 
 
 if __name__ == "__main__":

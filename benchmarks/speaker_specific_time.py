@@ -1,8 +1,8 @@
 """Park 2023's Table 7: the time of its networks for one clip; wav2vec2-base's real configuration, random weights.
 
-The speaker network, the emotion network with one to four attention blocks, and both together, each with a backbone of
-its own and, where both backbones are the same frozen weights, with one that runs once. Printed beside the paper's
-milliseconds on an RTX 3090, and as ratios, which compare between machines.
+Measures the speaker network, the emotion network with one to four attention blocks, and both together, each with its
+own backbone and, for the case that both have the same frozen weights, with one backbone that runs once. Prints
+milliseconds next to the paper's on an RTX 3090, and ratios, which are comparable between machines.
 
     taskset -c 0,1 python benchmarks/speaker_specific_time.py [--repeats 7] [--json]
     python benchmarks/speaker_specific_time.py --device cuda --precision bfloat16
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--repeats", type=int, default=7, help="rounds, of which the median counts")
+    parser.add_argument("--repeats", type=int, default=7, help="number of rounds; the median is reported")
     parser.add_argument("--thin", action="store_true", help="a thin backbone, to try the benchmark")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def times_of(models: dict[str, SpeechModel], num_rounds: int) -> Times:
-    """Return the median of some rounds; each asks every network once, so that what else the machine does is shared."""
+    """Return the median of some rounds; each runs every network once, so other load affects all of them equally."""
     taken_s = {
         seconds: [
             [inference_time_s(model, seconds, num_repeats=1) for model in models.values()] for _ in range(num_rounds)
@@ -77,7 +77,7 @@ def times_of(models: dict[str, SpeechModel], num_rounds: int) -> Times:
 
 
 def networks(backbone: dict[str, Any]) -> dict[str, SpeechModel]:
-    """Return every network of the table, and both with one backbone."""
+    """Return every network of the table, and both networks with one backbone."""
     recipe = recipes.load(RECIPE)
     emotion, speaker = recipe.tasks.emotion, recipe.tasks.speaker
     assert emotion is not None
@@ -106,14 +106,14 @@ def base(configuration: dict[str, Any], seed: int) -> HuggingFaceBackbone:
 
 
 def own(emotion: Category, num_blocks: int) -> Category:
-    """Return the emotion network's head alone, with so many attention blocks."""
+    """Return the emotion network's head by itself, with the given number of attention blocks."""
     assert emotion.attention is not None
     attention = emotion.attention.model_copy(update={"blocks": num_blocks})
     return emotion.model_copy(update={"attention": attention, "fusion": recipes.Fusion()})
 
 
 def print_tables(times_ms: Times, where: str) -> None:
-    """Print milliseconds beside the paper's, and what they are to each other."""
+    """Print milliseconds next to the paper's, and their ratios."""
     heading = "".join(f"{f'{seconds} s':>18}" for seconds in DURATIONS_S)
     print(f"Milliseconds for one clip: RTX 3090 (published) | {where}\n\n{'':28}{heading}")
     for name, ours in times_ms.items():
@@ -132,7 +132,7 @@ def print_tables(times_ms: Times, where: str) -> None:
 
 
 def num_cores() -> int:
-    """Return the cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,15 +1,15 @@
-"""`serein serve` and many streams at once, each sending its sound at the speed at which it is spoken.
+"""`serein serve` with many streams at once, each sending its audio in real time.
 
-The delay is from the moment that a window's last sample was due to be sent to the moment that its answer came; a
-client that cannot send in time counts as delay, too. That speech has ended is known only after 0.3 s of silence more,
-on any machine. Streams start at random moments; server and clients are two processes that share the cores. Without
-`--data` the voices are made on the spot; without `--model` the model is one of recipes/ravdess.yaml with random
-weights, which takes the same time.
+The delay is measured from the moment at which a window's last sample was due to be sent to the arrival of its
+prediction; it includes the lateness of clients that cannot send in time. On any machine, the end of speech is detected
+only after a further 0.3 s of silence. Streams start at random moments; server and clients are two processes that share
+the cores. Without `--data`, the voices are synthetic; without `--model`, the model is that of recipes/ravdess.yaml with
+random weights, which takes the same time.
 
     python benchmarks/streams.py [--data FOLDER] [--model FOLDER] [--streams 200] [--seconds 60]
-    python benchmarks/streams.py --find     # the largest number, within 5 %, whose delay holds (--most-delay 1.0)
+    python benchmarks/streams.py --find     # the largest number, within 5 %, that keeps the delay (--most-delay 1.0)
 
-Exit status 1 when a stream broke, or, without `--find`, the delay did not hold.
+Exit status 1 if a stream broke or, without `--find`, if the delay was exceeded.
 """
 
 from __future__ import annotations
@@ -33,42 +33,42 @@ from processes import Server, percentiles, served, speech
 from serein.audio import SAMPLE_RATE_HZ
 
 SPREAD_S = 3.0  # within which streams start
-SOUND_S = 600.0  # of speech, in which every stream has its own place
+SOUND_S = 600.0  # of speech, from which every stream starts at its own position
 MOST = 3200
-_LAST_S = 60.0  # for the last answers
+_LAST_S = 60.0  # for the last predictions
 
 
 @dataclass
 class Tally:
-    """What all streams met."""
+    """The results of all streams."""
 
     delays_s: list[float] = field(default_factory=list)
-    late_s: list[float] = field(default_factory=list)  # of clients, against their own time-table
+    late_s: list[float] = field(default_factory=list)  # of clients, relative to their own schedule
     broken: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What each stream does."""
+    """The schedule of each stream."""
 
     sound: bytes
     seconds: float
     chunk_s: float
 
     def chunk(self, number: int, place: int) -> bytes:
-        """Return what is sent at once; the sound goes round."""
+        """Return the bytes that are sent at once; the sound is repeated."""
         size = round(self.chunk_s * SAMPLE_RATE_HZ) * 2
         start = (place + number * size) % (len(self.sound) - size)
         return self.sound[start // 2 * 2 : start // 2 * 2 + size]
 
     @property
     def num_chunks(self) -> int:
-        """How often a stream sends."""
+        """The number of chunks that a stream sends."""
         return round(self.seconds / self.chunk_s)
 
 
 async def send(socket: ClientConnection, plan: Plan, place: int, started_s: float, tally: Tally) -> None:
-    """Send a stream's sound, each chunk when its last sample was spoken."""
+    """Send a stream's sound, each chunk at the time of its last sample."""
     for number in range(plan.num_chunks):
         due_s = started_s + (number + 1) * plan.chunk_s
         await asyncio.sleep(due_s - time.perf_counter())
@@ -78,7 +78,7 @@ async def send(socket: ClientConnection, plan: Plan, place: int, started_s: floa
 
 
 async def stream(server: Server, plan: Plan, rng: np.random.Generator, tally: Tally) -> None:
-    """Open one stream, and note when its answers come."""
+    """Open one stream, and record when its predictions arrive."""
     await asyncio.sleep(rng.uniform(0, SPREAD_S))
     place = int(rng.integers(len(plan.sound)))
     address = f"ws://{server.host}:{server.port}/v1/stream?rate_hz={SAMPLE_RATE_HZ}"
@@ -95,7 +95,7 @@ async def stream(server: Server, plan: Plan, rng: np.random.Generator, tally: Ta
 
 
 async def receive(socket: ClientConnection, started_s: float, tally: Tally) -> dict[str, Any]:
-    """Note how long each segment took; return the last message."""
+    """Record the delay of each segment; return the last message."""
     message: dict[str, Any] = {}
     async for text in socket:
         now_s = time.perf_counter()
@@ -106,7 +106,7 @@ async def receive(socket: ClientConnection, started_s: float, tally: Tally) -> d
 
 
 async def all_streams(server: Server, plan: Plan, num: int) -> tuple[Tally, float]:
-    """Open all streams; return what they met, and the seconds of processor time that the server took."""
+    """Open all streams; return their results, and the CPU seconds that the server used."""
     tally, used_s = Tally(), server.processor_s()
     seeds = np.random.default_rng(0).spawn(num)
     await asyncio.gather(*(stream(server, plan, rng, tally) for rng in seeds))
@@ -114,7 +114,7 @@ async def all_streams(server: Server, plan: Plan, num: int) -> tuple[Tally, floa
 
 
 def measure(num: int, plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the figures of so many streams, served by a server of their own."""
+    """Return the figures of `num` streams on a new server."""
     limits = ("--max-streams", num, "--max-per-client", num)  # all have one address
     with served(options.model, options.threads, *limits) as server:
         memory_mib = server.memory_mib()
@@ -137,7 +137,7 @@ def measure(num: int, plan: Plan, options: argparse.Namespace) -> dict[str, Any]
 
 
 def largest(holds: Callable[[int], bool], first: int) -> int:
-    """Return the largest number that holds, within 5 %; 0 when not even one does."""
+    """Return the largest number that holds, within 5 %; 0 if not even one does."""
     low, high = 0, first
     while high <= MOST and holds(high):
         low, high = high, 2 * high
@@ -148,7 +148,7 @@ def largest(holds: Callable[[int], bool], first: int) -> int:
 
 
 def show(found: dict[str, Any]) -> None:
-    """Print a result for people."""
+    """Print a result in readable form."""
     delay, late = (
         "  ".join(f"{name} {value:.2f} s" for name, value in found[key].items()) for key in ("delay_s", "client_late_s")
     )
@@ -166,14 +166,14 @@ def show(found: dict[str, Any]) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of recordings that are spoken")
+    parser.add_argument("--data", type=Path, help="folder of recordings to stream")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--streams", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--chunk", type=float, default=0.1, help="seconds that a client sends at once")
-    parser.add_argument("--most-delay", type=float, default=1.0, help="p95, in seconds, that still holds")
-    parser.add_argument("--threads", type=int, default=1, help="of the model")
-    parser.add_argument("--find", action="store_true", help="find the largest number that holds, from --streams on")
+    parser.add_argument("--most-delay", type=float, default=1.0, help="largest p95 of the delay in seconds")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the model")
+    parser.add_argument("--find", action="store_true", help="find the largest number that keeps it, from --streams on")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     sound = speech(options.data, SOUND_S, np.random.default_rng(0))

@@ -1,8 +1,8 @@
-"""Word error rates of a speech recogniser through serein, in batches, beside Transformers' `generate`, clip by clip.
+"""Word error rates of a speech recogniser in serein, in batches, and with Transformers' `generate`, clip by clip.
 
     python benchmarks/transcripts.py --model openai/whisper-base --data MANIFEST ... [--clips 40] [--json]
 
-Each clip is told its language where the manifest knows it. Clips are evenly spread over each manifest's transcripts.
+Each clip's language is given if the manifest contains it. Clips are evenly spread over each manifest's transcripts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from serein.inference.transcription import WhisperTranscriber, load_transcriber,
 
 @torch.inference_mode()
 def alone(transcriber: WhisperTranscriber, utterance: Utterance) -> str:
-    """Return what Transformers itself hears in one clip of at most 30 s."""
+    """Return the transcript by Transformers itself for one clip of at most 30 s."""
     waveform = audio.load(utterance.audio, utterance.start_s, utterance.end_s)
     features = transcriber.extractor(waveform, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt")["input_features"]
     language = transcriber.language_code(utterance.language) if utterance.language else None
@@ -52,8 +52,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub name of a Whisper model")
     parser.add_argument("--data", type=Path, action="append", required=True, help="manifest with transcripts")
-    parser.add_argument("--clips", type=int, default=40, help="of each manifest")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--clips", type=int, default=40, help="number of clips from each manifest")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
     options = parser.parse_args()
     transcriber = load_transcriber(options.model)
     assert isinstance(transcriber, WhisperTranscriber)

@@ -1,7 +1,7 @@
-"""A vocabulary of 2.2 million words of 300 numbers: prepared, opened and searched, beside plain numpy, in one run.
+"""A vocabulary of 2.2 million words with 300 features: prepare, open and search it, compared with plain NumPy.
 
-A made text file as large as GloVe's 840B (independent Gaussian numbers: directions with no structure to profit from) is
-prepared by the program in a process of its own, then opened and asked by others.
+A synthetic text file as large as GloVe's 840B (independent Gaussian numbers, whose directions have no structure to
+exploit) is prepared in a separate process, then opened and searched by others.
 
     python benchmarks/vocabulary.py [--words 2200000] [--folder /tmp] [--json]
 """
@@ -42,7 +42,7 @@ print(opened - started, time.perf_counter() - opened)
 
 
 def word(number: int) -> str:
-    """Return a pronounceable word, another for each number."""
+    """Return a pronounceable word, a different one for each number."""
     syllables = []
     while number or len(syllables) < 2:
         number, place = divmod(number, len(SYLLABLES))
@@ -51,7 +51,7 @@ def word(number: int) -> str:
 
 
 def write_text(path: Path, num_words: int) -> None:
-    """Write words and Gaussian numbers of eight characters, as GloVe's text has them."""
+    """Write words and Gaussian numbers of eight characters, in the format of GloVe's text."""
     from scipy.stats import norm
 
     values = 0.4 * norm.ppf((np.arange(1 << 16) + 0.5) / (1 << 16))
@@ -66,7 +66,7 @@ def write_text(path: Path, num_words: int) -> None:
 
 
 def prepare(text: Path, folder: Path) -> tuple[float, float]:
-    """Return seconds and the peak memory in GiB of `serein words prepare`."""
+    """Return the seconds and the peak memory in GiB of `serein words prepare`."""
     command = [sys.executable, "-m", "serein.cli", "words", "prepare", str(text), "-o", str(folder)]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=sys.stderr)
@@ -77,7 +77,7 @@ def prepare(text: Path, folder: Path) -> tuple[float, float]:
 
 
 def open_times(folder: Path, known: str) -> tuple[float, float]:
-    """Return milliseconds of opening and of the first word's vector, in a new process."""
+    """Return the milliseconds for opening and for the first word's vector, in a new process."""
     command = [sys.executable, "-c", OPENING, str(folder), known]
     runs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() for _ in range(3)]
     opened, first = zip(*runs, strict=True)
@@ -85,7 +85,7 @@ def open_times(folder: Path, known: str) -> tuple[float, float]:
 
 
 def by_numpy(vectors: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and cosines as a few lines of float32 numpy find them, in blocks so that memory suffices."""
+    """Return the rows and cosines found by a few lines of float32 NumPy, in blocks that fit in memory."""
     best_rows = np.zeros((len(queries), 0), np.int64)
     best = np.zeros((len(queries), 0), np.float32)
     queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
@@ -101,7 +101,7 @@ def by_numpy(vectors: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def seconds(work: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
-    """Return the median time and the last answer."""
+    """Return the median time and the last result."""
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -111,7 +111,7 @@ def seconds(work: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
 
 
 def search(vocabulary: Vocabulary, repeats: int) -> dict[str, Any]:
-    """Ask for the nearest of random directions and of words moved by noise."""
+    """Search for the words nearest to random directions and to words moved by noise."""
     rng = np.random.default_rng(1)
     vectors = vocabulary.arrays["vectors"]
     rows = rng.integers(0, len(vocabulary), NUM_QUERIES)
@@ -135,7 +135,7 @@ def search(vocabulary: Vocabulary, repeats: int) -> dict[str, Any]:
 
 
 def through_faiss(vocabulary: Vocabulary) -> dict[str, Any]:
-    """Build faiss's index, and say how fast it answers and how many of the nearest it finds."""
+    """Build faiss's index, and return the speed and recall of its search."""
     queries = np.random.default_rng(1).standard_normal((NUM_QUERIES, SIZE)).astype(np.float32)
     building, _ = seconds(lambda: vocabulary.nearest(queries[:1], K, "faiss"))
     answering, (words, _) = seconds(lambda: vocabulary.nearest(queries, K, "faiss"))
@@ -198,8 +198,8 @@ def show(result: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--words", type=int, default=2_200_000)
-    parser.add_argument("--folder", type=Path, help="where the scratch files (10 GB) lie")
-    parser.add_argument("--faiss", action="store_true", help="build and ask faiss's index as well")
+    parser.add_argument("--folder", type=Path, help="folder for the scratch files (10 GB)")
+    parser.add_argument("--faiss", action="store_true", help="build and search faiss's index as well")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:

@@ -1,11 +1,11 @@
-"""Training steps of recipes/diatlova2024 with WavLM-Large's real configuration: seconds, and the most memory taken.
+"""Training steps of recipes/diatlova2024 with WavLM-Large's real configuration: seconds and peak memory.
 
-Random weights, saved as the real ones are and loaded by the recipe; 32 clips make a step, `--clips` at once. Of many
-steps, on a GPU for instance, an epoch of MSP-Podcast's training set is projected.
+Random weights, saved in the format of the real ones and loaded by the recipe. A step has 32 clips, `--clips` at once.
+An epoch of MSP-Podcast's training set is extrapolated from the steps (on a GPU, there can be many).
 
     python benchmarks/wavlm_large.py [--clips 4] [--crop 5] [--steps 1] [--device auto]     # --thin --crop 1: a trial
 
-Exit status 1 when it takes more than 20 GiB.
+Exit status 1 if it takes more than 20 GiB.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ MSP_PODCAST_CLIPS = 53_386  # of a training set
 
 
 def main() -> None:
-    """Save the model, train one step, print."""
+    """Save the model, train the steps, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--clips", type=int, default=4, help="at once; 32 make the step")
-    parser.add_argument("--crop", type=float, default=5.0, help="seconds of a clip")
-    parser.add_argument("--steps", type=int, default=1, help="the first of which starts the device")
+    parser.add_argument("--clips", type=int, default=4, help="number of clips at once; a step has 32")
+    parser.add_argument("--crop", type=float, default=5.0, help="length of a clip in seconds")
+    parser.add_argument("--steps", type=int, default=1, help="number of steps; the first also starts the device")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--thin", action="store_true", help="a thin backbone, to try the benchmark")
     options = parser.parse_args()
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def save_clips(folder: Path, seconds: float, classes: tuple[str, ...], count: int) -> Path:
-    """Write clips of noise, a second longer than the crop, and their manifest."""
+    """Write clips of noise, one second longer than the crop, and their manifest."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     utterances = []
@@ -94,7 +94,7 @@ def save_clips(folder: Path, seconds: float, classes: tuple[str, ...], count: in
 
 
 def peak_gib() -> float:
-    """Return the most memory that this process ever held."""
+    """Return the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

@@ -1,4 +1,4 @@
-"""Writes what the documents say of the code: `python docs/generate.py`. A test holds them equal.
+"""Generate documentation from the code: `python docs/generate.py`. A test checks that it is current.
 
 Whole files: recipes.md, commands.md, api.md, prediction.schema.json. Between markers: tables of corpora.md, formats.md.
 """
@@ -31,9 +31,10 @@ DOCS = Path(__file__).parent
 
 RECIPES_HEAD = """# Recipes
 
-Every key of a recipe, its default and its meaning; made from the schema by `python docs/generate.py`.
-Unknown keys are refused, with the nearest known one. `base:` names a recipe to start from; other keys are merged over
-it (a mapping with another `name` replaces the whole mapping); `set:` changes single values by dotted path, as `--set`:
+Every key of a recipe with its default and meaning, generated from the schema by `python docs/generate.py`.
+Unknown keys are refused, and the nearest known key is suggested. `base:` names a recipe to start from; other keys are
+merged over it (a mapping with another `name` replaces the whole mapping); `set:` changes single values by dotted path,
+like `--set`:
 
 ```yaml
 base: ../recipe.yaml
@@ -45,7 +46,7 @@ set:
 
 
 def recipes_page() -> str:
-    """Return docs/recipes.md, from the schema of recipes."""
+    """Return docs/recipes.md, generated from the schema of recipes."""
     parts = [RECIPES_HEAD]
     seen: list[type[Options]] = []
     _describe(Recipe, "", parts, seen)
@@ -130,7 +131,7 @@ def _options_in(annotation: Any) -> list[type[Options]]:
 
 
 def corpora_table() -> str:
-    """Return the table of the corpora that serein knows."""
+    """Return the table of the corpora that serein supports."""
     rows = []
     for corpus in CORPORA.values():
         about = corpus.to_json()
@@ -141,7 +142,7 @@ def corpora_table() -> str:
 
 
 def schema_table(part: type[BaseModel]) -> str:
-    """Return the fields of a pydantic model; those that may be absent are optional."""
+    """Return the table of a pydantic model's fields; fields that may be absent are optional."""
     rows = [
         [f"`{name}`", _type(info.annotation), "" if info.is_required() else "optional", info.description or ""]
         for name, info in part.model_fields.items()
@@ -150,7 +151,7 @@ def schema_table(part: type[BaseModel]) -> str:
 
 
 def docstring_table(part: type[Any]) -> str:
-    """Return the fields of a dataclass or pydantic model with the meanings that its docstring gives."""
+    """Return the table of a dataclass's or pydantic model's fields, with the meanings from its docstring."""
     meanings = _docstring(part)[1]
     if dataclasses.is_dataclass(part):
         names = [field.name for field in dataclasses.fields(part)]
@@ -166,7 +167,7 @@ def markdown_table(heads: list[str], rows: list[list[str]]) -> str:
 
 
 def _type(annotation: Any) -> str:
-    """Return a type in the words of JSON."""
+    """Return the JSON name of a type."""
     arguments = [argument for argument in get_args(annotation) if argument is not type(None)]
     if type(None) in get_args(annotation):
         return f"{_type(arguments[0])} or null"
@@ -204,14 +205,14 @@ def with_tables(name: str, tables: dict[str, Callable[[], str]]) -> str:
 
 COMMANDS_HEAD = """# Commands
 
-Every command with its arguments, options and defaults; made from the code by `python docs/generate.py`.
+Every command with its arguments, options and defaults, generated from the code by `python docs/generate.py`.
 `serein COMMAND --help` prints the same. Results go to stdout, everything else to stderr. The exit status is 0 on
-success, 1 after an error (also if any recording could not be read), 2 for a wrong command line, 130 after Ctrl-C.
+success, 1 after an error (also if a recording could not be read), 2 for an invalid command line, 130 after Ctrl-C.
 """
 
 
 def commands_page() -> str:
-    """Return docs/commands.md, from the command line itself."""
+    """Return docs/commands.md, generated from the command line."""
     found = [(path, command) for path, command in commands() if not getattr(command, "commands", {})]
     links = [f"- [`{path}`](#{path.replace(' ', '-')}): {_paragraphs(command.help)[0]}" for path, command in found]
     parts = [COMMANDS_HEAD, "\n".join(links), ""]
@@ -230,7 +231,7 @@ def commands_page() -> str:
 
 
 def commands() -> Iterator[tuple[str, Any]]:
-    """Yield every command of the command line by its words."""
+    """Yield every command of the command line with its path, such as `serein corpus prepare`."""
 
     def walk(path: str, command: Any) -> Iterator[tuple[str, Any]]:
         yield path, command
@@ -245,7 +246,7 @@ def _is_argument(parameter: Any) -> bool:
 
 
 def _spelled(parameter: Any, annotation: Any) -> str:
-    """Return an argument or option as it is typed."""
+    """Return an argument or option as it is typed on the command line."""
     if _is_argument(parameter):
         return str(parameter.metavar or parameter.name.upper())
     names = ", ".join(sorted(parameter.opts, key=len))
@@ -253,7 +254,7 @@ def _spelled(parameter: Any, annotation: Any) -> str:
 
 
 def _metavar(annotation: Any) -> str:
-    """Return the word for values of a type: the choices, or PATH, N, NUMBER, TEXT."""
+    """Return the placeholder for values of a type: the choices, or PATH, N, NUMBER, TEXT."""
     if isinstance(annotation, str):
         return annotation
     if found := [_metavar(each) for each in get_args(annotation) if each is not type(None)]:
@@ -276,24 +277,24 @@ def _paragraphs(text: str | None) -> list[str]:
 
 API_HEAD = """# Python API
 
-Everything in `serein.__all__`; made from the docstrings by `python docs/generate.py`. Names are imported when they are
-first used, so `import serein` is fast. The [tutorial](tutorial.md) shows them at work.
+Everything in `serein.__all__`, generated from the docstrings by `python docs/generate.py`. Names are imported on first
+use, so `import serein` is fast. The [tutorial](tutorial.md) shows them in use.
 """
 
 
 def api_page() -> str:
-    """Return docs/api.md, from the docstrings of the public names."""
+    """Return docs/api.md, generated from the docstrings of the public names."""
     errors = [name for name in serein.__all__ if name.endswith("Error")]
     parts = [API_HEAD]
     for name in serein.__all__:
         value = getattr(serein, name)
         if value is metrics:
-            parts += [f"## {name}", "", "Truth comes before prediction; scores are between 0 and 1.", ""]
+            parts += [f"## {name}", "", "The truth is given before the prediction; scores are between 0 and 1.", ""]
             parts += [each for key, own in _functions_of(metrics) for each in _described(f"metrics.{key}", own, "###")]
         elif name not in errors:
             parts += _described(name, value, "##")
             parts += [each for key, own in _methods_of(value) for each in _described(f"{name}.{key}", own, "###")]
-    parts += ["## Errors", "", "Each has `where`, `what` and `remedy`; its text is all three in one line.", ""]
+    parts += ["## Errors", "", "Each has `where`, `what` and `remedy`; its message is all three in one line.", ""]
     rows = [[f"`{name}`", _paragraphs(getattr(serein, name).__doc__)[0]] for name in errors]
     return "\n".join([*parts, markdown_table(["error", "meaning"], rows)]) + "\n"
 
@@ -303,7 +304,7 @@ def _functions_of(module: Any) -> list[tuple[str, Any]]:
 
 
 def _methods_of(value: Any) -> list[tuple[str, Any]]:
-    """Return the public methods and properties that a class of serein adds."""
+    """Return the public methods and properties that a class defines itself."""
     if not inspect.isclass(value):
         return []
     return [
@@ -321,7 +322,7 @@ def _described(name: str, value: Any, heading: str) -> list[str]:
 
 
 def _signature(value: Any) -> str:
-    """Return parameters with types and defaults, on one line or a line each."""
+    """Return parameters with types and defaults, on one line or one line each."""
     signature = inspect.signature(value)
     own = [each for each in signature.parameters.values() if each.name != "self"]
     shown: list[str] = []

@@ -180,7 +180,7 @@ def test_a_name_that_is_not_utf_8_is_read_and_printed(tmp_path: Path) -> None:
 def test_a_file_without_samples_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "a.wav", np.zeros(0))
     for read in (audio.info, audio.decode):
-        with pytest.raises(AudioError, match="holds no samples"):
+        with pytest.raises(AudioError, match="contains no samples"):
             read(path)
 
 
@@ -202,7 +202,7 @@ def test_what_is_far_beyond_full_scale_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_recording_of_speech_is_refused(tmp_path: Path, rate_hz: int, num_channels: int) -> None:
     path = written(tmp_path / "a.wav", np.tile(NOISE[:100, None], (1, num_channels)), rate_hz)
     for read in (audio.info, audio.decode):
-        with pytest.raises(AudioError, match="no recording of speech"):
+        with pytest.raises(AudioError, match="not a recording of speech"):
             read(path)
 
 
@@ -211,14 +211,14 @@ def test_more_sound_than_its_bytes_can_hold_is_refused(tmp_path: Path, monkeypat
     path = written(tmp_path / "a.flac", np.zeros(2_000_000))
     assert path.stat().st_size < 30_000
     for read in (audio.info, audio.decode):
-        with pytest.raises(audio.TooLongAudioError, match="more sound"):
+        with pytest.raises(audio.TooLongAudioError, match="more audio"):
             read(path)
 
 
 @pytest.mark.slow
 def test_what_is_too_long_to_be_held_is_read_in_blocks_alone(tmp_path: Path) -> None:
     path = written(tmp_path / "a.flac", np.zeros(4_000 * 3_601, np.int16), 4_000)
-    with pytest.raises(audio.TooLongAudioError, match="is 3601 s long, and at most 3600 s are read at once"):
+    with pytest.raises(audio.TooLongAudioError, match="is 3601 s long, but at most 3600 s are read at once"):
         audio.decode(path)
     assert audio.decode(path, 3_600.0).shape == (16_000,)
     assert sum(map(len, audio.blocks(path))) == 16_000 * 3_601

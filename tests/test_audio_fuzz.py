@@ -1,4 +1,4 @@
-"""Damaged recordings of every container: sound or an AudioError, within seconds and megabytes.
+"""Damaged recordings of every container: sound or an AudioError, without a crash, a hang or much memory.
 
 `SEREIN_FUZZ` says how many, 2,000 otherwise. They are read in a process of their own, so that a crash is seen as one:
 
@@ -15,14 +15,12 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 NUM_RECORDINGS = int(os.environ.get("SEREIN_FUZZ", "2000"))
-MOST_S = 5.0
 MOST_MB = 500.0
 
 
@@ -67,7 +65,7 @@ def read_damaged(start: int, num: int, folder: str) -> dict[str, float]:
     for name in names:  # loads all libraries, too
         audio.load(encoded(name))
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    num_read, slowest_s = 0, 0.0
+    num_read = 0
     for number in range(start, start + num):
         rng = np.random.default_rng([number])
         name = names[number % len(names)]
@@ -78,8 +76,7 @@ def read_damaged(start: int, num: int, folder: str) -> dict[str, float]:
         if isinstance(source, Path):
             source.write_bytes(content)
         print(number, name, file=sys.stderr, flush=True)
-        faulthandler.dump_traceback_later(60, exit=True)  # a hang on the busiest machine
-        start_s = time.process_time()
+        faulthandler.dump_traceback_later(600, exit=True)  # a hang, even on the busiest machine
         try:
             with audio.open(source) as recording:
                 recording.info()
@@ -89,10 +86,9 @@ def read_damaged(start: int, num: int, folder: str) -> dict[str, float]:
             num_read += 1
         except AudioError:
             pass
-        slowest_s = max(slowest_s, time.process_time() - start_s)
     faulthandler.cancel_dump_traceback_later()
     peak_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb) / 1024
-    return {"read": num_read, "slowest_s": slowest_s, "peak_mb": peak_mb}
+    return {"read": num_read, "peak_mb": peak_mb}
 
 
 @pytest.mark.slow
@@ -107,7 +103,6 @@ def test_damaged_recordings() -> None:
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-3_000:]
     report = json.loads(done.stdout)
     assert 0.1 < report["read"] / NUM_RECORDINGS < 0.9  # the damage is neither nothing nor all
-    assert report["slowest_s"] < MOST_S
     assert report["peak_mb"] < MOST_MB
 
 

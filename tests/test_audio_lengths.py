@@ -19,7 +19,7 @@ from serein.errors import AudioError
 REAL = Path(os.environ.get("SEREIN_TEST_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
 needs_native = pytest.mark.skipif(not (REAL / "ravdess").is_dir(), reason=f"no RAVDESS in {REAL}")
 
-TO_ITS_END = ("the header states no length, or a false one: it is read to its end",)
+TO_ITS_END = ("the header states no length or a wrong one: the file is read to its end",)
 
 
 def changed(name: str, marker: bytes, offset: int, form: str, *values: int) -> bytes:
@@ -63,7 +63,7 @@ def test_what_follows_the_samples_is_not_sound(rest: bytes) -> None:
 
 
 def test_a_wav_without_samples_has_none_whatever_follows() -> None:
-    with pytest.raises(AudioError, match="holds no samples"):
+    with pytest.raises(AudioError, match="contains no samples"):
         audio.info(changed("wav", b"data", 4, "<I", 0)[:44] + b"LIST\x04\0\0\0INFO")
 
 
@@ -84,7 +84,7 @@ def test_what_is_joined_is_read_whole(tmp_path: Path, name: str) -> None:
         part = audio.decode(source, 1.5, 2.25)  # libmpg123 needs a few frames until it is in step
         np.testing.assert_allclose(part[2_000:], np.tile(one, 3)[26_000:36_000], atol=1e-3)
         assert audio.info(source).duration_s == 3.0
-        assert audio.info(source).remarks == ("the file joins 3 recordings: all are read",)
+        assert audio.info(source).remarks == ("the file joins 3 recordings: all of them are read",)
 
 
 def test_mp3s_are_joined_with_their_tags() -> None:

@@ -146,7 +146,7 @@ def test_pictures_are_not_decoded() -> None:
         for _ in range(5):
             output.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
         output.mux(stream.encode(None))
-    with pytest.raises(AudioError, match="holds no sound"):
+    with pytest.raises(AudioError, match="contains no audio"):
         audio.info(content.getvalue())
 
 

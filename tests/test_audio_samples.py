@@ -74,26 +74,26 @@ def test_a_lossy_decoder_may_overshoot() -> None:
 
 
 NO_SAMPLES: dict[str, tuple[Any, str]] = {
-    "int16 values as float": (INT16.astype(np.float32), "reach .*, and full scale is 1.* divide them by 32768"),
+    "int16 values as float": (INT16.astype(np.float32), "reach .*, but full scale is 1.* divide them by 32768"),
     "huge": ([1e300], "full scale"),
     "NaN": ([0.1, np.nan], "NaN or infinite"),
     "infinite": ([0.1, -np.inf], "NaN or infinite"),
     "empty": ([], "no samples"),
     "no channels": (np.zeros((0, 2)), "no samples"),
-    "int64": (INT16.astype(np.int64), "of type int64 do not say what full scale is"),
+    "int64": (INT16.astype(np.int64), "of type int64 have no defined full scale"),
     "uint16": (INT16.astype(np.uint16), "full scale"),
     "list of int": ([0, 100, -100], "full scale"),
     "complex": (VOICE + 0j, "complex numbers"),
     "bool": (VOICE > 0, "truth values"),
     "names": (["a.wav", "b.wav"], "text, not samples. Name files"),
     "nothing": (None, "objects"),
-    "ragged": ([[0.1, 0.2], [0.3]], "no array of numbers"),
+    "ragged": ([[0.1, 0.2], [0.3]], "not an array of numbers"),
     "one number": (np.float32(0.5), "which axis is time"),
     "three axes": (VOICE[None, None], r"of shape \(1, 1, 16000\)"),
     "few of both": (np.zeros((5, 6)), "which axis is time"),
     "a batch": (np.zeros((20, 16_000)), "which axis is time"),
-    "sparse": (torch.zeros(2, 100).to_sparse(), "no array of numbers"),
-    "without storage": (torch.empty(16_000, device="meta"), "no array of numbers"),
+    "sparse": (torch.zeros(2, 100).to_sparse(), "not an array of numbers"),
+    "without storage": (torch.empty(16_000, device="meta"), "not an array of numbers"),
 }
 
 
@@ -108,7 +108,7 @@ def test_what_is_ambiguous_or_no_sound_is_refused_with_the_remedy(samples: Any, 
 
 @pytest.mark.parametrize("rate", [0, -16_000, 1, 16_000.5, np.nan, np.inf, 10**9, True, "16000", [16_000], 2j])
 def test_a_rate_is_a_whole_number_that_speech_is_recorded_at(rate: Any) -> None:
-    with pytest.raises(AudioError, match="no whole number of Hz"):
+    with pytest.raises(AudioError, match="not a whole number of Hz"):
         audio.as_waveform(VOICE, rate)
 
 

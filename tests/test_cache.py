@@ -98,7 +98,7 @@ def test_a_limit_keeps_what_was_used_last(kept: Path, monkeypatch: pytest.Monkey
     cache.mark_used(kept / "cache/features/b/last")
     assert [entry.path.name for entry in cache.keep_within_limit()] == ["4", "e"]
     monkeypatch.setenv("SEREIN_CACHE_SIZE", "much")
-    with pytest.raises(RecipeError, match="'much' is no size. Write it as 20GB"):
+    with pytest.raises(RecipeError, match="'much' is not a size. Write it like 20GB"):
         cache.keep_within_limit()
 
 
@@ -109,7 +109,7 @@ def test_without_a_setting_a_tenth_of_the_disk_is_the_limit(
     disk = type("Disk", (), {"total": 300e9})
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: disk)
     assert cache.size_limit() == 30e9
-    assert "kept: at most 30.0 GB, shared stages beside that" in serein("cache").out
+    assert "kept: at most 30.0 GB, not counting shared stages" in serein("cache").out
     disk.total = 1e9
     assert cache.size_limit() == cache.LEAST_LIMIT
     disk.total = 1e15

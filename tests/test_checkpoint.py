@@ -141,7 +141,7 @@ def test_a_model_replaces_a_model_and_nothing_else(saved: Path, tmp_path: Path) 
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
     for foreign in (tmp_path / "notes", tmp_path / "notes" / "a.txt"):
-        with pytest.raises(ModelError, match="exists and is no model folder. Name a new folder"):
+        with pytest.raises(ModelError, match="exists and is not a model folder. Name a new folder"):
             model_folder.save(foreign, checkpoint(), "")
     assert (tmp_path / "notes" / "a.txt").read_text() == "mine"
 
@@ -222,7 +222,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "no format": (changed("model.json", "format", to=...), "model.json: format None is not 1"),
     "model.json cut": (written("model.json", b'{"format": 1,'), "model.json: damaged: not JSON"),
     "model.json binary": (written("model.json", b"\xff\xfe\x00"), "model.json: damaged: not JSON"),
-    "model.json a list": (written("model.json", b"[1]"), "model.json: damaged: holds no keys"),
+    "model.json a list": (written("model.json", b"[1]"), "model.json: damaged: contains no keys"),
     "labels.json cut": (written("labels.json", b"{"), "labels.json: damaged: not JSON"),
     **{
         f"no {key}": (changed("model.json", key, to=...), f"do not describe a model .'{key}'.")
@@ -250,8 +250,8 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a class twice": (changed("labels.json", "emotion", "classes", to=["calm", "calm", "süß"]), "not distinct names"),
     "a class that is no word": (changed("labels.json", "emotion", "classes", to=["calm", [], "süß"]), "unhashable"),
     "a weight that is no number": (reweighed(lambda s: s[OUTPUT].fill_(float("nan"))), f"{OUTPUT} is not finite"),
-    "a number beyond all": (changed("model.json", "ensemble_size", to=10**40), "holds a number beyond"),
-    "not a number": (changed("model.json", "clips", "min_s", to=float("nan")), "holds the number nan"),
+    "a number beyond all": (changed("model.json", "ensemble_size", to=10**40), "contains a number beyond"),
+    "not a number": (changed("model.json", "clips", "min_s", to=float("nan")), "contains the number nan"),
     "as deep as a well": (
         written("model.json", b'{"a":' + b"[" * 10**5 + b"]" * 10**5 + b"}"),
         "model.json: damaged: nested too deeply",

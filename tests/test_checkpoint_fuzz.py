@@ -1,4 +1,4 @@
-"""Damaged model folders: a model that predicts, or a SereinError, within seconds and megabytes.
+"""Damaged model folders: a model that predicts, or a SereinError, without a crash, a hang or much memory.
 
 `SEREIN_MODEL_FUZZ` says how many, 500 otherwise. They are loaded in a process of their own, so that a crash is seen:
 
@@ -14,7 +14,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from copy import deepcopy
 from pathlib import Path
@@ -24,7 +23,6 @@ import numpy as np
 import pytest
 
 NUM_MODELS = int(os.environ.get("SEREIN_MODEL_FUZZ", "500"))
-MOST_S = 5.0
 MOST_MB = 300.0
 GOLDEN = Path(__file__).parent / "golden" / "models"
 NAMES = ("classes", "words", "emotion-gender", "branches", "conditioned-text", "classes-wav2vec2", "asr")
@@ -132,7 +130,7 @@ def load_damaged(start: int, num: int, folder: Path) -> dict[str, Any]:
         load(GOLDEN / name, "cpu").predict_clips([clip])
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     outcomes: Counter[str] = Counter()
-    faults, slowest_s = [], 0.0
+    faults = []
     for number in range(start, start + num):
         rng = np.random.default_rng([number])
         name = NAMES[number % len(NAMES)]
@@ -141,8 +139,7 @@ def load_damaged(start: int, num: int, folder: Path) -> dict[str, Any]:
             (folder / path.name).write_bytes(path.read_bytes())
         done = (damage_json if part.endswith("json") else damage_weights)(folder / part, rng)
         print(number, name, part, done, file=sys.stderr, flush=True)
-        faulthandler.dump_traceback_later(60, exit=True)  # a hang on the busiest machine
-        start_s = time.process_time()
+        faulthandler.dump_traceback_later(600, exit=True)  # a hang, even on the busiest machine
         try:
             (prediction,) = load(folder, "cpu").predict_clips([clip])
             finite = np.isfinite(list(prediction.main.probabilities.values())).all()
@@ -157,13 +154,9 @@ def load_damaged(start: int, num: int, folder: Path) -> dict[str, Any]:
             faults.append(f"{number} {name} {part} {done}: {type(error).__name__} {str(error)[:150]}")
             if num == 1:
                 raise
-        own_s = time.process_time() - start_s
-        if own_s > MOST_S:
-            faults.append(f"{number} {name} {part} {done}: {own_s:.1f} s")
-        slowest_s = max(slowest_s, own_s)
     faulthandler.cancel_dump_traceback_later()
     peak_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb) / 1024
-    return {"outcomes": outcomes, "faults": faults, "slowest_s": slowest_s, "peak_mb": peak_mb}
+    return {"outcomes": outcomes, "faults": faults, "peak_mb": peak_mb}
 
 
 @pytest.mark.slow

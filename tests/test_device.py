@@ -72,7 +72,7 @@ def test_training_says_and_writes_where_it_ran(tones: Path, tmp_path: Path, sere
     recipe = write_recipe(tmp_path / "r.yaml", {"protocol": {"dev": "none"}}, {"epochs": 1, "checkpoint": "last"})
     outcome = serein("train", recipe, "--data", tones, "--out", tmp_path / "out", "--device", "cpu")
     assert outcome.status == 0
-    assert "trains by torch on cpu, float32" in outcome.err
+    assert "trains with torch on cpu, in float32" in outcome.err
     environment = json.loads((tmp_path / "out/environment.json").read_text())
     assert (environment["device"], environment["cpu"]) == ("cpu", devices.processor_name())
 
@@ -108,7 +108,7 @@ def test_each_of_several_processes_has_a_gpu(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv(name, value)
     assert devices.own_device("cuda") == torch.device("cuda:1")
     assert devices.own_device("cpu") == torch.device("cpu")
-    with pytest.raises(ModelError, match=r"several processes cannot train on 'cuda:1' alone\. Name auto or cuda"):
+    with pytest.raises(ModelError, match=r"the GPU 'cuda:1' cannot be shared by processes\. Name auto or cuda"):
         devices.own_device("cuda:1")
 
 

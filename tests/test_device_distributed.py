@@ -115,7 +115,10 @@ def test_several_processes_need_one_name(
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     outcome = serein("run", tiny, "--data", tones)
-    assert (outcome.status, outcome.complaint) == (1, "error: --out: several processes need one folder. Name it.")
+    assert (outcome.status, outcome.complaint) == (
+        1,
+        "error: --out: processes that train together need the same folder. Name one.",
+    )
 
 
 @pytest.mark.parametrize(

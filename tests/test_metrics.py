@@ -128,7 +128,7 @@ def test_calibration_error_like_torchmetrics(pairs: list[tuple[float, bool]]) ->
     ("truth", "prediction", "message"),
     [
         ([0, 1], [0], "truth has 2 labels and prediction 1"),
-        ([0, 2], [0, 1], "truth goes from 0 to 2; expected 0 to 1"),
+        ([0, 2], [0, 1], "truth ranges from 0 to 2; expected 0 to 1"),
         ([0.0, 1.0], [0, 1], "give one integer per utterance"),
     ],
 )

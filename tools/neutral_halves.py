@@ -1,4 +1,4 @@
-"""Labels read speech as neutral and divides its speakers in two halves, one to learn from and one never seen.
+"""Label read speech as neutral, and divide its speakers into two halves: one to train on, and one never seen.
 
 python tools/neutral_halves.py LIBRISPEECH.jsonl LEARNED.jsonl UNSEEN.jsonl
 """

@@ -1,7 +1,7 @@
-"""Makes a model that ships inside the package, and its card.
+"""Make a model that ships with the package, and its card.
 
-Folds of unseen speakers of all corpora give its scores and its temperature, and predict changed recordings; then
-each corpus is left out once; then one model is trained on everything. Goes on where it was stopped.
+Folds of unseen speakers over all corpora give its scores and its temperature, and predict changed recordings. Then each
+corpus is left out once. Finally, one model is trained on everything. If it was stopped, it resumes.
 
     python tools/shipped_model.py default --recipe recipes/default.yaml --data all.jsonl --other neutral.jsonl
 """
@@ -48,26 +48,26 @@ CHANGED = [
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="the model's name: default, free, small, tiny")
-    parser.add_argument("--data", type=Path, required=True, help="manifest to learn from, of one corpus or several")
-    parser.add_argument("--other", action="append", default=[], metavar="NAME=MANIFEST", help="never seen, scored")
-    parser.add_argument("--licence", action="append", default=[], metavar="CORPUS=TEXT", help="of a corpus of yours")
+    parser.add_argument("--data", type=Path, required=True, help="training manifest, of one corpus or several")
+    parser.add_argument("--other", action="append", default=[], metavar="NAME=MANIFEST", help="unseen data to score")
+    parser.add_argument("--licence", action="append", default=[], metavar="CORPUS=TEXT", help="of a corpus of your own")
     parser.add_argument("--language", action="append", default=[], help="of a corpus whose manifest names none")
     parser.add_argument("--recipe", type=Path, required=True)
-    parser.add_argument("--noises", type=Path, help="folder of noises that no copy in --data has, to test with")
-    parser.add_argument("--rooms", type=Path, help="folder of impulse responses of rooms, likewise")
-    parser.add_argument("--max-clips", type=int, default=300, help="clips to test with, under every condition")
-    parser.add_argument("--teacher", metavar="NAME", help="model made before: each training learns from its own there")
+    parser.add_argument("--noises", type=Path, help="folder of test noises that no copy in --data contains")
+    parser.add_argument("--rooms", type=Path, help="folder of test room impulse responses that no copy contains")
+    parser.add_argument("--max-clips", type=int, default=300, help="number of test clips under every condition")
+    parser.add_argument("--teacher", metavar="NAME", help="model made before, whose runs are the teachers of these")
     parser.add_argument("--speakers-alone", action="store_true", help="do not also leave each corpus out once")
-    parser.add_argument("--uncalibrated", action="store_true", help="keep the probabilities of the network")
+    parser.add_argument("--uncalibrated", action="store_true", help="keep the network's uncalibrated probabilities")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--work", type=Path, default=Path("runs/shipped"), help="folder of the trainings")
+    parser.add_argument("--work", type=Path, default=Path("runs/shipped"), help="folder of the training runs")
     parser.add_argument("--out", type=Path, default=PACKAGE)
     options = parser.parse_args(arguments)
     work = options.work / options.name
     overrides = [part for each in options.overrides for part in ("--set", each)]
 
     def taught(part: str) -> list[str]:
-        """Let a training learn from the teacher's training of the same folds."""
+        """Return the overrides of a training, with the teacher's training of the same folds as its teacher."""
         key = f"tasks.emotion.distillation.teacher={options.work / str(options.teacher) / part}"
         return [*overrides, *(["--set", key] if options.teacher else [])]
 
@@ -104,19 +104,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def train(command: str, recipe: Path, data: Path, out: Path, overrides: Sequence[str]) -> None:
-    """Run or train, or go on with it; nothing more when it is done."""
+    """Run or train, or resume it; do nothing if it is done."""
     is_begun = (out / "recipe.yaml").exists()
     is_done = (out / ("scores.json" if command == "run" else "model")).exists()
     resume = ["--resume"] if is_begun else []
     if not is_done:
         parts = [command, recipe, "--data", data, "--out", out, *overrides, *resume]
-        with contextlib.redirect_stdout(sys.stderr):  # what it prints is no card
+        with contextlib.redirect_stdout(sys.stderr):  # its output is not part of the card
             if status := cli.app([*map(str, parts)], standalone_mode=False):
                 raise SystemExit(status)
 
 
 def tested_corpora(data: Path) -> list[str]:
-    """Return the corpora that can be left out: those of two emotions or more."""
+    """Return the corpora that can be left out: those with at least two emotions."""
     emotions: dict[str, set[str | None]] = {}
     for utterance in manifest.read(data):
         emotions.setdefault(utterance.corpus or "", set()).add(utterance.emotion)
@@ -124,10 +124,10 @@ def tested_corpora(data: Path) -> list[str]:
 
 
 def calibration_of(predictions: Sequence[Prediction], classes: Sequence[str]) -> Calibration | None:
-    """Return the temperature of models of the same recipe on unseen speakers; `None` where it helps no others."""
+    """Return the temperature of models of the same recipe on unseen speakers; `None` if it does not help others."""
     found = fitted_temperature(predictions, classes)
     if found is None:
-        raise SystemExit("error: too few predictions of unseen speakers to fit a temperature to.")
+        raise SystemExit("error: too few predictions of unseen speakers to fit a temperature.")
     if not found.helps:
         return None
     return Calibration(
@@ -138,7 +138,7 @@ def calibration_of(predictions: Sequence[Prediction], classes: Sequence[str]) ->
 
 
 def rows_of(kind: str, predictions: Sequence[Prediction], classes: Sequence[str]) -> list[tuple[str, Scores]]:
-    """Return the scores on each corpus, with any class predicted and with those alone that the corpus has."""
+    """Return the scores on each corpus, over all classes and restricted to those of the corpus."""
     rows = []
     for corpus in sorted({each.corpus or "" for each in predictions}):
         own = [each for each in predictions if (each.corpus or "") == corpus and each.truth is not None]
@@ -146,7 +146,9 @@ def rows_of(kind: str, predictions: Sequence[Prediction], classes: Sequence[str]
         title = f"{corpus}, {kind}" if corpus else kind
         rows.append((title, score_predictions(own, list(classes))))
         if 1 < len(present) < len(classes):
-            rows.append((f"{title}, told its {len(present)} classes", score_predictions(among(own, present), present)))
+            rows.append(
+                (f"{title}, restricted to its {len(present)} classes", score_predictions(among(own, present), present))
+            )
     return rows
 
 
@@ -155,7 +157,7 @@ def speed_of(model: Path, data: Path, max_clips: int) -> str:
     originals = [each for each in manifest.read(data) if each.copy_of is None]
     files = [each.audio for each in originals[:: -(-len(originals) // max_clips)]]
     predictor = serein.load(model)
-    list(predictor.predict_files(files[:8], on_error="skip"))  # what a first call prepares is not counted
+    list(predictor.predict_files(files[:8], on_error="skip"))  # the preparations of the first call are not counted
     start = time.perf_counter()
     list(predictor.predict_files(files, on_error="skip"))
     elapsed_s = time.perf_counter() - start
@@ -168,7 +170,7 @@ def ship(model: Path, folder: Path) -> None:
     """Copy the folder into the package, file by file."""
     size = sum(path.stat().st_size for path in model.iterdir())
     if size > LARGEST_BYTES:
-        raise SystemExit(f"error: {model}: {size / 1e6:.1f} MB are more than a package should carry.")
+        raise SystemExit(f"error: {model}: {size / 1e6:.1f} MB is more than a package should carry.")
     for path in sorted(model.iterdir()):
         with replacing(folder / path.name) as partial:
             partial.write_bytes(path.read_bytes())
@@ -182,7 +184,7 @@ def card(
     changed: Robustness,
     options: argparse.Namespace,
 ) -> str:
-    """Return the card as Markdown: what it is, what it learned from, its scores, also of groups, and its limits."""
+    """Return the card as Markdown: purpose, training data, scores, also by group, and limits."""
     training, corpora = checkpoint.training, sorted(checkpoint.training["licences"])
     licences = "\n".join(f"- {corpus}: {text}" for corpus, text in training["licences"].items())
     citations = "\n".join(f"- {text}" for corpus in corpora if (text := citation_of(corpus)))
@@ -192,7 +194,9 @@ def card(
     ]
     recalls = ", ".join(f"{each.name} {each.recall:.1f}" for each in scores.by_class if each.recall is not None)
     source = checkpoint.model.backbone.describe().get("source")
-    begun = f"\n\nThe encoder began with the weights of `{source}`, whose licence holds as well." if source else ""
+    begun = (
+        f"\n\nThe encoder was initialised with the weights of `{source}`, whose licence also applies." if source else ""
+    )
     languages = ", ".join(training["languages"]) or "not stated"
     num_parameters = sum(weight.numel() for weight in checkpoint.model.parameters())
     under = ["| condition | UA | to unchanged, points | changed answers | rejected |", "|---|---|---|---|---|"]
@@ -203,27 +207,29 @@ def card(
     groups += [f"| {' | '.join(each.cells())} |" for each in scores.groups]
     taught = ""
     if options.teacher:
-        taught = "\n\nIt learned from another model's answers beside the labels; for each fold below, from those of a"
-        taught += "\nmodel that did not know the fold's speakers either."
+        taught = (
+            "\n\nIt was trained on another model's predictions in addition to the labels; for each fold below, on those"
+        )
+        taught += "\nof a model that was not trained on the fold's speakers either."
     without, unseen_corpora = "", ""
     if any("corpus left out" in title for title, _ in rows):
-        without = " *Corpus left out*: by a model that was trained on the other corpora alone."
-        unseen_corpora = "; the rows *corpus left out* show what to expect there"
+        without = " *Corpus left out*: by a model that was trained only on the other corpora."
+        unseen_corpora = "; the rows *corpus left out* show what to expect for them"
     taken = scores.confusion * (1 - np.eye(len(scores.classes), dtype=int))
     true, predicted = np.unravel_index(int(taken.argmax()), taken.shape)
     return f"""# The model `{name}`
 
-`serein predict --model {name}`: probabilities of {len(scores.classes)} emotions, {", ".join(scores.classes)}, of speech
-in recordings of any length. Its recipe is `recipes/{options.recipe.name}`. {num_parameters:,} parameters.
+`serein predict --model {name}`: probabilities of {len(scores.classes)} emotions, {", ".join(scores.classes)},
+for speech in recordings of any length. Its recipe is `recipes/{options.recipe.name}`. {num_parameters:,} parameters.
 Languages: {languages}. Speed: {training["speed"]}.
 
 ## Training data and licence
 
-{training["num_utterances"]} utterances, changed copies included, of {training["num_speakers"]} speakers:
+{training["num_utterances"]} utterances, including changed copies, of {training["num_speakers"]} speakers:
 
 {licences}
 
-**The weights inherit these conditions**, whatever the licence of the code: where the data is non-commercial, so are
+**The weights inherit these conditions**, whatever the licence of the code: if the data is non-commercial, so are
 they.{begun}{taught}
 
 {citations}
@@ -231,9 +237,9 @@ they.{begun}{taught}
 ## Scores
 
 Per cent; intervals are 95 %, over speakers. *Unseen speakers*: three folds over all corpora, each predicted by a model
-of the same recipe that was trained on the others.{without}
-*Told its classes*: only classes that the corpus has may be predicted. The model in this folder was trained on all of
-it, so no score is its own.
+of the same recipe that was trained on the other folds.{without}
+*Restricted to its classes*: only classes that the corpus has may be predicted. The model in this folder was trained on
+all of the data, so no score is its own.
 
 {chr(10).join(table)}
 
@@ -241,18 +247,18 @@ All corpora, unseen speakers: recall {recalls}.
 
 {_calibrated(checkpoint, scores)}
 
-## Women and men, ages, languages
+## Gender, age and language
 
-Unseen speakers, of all corpora and of each; UA over the classes that a group has, and by how much it is ahead of all
-others of whom this is known, over the classes that both have. Over all corpora, groups differ by their corpora, too.
+Unseen speakers, over all corpora and for each; UA over the classes that a group has, and its difference from all
+others with a known value, over the classes that both have. Over all corpora, groups also differ in their corpora.
 
 {chr(10).join(groups)}
 
-## Other recordings
+## Changed recordings
 
-{changed[CLEAN].num_utterances} clips of unseen speakers, evenly spread over the corpora, as they are and changed;
-speech is found first. UA over all {len(scores.classes)} classes in per cent; a rejected recording counts as wrong.
-Noises and rooms are none that the model was trained with.
+{changed[CLEAN].num_utterances} clips of unseen speakers, evenly distributed over the corpora, unchanged and changed;
+speech is detected first. UA over all {len(scores.classes)} classes in per cent; a rejected recording counts as wrong.
+The model was not trained with these noises and rooms.
 
 {chr(10).join(under)}
 
@@ -262,9 +268,9 @@ Noises and rooms are none that the model was trained with.
 
 Most frequent confusion on unseen speakers: {scores.classes[true]}, predicted as {scores.classes[predicted]}.
 Most of its training data is acted, a few sentences each. Spontaneous speech, children, old people and other languages
-are unlike it{unseen_corpora}. Speech without any of its emotions gets one of them
-nevertheless (`--min-confidence` rejects such predictions). It recognises how speech sounds, not what a person feels: no
-decision about a person should rest on it.
+differ from it{unseen_corpora}. For speech with none of its emotions, the model still
+predicts one of them (`--min-confidence` rejects such predictions). It recognises how speech sounds, not what a person
+feels: no decision about a person should be based on it.
 """
 
 
@@ -278,7 +284,7 @@ def _calibrated(checkpoint: Checkpoint, scores: Scores) -> str:
     if found is None or found.after is None:
         return ""
     if checkpoint.calibration is None:
-        return f"Its probabilities are as the network gives them. {found}"
+        return f"Its probabilities are uncalibrated. {found}"
     half = [point for point in found.coverage if point.min_confidence >= 0.5]
     rejecting = ""
     if half:
@@ -286,9 +292,9 @@ def _calibrated(checkpoint: Checkpoint, scores: Scores) -> str:
         rejecting = f" With `--min-confidence 0.5`, {coverage} of the clips are kept, and {accuracy} of those are"
         rejecting += f" correct; without it, {found.coverage[-1].accuracy:.1f} %."
     return (
-        f"Its probabilities are calibrated: a temperature of {checkpoint.calibration.temperature:.2f}, fitted to"
+        f"Its probabilities are calibrated with a temperature of {checkpoint.calibration.temperature:.2f}, fitted to"
         f" {checkpoint.calibration.fitted_on}. On folds that the temperature was not fitted to, the expected"
-        f" calibration error is {found.before.expected_calibration_error:.1f} points before and"
+        f" calibration error is {found.before.expected_calibration_error:.1f} points before calibration and"
         f" {found.after.expected_calibration_error:.1f} after.{rejecting}"
     )
 

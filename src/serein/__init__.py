@@ -9,7 +9,7 @@ Example:
 Predict: `load`, `Predictor`, `Prediction`, `Segment`, `SlidingWindow`, `Stream`.
 Deploy: `export`.
 Train: `run`, `train`, `evaluate`, `load_recipe`, `Recipe`.
-Test elsewhere: `robustness`, `cross_corpus`.
+Test on other data: `robustness`, `cross_corpus`.
 Data: `read_manifest`, `Utterance`, `Rating`, `make_splits`.
 Measure: `metrics`, `score`.
 Extend: `register`.
@@ -113,7 +113,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that `import serein` stays cheap."""
+    """Import a public name on first use, so that `import serein` stays fast."""
     if name not in _HOMES:
         raise AttributeError(f"module 'serein' has no attribute '{name}'")
     module, _, attribute = _HOMES[name].partition(":")

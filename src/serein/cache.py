@@ -1,13 +1,14 @@
-"""What is kept so that it is not computed again: where it lies, how much it is, when it was used, and what can go.
+"""The cache of computed results: where they are stored, their size, their last use, and which of them can be removed.
 
     $SEREIN_CACHE / features / backbone / layer      hidden layers of frozen backbones
                   / sentences / encoder              vectors of texts
-                  / transcripts / model              what a speech recogniser heard
-                  / vocabularies / encoder           an encoder's words
+                  / transcripts / model              transcripts of a speech recogniser
+                  / vocabularies / encoder           words of an encoder
     runs/reproduce / stages / key                    stages that several runs share
 
-An entry is a folder. Whoever uses one holds a lock on `.NAME.use` beside it (who trains a stage, on `.NAME.lock`), and
-what is in use is never removed. Whoever adds one keeps all within `size_limit`: what was used longest ago goes first.
+An entry is a folder. A process that uses one holds a lock on `.NAME.use` next to it (a process that trains a stage, on
+`.NAME.lock`), and entries in use are never removed. A process that adds an entry keeps the cache within `size_limit`:
+the least recently used entries are removed first.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ KINDS = {
     "sentences": 1,
     "transcripts": 1,
     "vocabularies": 1,
-}  # name of the folder -> how deep its entries lie
+}  # name of the folder -> depth of its entries
 STAGES = "stages"
-DISK_PART = 0.1  # of the disk, which the cache may fill unless `$SEREIN_CACHE_SIZE` says otherwise
-LEAST_LIMIT, MOST_LIMIT = 10e9, 100e9  # bytes of that
+DISK_PART = 0.1  # of the disk, which the cache may fill unless `$SEREIN_CACHE_SIZE` is set
+LEAST_LIMIT, MOST_LIMIT = 10e9, 100e9  # bounds of that part, in bytes
 UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing that is kept.
+    """One entry of the cache.
 
     Attributes:
-        kind: Of `KINDS`, or `stages`.
-        used_at: When it was last used, in seconds since 1970.
+        kind: One of `KINDS`, or `stages`.
+        used_at: Time of its last use, in seconds since 1970.
     """
 
     kind: str
@@ -55,12 +56,12 @@ class Entry:
 
     @property
     def age_s(self) -> float:
-        """Seconds since it was used."""
+        """Seconds since its last use."""
         return max(0.0, time.time() - self.used_at)
 
 
 def cache_folder() -> Path:
-    """Return `$SEREIN_CACHE`, or serein's folder in the user's cache; what lies there can be computed again."""
+    """Return `$SEREIN_CACHE`, or serein's folder in the user's cache; its contents can be computed again."""
     if named := os.environ.get("SEREIN_CACHE"):
         return Path(named).expanduser()
     root = os.environ.get("XDG_CACHE_HOME", "")
@@ -68,11 +69,11 @@ def cache_folder() -> Path:
 
 
 def entries(stages: Iterable[Path] = (), features: Iterable[Path] = ()) -> list[Entry]:
-    """Return all that is kept, what was used longest ago first.
+    """Return all entries, least recently used first.
 
     Args:
         stages: Folders of shared stages.
-        features: Folders of features beside the cache's own, as recipes may name them.
+        features: Folders of features in addition to the cache's own, as named by recipes.
     """
     roots = [(kind, cache_folder() / kind, depth) for kind, depth in KINDS.items()]
     roots += [("features", folder, KINDS["features"]) for folder in features]
@@ -80,7 +81,7 @@ def entries(stages: Iterable[Path] = (), features: Iterable[Path] = ()) -> list[
     found = {}
     for kind, root, depth in roots:
         for path in root.glob("/".join(["[!.]*"] * depth)):
-            with suppress(FileNotFoundError):  # it was removed meanwhile
+            with suppress(FileNotFoundError):  # removed in the meantime
                 if path.is_dir():
                     num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
                     found[path] = Entry(kind, path, num_bytes, path.stat().st_mtime)
@@ -88,10 +89,11 @@ def entries(stages: Iterable[Path] = (), features: Iterable[Path] = ()) -> list[
 
 
 def claim(folder: Path) -> IO[bytes] | None:
-    """Say that this process uses an entry, and that it was used now.
+    """Mark an entry as in use by this process, and as used now.
 
     Returns:
-        A file: the entry stays until it is closed. `None` where nothing can be written, and so nothing be removed.
+        A file; the entry is not removed until it is closed. `None` if the folder is read-only, so that nothing can be
+        removed anyway.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -107,13 +109,13 @@ def claim(folder: Path) -> IO[bytes] | None:
 
 
 def mark_used(folder: Path) -> None:
-    """Let an entry be the last that is cleared."""
+    """Mark an entry as used now, so that it is removed last."""
     with suppress(OSError):
         os.utime(folder)
 
 
 def remove(entry: Entry) -> bool:
-    """Remove an entry at once and as a whole; tell whether it could be: not while a process uses it."""
+    """Remove an entry atomically, unless a process uses it; return whether it was removed."""
     name = f".{entry.path.name}.{'lock' if entry.kind == STAGES else 'use'}"
     with suppress(FileNotFoundError), open(entry.path.parent / name, "ab") as file:
         try:
@@ -123,17 +125,17 @@ def remove(entry: Entry) -> bool:
         away = Path(tempfile.mkdtemp(prefix=f".{entry.path.name}.", dir=entry.path.parent))
         os.replace(entry.path, away / entry.path.name)
         shutil.rmtree(away, ignore_errors=True)
-        killed = filter(is_leftover, entry.path.parent.glob(f".{entry.path.name}.*"))  # leftovers of earlier clearing
+        killed = filter(is_leftover, entry.path.parent.glob(f".{entry.path.name}.*"))  # leftovers of earlier removals
         for path in killed:
             shutil.rmtree(path, ignore_errors=True)
     return True
 
 
 def trim(kept: Sequence[Entry], most_bytes: float) -> list[Entry]:
-    """Remove what was used longest ago until the rest is small enough; return what was removed.
+    """Remove the least recently used entries until the rest is small enough; return the removed ones.
 
     Args:
-        kept: As `entries` returns them.
+        kept: Entries, in the order of `entries`.
     """
     size, removed = sum(entry.num_bytes for entry in kept), []
     for entry in kept:
@@ -146,12 +148,12 @@ def trim(kept: Sequence[Entry], most_bytes: float) -> list[Entry]:
 
 
 def size_limit() -> float:
-    """Return how many bytes may be kept: `$SEREIN_CACHE_SIZE`, of which `none` is no limit; else a tenth of the disk.
+    """Return the maximum size in bytes: `$SEREIN_CACHE_SIZE` (`none`: no limit), else a tenth of the disk.
 
     That tenth is at least 10 GB and at most 100 GB.
 
     Raises:
-        RecipeError: `$SEREIN_CACHE_SIZE` is no size.
+        RecipeError: `$SEREIN_CACHE_SIZE` is not a size.
     """
     if (limit := os.environ.get("SEREIN_CACHE_SIZE", "")).lower() == "none":
         return math.inf
@@ -162,21 +164,21 @@ def size_limit() -> float:
 
 
 def keep_within_limit(stages: Iterable[Path] = (), features: Iterable[Path] = ()) -> list[Entry]:
-    """Remove what `size_limit` leaves no room for, and return it.
+    """Remove the least recently used entries beyond `size_limit`, and return them.
 
-    Shared stages took hours to train: they count, and go, only where `$SEREIN_CACHE_SIZE` is set.
+    Shared stages take hours to train, so they are counted and removed only if `$SEREIN_CACHE_SIZE` is set.
 
     Raises:
-        RecipeError: `$SEREIN_CACHE_SIZE` is no size.
+        RecipeError: `$SEREIN_CACHE_SIZE` is not a size.
     """
     return trim(entries(stages if os.environ.get("SEREIN_CACHE_SIZE") else (), features), size_limit())
 
 
 def parse_size(text: str, *, where: str) -> float:
-    """Return the bytes of a size.
+    """Return a size in bytes.
 
     Raises:
-        RecipeError: It is none.
+        RecipeError: The text is not a size.
 
     Example:
         >>> parse_size("20GB", where="--max-size"), parse_size("1.5 m", where="--max-size")
@@ -184,5 +186,5 @@ def parse_size(text: str, *, where: str) -> float:
     """
     parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip().lower())
     if parts is None:
-        raise RecipeError(f"'{text}' is no size", where=where, remedy="Write it as 20GB or 500MB.")
+        raise RecipeError(f"'{text}' is not a size", where=where, remedy="Write it like 20GB or 500MB.")
     return float(parts[1]) * UNITS[parts[2]]

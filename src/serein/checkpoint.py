@@ -38,15 +38,15 @@ PARTS = ("model.json", "labels.json", "model.safetensors")
 MOST_JSON_BYTES = 64 << 20
 MOST_JSON_DEPTH = 32
 MOST_WHOLE = 1 << 53
-MOST_PARAMETERS = 50_000_000_000  # numbers of a model, and
-MOST_TENSORS = 20_000  # arrays that they stand in
+MOST_PARAMETERS = 50_000_000_000  # of a model
+MOST_TENSORS = 20_000  # that contain its parameters
 
 
 class ModelOptions(Options):
-    """What of a recipe a model needs for inference.
+    """The options of a recipe that a model needs for inference.
 
     Attributes:
-        answered: The tasks that its last stage learned; heads of others no longer fit what lies below. `None`: all.
+        answered: Tasks that its last stage trained; the heads of others no longer fit the layers below. `None`: all.
     """
 
     encoder: Encoder | None = None
@@ -61,12 +61,12 @@ class ModelOptions(Options):
 
 
 class Calibration(Options):
-    """What makes probabilities promises: a temperature (`serein.metrics.tempered`).
+    """Calibration of the probabilities by a temperature (`serein.metrics.tempered`).
 
     Attributes:
-        temperature: Above 1 where the model is too sure of itself.
-        fitted_on: What the temperature was fitted on, for people.
-        num_utterances: How many utterances that were.
+        temperature: Above 1 if the model is overconfident.
+        fitted_on: Data that the temperature was fitted on, in words.
+        num_utterances: Number of utterances in those data.
     """
 
     temperature: Positive
@@ -75,13 +75,13 @@ class Calibration(Options):
 
 
 class VerificationThreshold(Options):
-    """From which cosine on the speaker vectors of two clips count as one voice.
+    """Minimum cosine of the speaker vectors of two clips that count as the same speaker.
 
     Attributes:
-        threshold: Where the rates of false acceptance and false rejection are equal.
-        equal_error_rate: That share, 0 to 1, on the clips that the threshold was chosen on: no promise for others.
-        num_clips: How many clips that were, of dev.
-        num_speakers: Who spoke in them.
+        threshold: Cosine at which the rates of false acceptance and false rejection are equal.
+        equal_error_rate: That rate, 0 to 1, on the clips that the threshold was chosen on; not guaranteed for others.
+        num_clips: Number of those clips, from the dev set.
+        num_speakers: Number of their speakers.
     """
 
     threshold: float
@@ -92,15 +92,15 @@ class VerificationThreshold(Options):
 
 @dataclass
 class Checkpoint:
-    """A model and what belongs to it.
+    """A model with everything that belongs to it.
 
     Attributes:
         model: The assembled model.
-        options: What it needs of its recipe.
-        tasks: Task -> what its output means.
-        training: What it learned from: recipe, data hash, speakers, corpora, licences.
-        calibration: For inference; runs keep and evaluate the probabilities before calibration.
-        verification: The threshold of a model that learned speakers and had a dev set to choose it on.
+        options: The options of its recipe that it needs.
+        tasks: Name -> task, which defines the meaning of its output.
+        training: Description of its training: recipe, data hash, speakers, corpora, licences.
+        calibration: For inference; runs store and evaluate the probabilities before calibration.
+        verification: Threshold of a model that was trained on speakers and had a dev set to choose it on.
         identity: Name and SHA-256 of the model folder that an exported file was made from.
     """
 
@@ -115,7 +115,7 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """Name of the model: of its folder, or of the run that it comes from."""
+        """Name of the model: that of its folder, or that of the run it comes from."""
         if self.identity is not None:
             return self.identity["name"]
         if self.folder is None:
@@ -131,21 +131,21 @@ class Checkpoint:
 
     @property
     def task(self) -> str:
-        """The task that the model answers: the first of its recipe that says classes, else the first."""
+        """The main task of the model: the first of its recipe that does not predict sequences, else the first."""
         return min(self.answered, key=lambda name: self.tasks[name].spec.problem == "sequence")
 
     @property
     def answered(self) -> tuple[str, ...]:
-        """All tasks that it answers, in the order of recipes."""
+        """All tasks that the model predicts, in the order of recipes."""
         known, answered = self.options.tasks.chosen, self.options.answered
         return tuple(name for name in known if answered is None or name in answered)
 
     @property
     def class_labels(self) -> ClassLabels:
-        """Classes of the task that the model answers.
+        """Classes of the main task.
 
         Raises:
-            ModelError: It answers no classes.
+            ModelError: It does not predict classes.
         """
         return self.classes_of(self.task)
 
@@ -153,14 +153,14 @@ class Checkpoint:
         """Return the classes of a task.
 
         Raises:
-            ModelError: It has none.
+            ModelError: The task has no classes.
         """
         labels = getattr(self.tasks[task], "class_labels", None)
         if not isinstance(labels, ClassLabels):
             raise ModelError(
-                f"answers a {self.tasks[task].spec.problem}, not classes",
+                f"predicts a {self.tasks[task].spec.problem}, not classes",
                 where=f"tasks.{task}",
-                remedy="Choose a model of classes; words are written down by: serein transcribe.",
+                remedy="Choose a model that predicts classes; for transcripts use: serein transcribe.",
             )
         return labels
 
@@ -168,25 +168,25 @@ class Checkpoint:
 def save(
     folder: Path, checkpoint: Checkpoint, card: str, *, backbone: str = "auto", dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write a model folder; the folder is whole or not there.
+    """Write a model folder; it is either complete or absent.
 
     Args:
-        folder: Replaced when it is a model folder.
+        folder: Replaced if it is a model folder.
         checkpoint: The model and its options.
         card: Text of README.md.
-        backbone: `auto` stores a backbone's weights unless they are its source's own; `bundle` stores them always.
-        dtype: Of stored weights; float16 halves the folder, and is computed with in float32 after loading.
+        backbone: `auto` stores a backbone's weights unless they equal those of its source; `bundle` always stores them.
+        dtype: Type of the stored weights; float16 halves the folder's size, and loaded weights compute in float32.
 
     Raises:
-        ModelError: `folder` exists and is something else.
+        ModelError: `folder` exists and is not a model folder.
     """
     if folder.exists() and not is_model_folder(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError("exists and is no model folder", where=folder, remedy="Name a new folder.")
+        raise ModelError("exists and is not a model folder", where=folder, remedy="Name a new folder.")
     model = checkpoint.model
     names = (MAIN, *model.branches)
     external = {} if backbone == "bundle" else {name: model.backbone_of(name).untouched_source() for name in names}
     outside = tuple(_prefix(name) for name in names if external.get(name))
-    computed = {  # in float32 every bit comes back; a narrower type holds them no better than their formula
+    computed = {  # float32 restores every bit; a narrower type would be no more accurate than their formula
         f"{name}.weight"
         for name, each in model.named_modules()
         if dtype != torch.float32 and isinstance(each, Sinusoids) and each.is_computed(dtype)
@@ -226,7 +226,7 @@ def save(
 
 
 def withdraw_calibration(folder: Path, why: str) -> None:
-    """Rewrite a model folder that has a temperature: it predicts without one, and its card says why."""
+    """Remove the temperature from a model folder, if it has one, and state the reason in its card."""
     description = _read_json(folder / "model.json")
     if description["calibration"] is None:
         return
@@ -239,14 +239,14 @@ def withdraw_calibration(folder: Path, why: str) -> None:
 
 
 def merge(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write a model with its adapters added to the weights that they stand beside; its outputs stay the same.
+    """Write a model with its adapters merged into the weights that they adapt; its outputs stay the same.
 
     Args:
-        checkpoint: A loaded one; changes in place.
-        folder: See `save`. It holds the backbone, and `peft` is not needed to load it.
+        checkpoint: A loaded checkpoint, modified in place.
+        folder: See `save`. It contains the backbone, and `peft` is not needed to load it.
 
     Raises:
-        ModelError: It has no adapter, or `folder` exists and is something else.
+        ModelError: The model has no adapter, or `folder` exists and is not a model folder.
     """
     model, names = checkpoint.model, (MAIN, *checkpoint.model.branches)
     adapted = [backbone for backbone in map(model.backbone_of, names) if backbone.adapter is not None]
@@ -259,13 +259,14 @@ def merge(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def load(folder: str | Path, *, backbone: str | Path | None = None) -> Checkpoint:
-    """Read a model folder. What it describes is built only when its weights are there and fit.
+    """Read a model folder. The model is built only if its weights are present and fit its description.
 
     Args:
-        backbone: Folder of the pretrained backbone, for a model that does not hold it and whose own has moved.
+        backbone: Folder of the pretrained backbone, for a model that does not contain it and whose backbone has moved.
 
     Raises:
-        ModelError: A part is missing or damaged, the weights do not fit the description exactly, or hold the backbone.
+        ModelError: A part is missing or damaged, the weights do not fit the description exactly, or a backbone is given
+            and the weights already contain it.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -282,14 +283,14 @@ def load(folder: str | Path, *, backbone: str | Path | None = None) -> Checkpoin
         outside = {name: each["backbone_weights"] for name, each in own.items()}
         if backbone is not None and all(place == "inside" for place in outside.values()):
             remedy = "Leave out --backbone; in Python backbone=."
-            raise ModelError(f"holds its weights, and needs no backbone from {backbone}", where=folder, remedy=remedy)
+            raise ModelError(f"contains its weights and needs no backbone from {backbone}", where=folder, remedy=remedy)
 
         def build() -> SpeechModel:
             backbones = {name: described_backbone(each["backbone"]) for name, each in own.items()}
             branches = {name: (backbones[name], branch.encoder) for name, branch in options.branches.items()}
             return assemble(backbones[MAIN], options.encoder, heads, options.ensemble_size, options.text_size, branches)
 
-        with _bounded(), torch.device("meta"):  # no memory is taken
+        with _bounded(), torch.device("meta"):  # allocates no memory
             sketch = build()
         state = _weights(sketch, path, outside, backbone)
         _fill(sketch, state, path, assign=True)
@@ -302,14 +303,14 @@ def load(folder: str | Path, *, backbone: str | Path | None = None) -> Checkpoin
 
 
 def needs_backbone(folder: Path) -> bool:
-    """Tell whether a model folder names a backbone that lies elsewhere."""
+    """Return whether a model folder refers to a backbone outside it."""
     description = _read_json(folder / "model.json")
     parts = (description, *description.get("branch_backbones", {}).values())
     return any(part.get("backbone_weights") != "inside" for part in parts)
 
 
 class AbsentModel(SpeechModel):
-    """Stands for a network that is not loaded: another runtime has it."""
+    """Placeholder for a network that is not loaded because another runtime runs it."""
 
     def __init__(self) -> None:
         nn.Module.__init__(self)
@@ -323,10 +324,10 @@ class AbsentModel(SpeechModel):
 
 
 def described(description: Mapping[str, Any], labels: Mapping[str, Any], where: Path) -> Checkpoint:
-    """Return what model.json and labels.json say of a model, without its network.
+    """Return the checkpoint that model.json and labels.json describe, without its network.
 
     Args:
-        where: The folder or the file that they were read from, for errors.
+        where: The folder or the file that they were read from, for error messages.
 
     Raises:
         ModelError: They do not describe a model.
@@ -346,7 +347,7 @@ def described(description: Mapping[str, Any], labels: Mapping[str, Any], where: 
             if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
                 raise ValueError(f"the classes of '{task.name}' are not distinct names")
         if options.answered is not None and not 0 < len(set(options.answered) & set(tasks)) == len(options.answered):
-            raise ValueError(f"it answers {', '.join(options.answered) or 'nothing'}, which are not its tasks")
+            raise ValueError(f"it predicts {', '.join(options.answered) or 'nothing'}, which are not its tasks")
         training = dict(description["training"])
         fitted, threshold = description["calibration"], description["verification"]
         calibration = None if fitted is None else Calibration.model_validate(fitted)
@@ -369,17 +370,17 @@ def folder_digest(folder: Path) -> str:
 
 
 def is_model_folder(folder: str | Path) -> bool:
-    """Tell whether a folder has the parts of a model."""
+    """Return whether a folder has the parts of a model."""
     return all((Path(folder) / part).is_file() for part in PARTS)
 
 
 def _prefix(branch: str) -> str:
-    """Return what the names of a branch's backbone weights start with."""
+    """Return the prefix of the names of a branch's backbone weights."""
     return "backbone." if branch == MAIN else f"branches.{branch}.backbone."
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Return what a JSON file of a model holds: keys, finite numbers, nothing nested deeply."""
+    """Return the content of a JSON file of a model: keys, with finite numbers and without deep nesting."""
     size = path.stat().st_size
     if size > MOST_JSON_BYTES:
         raise ModelError(f"damaged: {size >> 20} MB of JSON", where=path, remedy="Copy the folder again.")
@@ -389,16 +390,16 @@ def _read_json(path: Path) -> dict[str, Any]:
         detail = "nested too deeply" if isinstance(error, RecursionError) else "not JSON"
         raise ModelError(f"damaged: {detail}", where=path, remedy="Copy the folder again.") from None
     if not isinstance(content, dict):
-        raise ModelError("damaged: holds no keys", where=path, remedy="Copy the folder again.")
+        raise ModelError("damaged: contains no keys", where=path, remedy="Copy the folder again.")
     values: list[tuple[Any, int]] = [(content, 1)]
     while values:
         value, depth = values.pop()
         if depth > MOST_JSON_DEPTH:
             raise ModelError("damaged: nested too deeply", where=path, remedy="Copy the folder again.")
         if isinstance(value, float) and not math.isfinite(value):
-            raise ModelError(f"damaged: holds the number {value}", where=path, remedy="Copy the folder again.")
+            raise ModelError(f"damaged: contains the number {value}", where=path, remedy="Copy the folder again.")
         if isinstance(value, int) and abs(value) > MOST_WHOLE:
-            raise ModelError("damaged: holds a number beyond 2^53", where=path, remedy="Copy the folder again.")
+            raise ModelError("damaged: contains a number beyond 2^53", where=path, remedy="Copy the folder again.")
         items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         values += [(item, depth + 1) for item in items]
     return content
@@ -406,7 +407,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _bounded() -> Iterator[None]:
-    """Stop building a model of more tensors or parameters than any model has; in this thread alone."""
+    """Stop building a model with more tensors or parameters than any model has, only in this thread."""
     thread, num_tensors, num_parameters = threading.get_ident(), 0, 0
 
     def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
@@ -429,8 +430,8 @@ def _weights(
     """Return all weights of a model.
 
     Args:
-        outside: Branch -> where its backbone's lie, when they are not in the file.
-        moved: Where they lie now.
+        outside: Branch -> source of its backbone's weights, if they are not in the file.
+        moved: Current location of those weights, if they have moved.
     """
     try:
         state: dict[str, torch.Tensor] = load_file(path)
@@ -450,13 +451,13 @@ def _weights(
                 raise ModelError(
                     f"the model's backbone cannot be loaded: {error.what}",
                     where=source,
-                    remedy="Say where it is now: --backbone FOLDER; in Python backbone=.",
+                    remedy="Give its current folder: --backbone FOLDER; in Python backbone=.",
                 ) from None
             if weights_hash(backbone) != origin["sha256"]:
                 raise ModelError(
                     "the weights are not those that the model was trained on",
                     where=source,
-                    remedy="Restore that revision, or name a folder with the right ones: --backbone FOLDER.",
+                    remedy="Restore that revision, or name a folder with the right weights: --backbone FOLDER.",
                 )
             own = {f"{_prefix(branch)}{name}": tensor for name, tensor in backbone.state_dict().items()}
             state |= {names.get(name, name): tensor for name, tensor in own.items()}
@@ -467,7 +468,7 @@ def _weights(
 
 
 def _fill(model: SpeechModel, state: Mapping[str, torch.Tensor], path: Path, *, assign: bool = False) -> None:
-    """Put weights into a model, every one of them: copied, or assigned as they are."""
+    """Load every weight into a model, copied or assigned directly."""
     try:
         model.load_state_dict(state, strict=True, assign=assign)
     except RuntimeError as error:

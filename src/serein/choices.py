@@ -1,8 +1,9 @@
-"""What recipes are made of: the base of their parts, and the names that they choose by, open to users' packages.
+"""Building blocks of recipes: the base class of their parts, and the choices they can name, extensible by users.
 
-A dictionary stands at the foot of the module that its entries belong to (`serein.models.blocks.POOLINGS`). Recipes
-check names against it, models build from it, and documentation lists it: to add a choice is one class and one line.
-A user's package adds its own without a fork, by `register` or by an entry point of the group `serein.<kind>`:
+Each kind of choice has a dictionary at the end of the module that defines its entries, such as
+`serein.models.blocks.POOLINGS`. Recipes check names against it, models are built from it, and the documentation lists
+it, so a new choice takes one class and one line. A user's package adds its own choices without a fork, with `register`
+or with an entry point in the group `serein.<kind>`:
 
     [project.entry-points."serein.pooling"]
     median = "my_package:MedianPooling"
@@ -34,7 +35,7 @@ TABLES = {
 
 
 def table(kind: str) -> dict[str, Any]:
-    """Return the dictionary of a kind of choice: name -> what is built.
+    """Return the dictionary of a kind of choice: name -> class, function or object.
 
     Raises:
         RecipeError: There is no such kind.
@@ -49,7 +50,7 @@ def table(kind: str) -> dict[str, Any]:
 def register(kind: str, name: str, choice: Any) -> None:
     """Add a choice that recipes can name from now on in this process.
 
-    Processes that a run starts do not see it: what is used in runs belongs into a package with an entry point.
+    Processes that a run starts do not see it; for use in runs, put the choice into a package with an entry point.
 
     Args:
         kind: `pooling`, `loss`, `vector-loss`, `number-loss`, `encoder`, `backbone`, `corpus` or `task`.
@@ -60,15 +61,15 @@ def register(kind: str, name: str, choice: Any) -> None:
     """
     choices = table(kind)
     if choices.get(name, choice) is not choice:
-        raise RecipeError(f"{kind} '{name}' exists already", remedy="Register it under another name.")
+        raise RecipeError(f"{kind} '{name}' already exists", remedy="Register it under another name.")
     choices[name] = choice
 
 
 def choose(kind: str, name: str) -> Any:
-    """Return a choice by its name; those of installed packages are found when the name is not the library's own.
+    """Return a choice by name; names that are not the library's own are looked up in installed packages.
 
     Raises:
-        RecipeError: There is no such choice; names those that there are.
+        RecipeError: There is no such choice; the message lists the existing ones.
     """
     choices = table(kind)
     if name not in choices:
@@ -90,13 +91,13 @@ class Choice:
     """Marks a recipe's key as the name of a choice: `Annotated[str, AfterValidator(Choice("pooling"))]`.
 
     Raises:
-        ValueError: When called with a name that is no choice of the kind.
+        ValueError: Called with a name that is not a choice of this kind.
     """
 
     kind: str
 
     def __call__(self, name: str) -> str:
-        """Return the name when it is one of the choices."""
+        """Return the name if it is one of the choices."""
         try:
             choose(self.kind, name)
         except RecipeError as error:
@@ -112,7 +113,7 @@ TaskName = Annotated[str, AfterValidator(Choice("task"))]
 
 
 class Options(BaseModel):
-    """Base of every part of a recipe: frozen, finite, and no key that is not known."""
+    """Base of every part of a recipe: frozen, with finite numbers and without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, serialize_by_alias=True)
 
@@ -125,16 +126,16 @@ class NamedOptions(Options):
 
 @dataclass(frozen=True)
 class OptionsOf:
-    """Reads a part whose key `name` is one of the choices of a kind, by the `Options` of what it names.
+    """Validates a part whose key `name` is one of the choices of a kind, with the `Options` of that choice.
 
     Raises:
-        ValueError: There is no such choice, or its own options refuse a key or a value.
+        ValueError: There is no such choice, or its options reject a key or a value.
     """
 
     kind: str
 
     def __call__(self, values: Any) -> Any:
-        """Return the options; what is no mapping is left for pydantic to refuse."""
+        """Return the options; a value that is not a mapping is left for pydantic to reject."""
         if not isinstance(values, Mapping):
             return values
         if "name" not in values:

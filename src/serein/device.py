@@ -1,7 +1,7 @@
-"""What work runs on: how many processes work together, and the device of each.
+"""Processes and devices: how many processes work together, and the device of each.
 
-One process, unless `torchrun` or SLURM started more; workers that this one starts; and a GPU where there is one, unless
-another device is named.
+There is one process unless `torchrun` or SLURM started more, plus the workers that it starts. It uses a GPU if there is
+one, unless another device is named.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from serein.errors import ModelError, imported
 
 T = TypeVar("T")
 
-MOST_THREADS = 8  # of `core_threads`: what holds Python's lock leaves no more to win
+MOST_THREADS = 8  # of `core_threads`; more gain nothing, because some work holds Python's lock
 
 
 def processor_name() -> str:
-    """Return what the processor is called, as far as the system says."""
-    linux = Path("/proc/cpuinfo")  # there `platform` knows the architecture alone
+    """Return the name of the processor, as far as the system reports it."""
+    linux = Path("/proc/cpuinfo")  # on Linux, `platform` reports only the architecture
     said = linux.read_text(errors="replace") if linux.is_file() else ""
     named = re.search(r"^model name\s*:\s*(.+)$", said, re.MULTILINE)
     return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 def num_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -54,9 +54,9 @@ class DistributedInfo:
     """The processes of one training.
 
     Attributes:
-        rank: This process, from 0.
-        size: All processes.
-        local_size: Processes on this machine.
+        rank: Number of this process, from 0.
+        size: Number of all processes.
+        local_size: Number of processes on this machine.
     """
 
     rank: int
@@ -65,12 +65,12 @@ class DistributedInfo:
 
     @property
     def is_first(self) -> bool:
-        """Tell whether this process writes files and speaks."""
+        """Return whether this process writes files and prints output."""
         return self.rank == 0
 
 
 def distributed_info() -> DistributedInfo:
-    """Read what `torchrun` or SLURM say in the environment."""
+    """Read the environment variables that `torchrun` or SLURM set."""
     if "WORLD_SIZE" in os.environ and "RANK" in os.environ:
         size = int(os.environ["WORLD_SIZE"])
         return DistributedInfo(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
@@ -83,7 +83,7 @@ def distributed_info() -> DistributedInfo:
 
 @contextmanager
 def ray_cluster() -> Iterator[Any]:
-    """Give the module `ray`, joined to the cluster at hand, or to one of this machine alone that ends with the block.
+    """Yield the module `ray`, connected to the available cluster, or to a local one that ends with the block.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -105,9 +105,9 @@ def ray_cluster() -> Iterator[Any]:
 
 
 def join_processes(*, uses_gpus: bool) -> None:
-    """Let the processes that `torchrun` started find each other before any of them trains; nothing when there is one.
+    """Connect the processes that `torchrun` started before any of them trains; do nothing if there is only one.
 
-    A run that goes on with finished trainings has predictions to share and nothing left that would introduce them.
+    A resumed run whose trainings are finished has predictions to share, but no training left that would connect them.
 
     Args:
         uses_gpus: Whether they train on GPUs, one each.
@@ -120,18 +120,18 @@ def join_processes(*, uses_gpus: bool) -> None:
 
 
 def is_joined() -> bool:
-    """Tell whether this process has joined others, or is one of one."""
+    """Return whether this process is in a process group, even if it is the only one."""
     return distributed.is_available() and distributed.is_initialized()
 
 
 def wait_for_all() -> None:
-    """Wait until every process is here; nothing when there is one."""
+    """Wait until every process gets here; do nothing if there is only one."""
     if is_joined():
         distributed.barrier()
 
 
 def all_gather(value: T) -> list[T]:
-    """Return the values of all processes, in their order."""
+    """Return the values of all processes, in order of rank."""
     if not is_joined():
         return [value]
     values: list[Any] = [None] * distributed.get_world_size()
@@ -140,14 +140,15 @@ def all_gather(value: T) -> list[T]:
 
 
 def worker_context(*modules: str) -> BaseContext:
-    """Return the context that starts worker processes; each calls `begin_worker` first.
+    """Return the multiprocessing context of worker processes, each of which calls `begin_worker` first.
 
-    On Linux a server imports the modules once, and workers are forked from it: they start in milliseconds, not after
-    seconds of imports, and share its memory. That is safe as long as imports start no threads of OpenMP, which a fork
-    does not copy. The server ends with the last of its workers and this process. Elsewhere workers are spawned.
+    On Linux, a server imports the modules once and workers are forked from it, so they start in milliseconds instead of
+    after seconds of imports, and share its memory. That is safe as long as imports start no OpenMP threads, which a
+    fork does not copy. The server ends with this process and the last of its workers. On other systems, workers are
+    spawned.
 
     Args:
-        modules: What workers need; none of them computes anything when it is imported.
+        modules: Modules that workers need; importing them does not compute anything.
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
@@ -155,7 +156,7 @@ def worker_context(*modules: str) -> BaseContext:
     context.set_forkserver_preload(list(modules))
     with without_interrupt():
         forkserver.ensure_running()
-    first = context.Process()  # the server answers when it has imported all, and the keyboard may interrupt the wait
+    first = context.Process()  # waits until the server has imported everything; the keyboard may interrupt this
     first.start()
     first.join()
     return context
@@ -163,7 +164,7 @@ def worker_context(*modules: str) -> BaseContext:
 
 @contextmanager
 def without_interrupt() -> Iterator[None]:
-    """Let processes that start meanwhile ignore the keyboard's interrupt: their parent gets it, and stops them."""
+    """Let processes that start within the block ignore keyboard interrupts: their parent receives and stops them."""
     is_main = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
     try:
@@ -174,10 +175,10 @@ def without_interrupt() -> Iterator[None]:
 
 
 def begin_worker(environment: Mapping[str, str]) -> None:
-    """Let this process end when the one that started it does, even by `kill -9`, and leave the keyboard to that one.
+    """Let this process end when its parent does, even by `kill -9`, and leave keyboard interrupts to the parent.
 
     Args:
-        environment: Of the process that started it; a worker is born with that of the server.
+        environment: Environment of the parent; a worker starts with that of the server.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.clear()
@@ -194,10 +195,10 @@ def begin_worker(environment: Mapping[str, str]) -> None:
 
 
 def all_gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Return the rows of all processes, in their order; each may have another number of them.
+    """Return the rows of all processes, in order of rank; processes may have different numbers of rows.
 
-    Every process computes the same loss of all rows, and gradients of a row are summed over processes; the mean that
-    distributed training takes of them is then the gradient of one process that has all rows.
+    Every process computes the same loss over all rows, and the gradients of a row are summed over processes.
+    Distributed training averages these, which gives the gradient of a single process with all rows.
 
     Args:
         rows: (own row, ...).
@@ -219,7 +220,7 @@ def all_gather_rows(rows: torch.Tensor) -> torch.Tensor:
 
 
 def device_of(name: str | torch.device = "auto") -> torch.device:
-    """Return a device by its name.
+    """Return a device by name.
 
     Args:
         name: `auto`: CUDA, else Apple's MPS, else the CPU; or `cpu`, `cuda`, `cuda:1`, `mps`.
@@ -240,7 +241,7 @@ def device_of(name: str | torch.device = "auto") -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        why = "" if reason.startswith("Expected one of") else f" ({reason})"  # a list of all that PyTorch knows
+        why = "" if reason.startswith("Expected one of") else f" ({reason})"  # a list of PyTorch's device types
         raise ModelError(
             f"no device '{name}' on this machine{why}",
             where="--device",
@@ -250,7 +251,7 @@ def device_of(name: str | torch.device = "auto") -> torch.device:
 
 
 def own_device(name: str = "auto") -> torch.device:
-    """Return the device of this process: of several that train together on GPUs, each has its own.
+    """Return the device of this process; if several processes train together on GPUs, each has its own.
 
     Args:
         name: See `device_of`.
@@ -262,14 +263,14 @@ def own_device(name: str = "auto") -> torch.device:
     if device.type != "cuda" or distributed_info().size == 1:
         return device
     if device.index is not None:
-        what, remedy = f"several processes cannot train on '{name}' alone", "Name auto or cuda: each takes its own GPU."
+        what, remedy = f"the GPU '{name}' cannot be shared by processes", "Name auto or cuda; each takes its own GPU."
         raise ModelError(what, where="--device", remedy=remedy)
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))))
 
 
 @contextmanager
 def moved_to(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Move a module to a device, and back when the block ends: training leaves its model on the CPU."""
+    """Move a module to a device, and back at the end of the block, because training leaves its model on the CPU."""
     home = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     try:
         module.to(device)
@@ -279,9 +280,9 @@ def moved_to(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor on a device; one of the host goes there without waiting for what the device still computes.
+    """Return a tensor on a device; a host tensor is copied without waiting for the device's pending computations.
 
-    CUDA does so from pinned memory alone. On MPS a copy that nobody waits for may read memory that is freed already
+    CUDA does so only from pinned memory. On MPS, a non-blocking copy may read memory that has already been freed
     (pytorch/pytorch#189690).
     """
     if device.type == "cuda" and tensor.device.type == "cpu":
@@ -291,10 +292,10 @@ def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 @contextmanager
 def core_threads(num: int) -> Iterator[Executor | None]:
-    """Start threads that share PyTorch's among them, or none where there would be one.
+    """Start threads that share PyTorch's threads among them, or none if there would be only one.
 
-    On the CPU, batches side by side take less time than one after the other, each on all cores: these wait for each
-    other at every operation.
+    On the CPU, running batches side by side takes less time than running one after the other on all cores, because the
+    cores would wait for each other at every operation.
     """
     if num <= 1:
         yield None
@@ -305,10 +306,10 @@ def core_threads(num: int) -> Iterator[Executor | None]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(num_inside)  # what one thread sets holds for all that begin after it
+        torch.set_num_threads(num_inside)  # the setting of one thread applies to all that start later
         torch.clear_autocast_cache()
 
 
 def _begin_thread(num_inside: int) -> None:
     torch.set_num_threads(num_inside)
-    torch.autocast_increment_nesting()  # as within `autocast`: weights that were cast are kept
+    torch.autocast_increment_nesting()  # as within `autocast`, which keeps cast weights

@@ -1,4 +1,4 @@
-"""What serein says when it cannot go on: where, what, remedy, in one line."""
+"""Errors, each with its location, cause and remedy in one line."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 class SereinError(Exception):
-    """Base of every error that a user can cause and mend.
+    """Base of every error that a user can cause and fix.
 
     Args:
-        what: What is wrong, as a sentence without its subject's address.
+        what: What is wrong, as a sentence that does not repeat `where`.
         where: The file, line, recipe key or option at fault.
         remedy: What to do about it, as an imperative.
 
@@ -29,7 +29,7 @@ class SereinError(Exception):
         super().__init__(" ".join(f"{place}{self.what}. {remedy or ''}".split()))
 
     def to_dict(self) -> dict[str, str | None]:
-        """Return `where`, `what` and `remedy`, as JSON states errors."""
+        """Return `where`, `what` and `remedy`, the form of errors in JSON."""
         return {"where": self.where, "what": self.what, "remedy": self.remedy}
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -37,16 +37,16 @@ class SereinError(Exception):
 
 
 def _printable(text: str) -> str:
-    """Return text that any UTF-8 terminal takes: bytes of a file's name that are not UTF-8 are shown as \\udcff."""
+    """Return text that any UTF-8 terminal can print; bytes of a file name that are not UTF-8 are shown as \\udcff."""
     return text.encode(errors="backslashreplace").decode()
 
 
 class AudioError(SereinError):
-    """A recording that cannot be read, or holds nothing to hear."""
+    """A recording that cannot be read, or contains no sound."""
 
 
 class ManifestError(SereinError):
-    """A manifest or corpus folder that does not say what it must."""
+    """A manifest or corpus folder that lacks required information."""
 
 
 class VocabularyError(SereinError):
@@ -54,11 +54,11 @@ class VocabularyError(SereinError):
 
 
 class RecipeError(SereinError):
-    """A recipe that names an unknown choice, or whose parts do not fit."""
+    """A recipe that names an unknown choice, or whose parts do not fit together."""
 
 
 class LeakError(SereinError):
-    """Folds in which the test set has been seen before."""
+    """Folds whose test set has been seen before."""
 
 
 class ModelError(SereinError):
@@ -84,7 +84,7 @@ class MissingExtraError(SereinError):
 
 
 def imported(module: str, extra: str) -> Any:
-    """Return a module of a package that an extra brings.
+    """Return a module of a package that an extra installs.
 
     Raises:
         MissingExtraError: It is not installed.
@@ -96,7 +96,7 @@ def imported(module: str, extra: str) -> Any:
 
 
 def first_of(names: Sequence[str], most: int = 12) -> str:
-    """Return the first names, for a message.
+    """Return a text with the first names, for a message.
 
     Example:
         >>> first_of(["anna", "ben", "carl"], 2)
@@ -106,7 +106,7 @@ def first_of(names: Sequence[str], most: int = 12) -> str:
 
 
 def expected_one_of(choice: object, choices: object, *, kind: str) -> str:
-    """Return the sentence for a name that is not among the known ones.
+    """Return the error message for a name that is not one of the choices.
 
     Example:
         >>> expected_one_of("men", ["mean", "std"], kind="pooling")

@@ -19,11 +19,11 @@ MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # never a pickle
 
 
 def folder_of(name: str, *, expected: str) -> Path:
-    """Return the folder of a model: a local one, or the Hub's, downloaded now or before.
+    """Return the folder of a model: a local one, or one from the Hub, downloaded now or earlier.
 
     Args:
         name: Local folder, or a name on the Hub such as `openai/whisper-small`.
-        expected: What it must be, for the complaint: "a folder with a Whisper model".
+        expected: What it must be, for the error message: "a folder with a Whisper model".
 
     Raises:
         ModelError: There is no such folder or Hub model, or it is not in the cache and the Hub cannot be reached.
@@ -39,13 +39,11 @@ def folder_of(name: str, *, expected: str) -> Path:
         return Path(hub.snapshot_download(name, allow_patterns=list(MODEL_FILES), local_files_only=not is_online))
     except Exception as error:  # of whichever HTTP library the client uses, or its own
         if is_online:
-            what = "no such folder, and the Hub gives no such model"
+            what = "no such folder, and no such model on the Hub"
             remedy = f"Name {expected}, or its name on the Hub."
         else:
             what = "no such folder, not in the cache, and the Hugging Face Hub cannot be reached"
-            remedy = (
-                f"Where there is network, run: hf download {name} --local-dir FOLDER. Copy the folder here and name it."
-            )
+            remedy = f"With a network, run: hf download {name} --local-dir FOLDER. Copy the folder here and name it."
         raise ModelError(what, where=name, remedy=remedy) from error
 
 
@@ -59,13 +57,13 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-@lru_cache(maxsize=256)  # weights are large, and a service asks for every text
+@lru_cache(maxsize=256)  # weights are large, and a service computes the digest for every text
 def _file_digest(path: Path, size: int, changed_ns: int) -> str:
     return sha256(path)
 
 
 def is_reachable(hub: Any) -> bool:
-    """Ask the Hub once, briefly: its own client tries several times over."""
+    """Return whether the Hub responds to a single brief request; its own client would retry several times."""
     try:
         hub.get_session().head(hub.constants.ENDPOINT, timeout=TIMEOUT_S)
     except Exception:  # of whichever HTTP library the client uses, or its own for HF_HUB_OFFLINE=1

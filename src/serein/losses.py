@@ -1,4 +1,4 @@
-"""Losses: one formula, one function, its source. Truth before prediction; each returns one value per utterance."""
+"""Losses: one function per formula, with its source. Truth before prediction; each returns one value per utterance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-SPREAD_FLOOR = 1e-8  # of what the concordance divides by: two equal constants do not make it 0 / 0
+SPREAD_FLOOR = 1e-8  # of the concordance's denominator: two equal constants do not give 0 / 0
 SINE_FLOOR = 1e-6  # of a squared sine: keeps the gradient of its root finite at cosines of 1 and -1
 
 
@@ -20,13 +20,13 @@ def cross_entropy(
 ) -> torch.Tensor:
     """Cross-entropy against class probabilities.
 
-    Smoothing g leaves 1-g to the true class and gives g/(K-1) to each other (diatlova2024); `torch` spreads its
-    argument over all K classes instead, so that torch's g' = g*K/(K-1).
+    Smoothing g leaves 1-g to the true class and gives g/(K-1) to each other class (diatlova2024). `torch` spreads its
+    argument over all K classes instead, so torch's g' = g*K/(K-1).
 
     Args:
         truth: (batch, class) probabilities that sum to 1.
         logits: (batch, class).
-        class_weights: (class,), each share's term is multiplied by its class's weight.
+        class_weights: (class,), factors of the terms of the classes.
         smoothing: g, in [0, 1).
 
     Returns:
@@ -44,7 +44,7 @@ def cross_entropy(
 
 
 def weighted_mean(losses: torch.Tensor, truth: torch.Tensor, class_weights: torch.Tensor | None) -> torch.Tensor:
-    """Mean over the batch, each utterance counted by its class's weight: `torch`'s reduction of weighted losses.
+    """Mean over the batch, each utterance weighted by its class, as `torch` reduces weighted losses.
 
     Args:
         losses: (batch,).
@@ -57,12 +57,12 @@ def weighted_mean(losses: torch.Tensor, truth: torch.Tensor, class_weights: torc
 
 
 def balanced_class_weights(counts: torch.Tensor) -> torch.Tensor:
-    """N_total / (num_classes * N_class): a rare class weighs more.
+    """N_total / (num_classes * N_class), which gives rare classes more weight.
 
-    diatlova2024's equation 8 as printed makes frequent classes heavier; this is the usual formula.
+    Equation 8 of diatlova2024, as printed, gives frequent classes more weight; this is the usual formula.
 
     Args:
-        counts: (class,) training utterances of each class; a class without any weighs 0.
+        counts: (class,) training utterances of each class; a class without any has weight 0.
 
     Example:
         >>> balanced_class_weights(torch.tensor([30.0, 10.0]))
@@ -80,19 +80,19 @@ def arcface(
     scale: float = 30.0,
     margin: float = 0.3,
 ) -> torch.Tensor:
-    """Additive angular margin loss (Deng 2019; park2023, equation 4): the true class's angle counts as `margin` wider.
+    """Additive angular margin loss (Deng 2019; park2023, equation 4): `margin` is added to the true class's angle.
 
-    Beyond an angle of pi - margin, where cos(angle + margin) would rise again, it is cos(angle) - margin * sin(margin),
-    as in Deng's own code. A class with a part of the truth has that part of the margin. A margin of 0 leaves the
-    cross-entropy of scaled cosines, which is the prediction of the model.
+    Beyond an angle of pi - margin, where cos(angle + margin) would rise again, cos(angle) - margin * sin(margin) is
+    used instead, as in Deng's own code. A class with a fraction of the truth gets that fraction of the margin. With a
+    margin of 0, the loss is the cross-entropy of the scaled cosines, which are the model's prediction.
 
     Args:
         truth: (batch, class) probabilities that sum to 1.
         logits: (batch, class) scaled cosines between clips and the classes' centres.
         class_weights: See `cross_entropy`.
         smoothing: See `cross_entropy`.
-        scale: What the cosines are multiplied by.
-        margin: In radians.
+        scale: Factor of the cosines.
+        margin: Margin in radians.
 
     Returns:
         (batch,) not reduced, in float32 at least. Value and gradient are finite at cosines of 1 and -1.
@@ -133,7 +133,7 @@ def mean_absolute_error(truth: torch.Tensor, output: torch.Tensor) -> torch.Tens
 def log_cosh(truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     """Mean over the features of log(cosh(f(x) - w)) (stanley2023, equation 3): (batch,) from two (batch, feature).
 
-    As |d| + log(1 + exp(-2|d|)) - log 2, which no difference makes overflow.
+    Computed as |d| + log(1 + exp(-2|d|)) - log 2, which does not overflow for any difference.
 
     Example:
         >>> log_cosh(torch.zeros(1, 1), torch.tensor([[10000.0]]))
@@ -146,13 +146,13 @@ def log_cosh(truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
 def concordance(truth: torch.Tensor, output: torch.Tensor, is_known: torch.Tensor | None = None) -> torch.Tensor:
     """1 - the concordance correlation coefficient (Lin 1989) of each dimension over the batch, 0 to 2.
 
-    As `serein.metrics.concordance`: variances and covariance divide by the number of clips. Where truth or output is
-    constant over the batch, as in a batch of one, nothing is correlated: the loss is 1 and has no gradient.
+    As in `serein.metrics.concordance`, variances and covariance are divided by the number of clips. If truth or output
+    is constant over the batch, as in a batch of one, there is no correlation: the loss is 1 and has no gradient.
 
     Args:
         truth: (batch, dimension).
         output: (batch, dimension).
-        is_known: (batch, dimension) bool: which clips count for each dimension; `None`: all.
+        is_known: (batch, dimension) bool, the clips that count for each dimension; `None`: all.
 
     Returns:
         (dimension,) not reduced, in float32 at least.
@@ -177,8 +177,8 @@ def kl_divergence(
 ) -> torch.Tensor:
     """Kullback-Leibler divergence of predicted probabilities from true ones: cross-entropy less the truth's entropy.
 
-    The gradient is that of `cross_entropy`; the value is 0 where the prediction is the truth, so that its curve shows
-    how far there is to go.
+    The gradient is that of `cross_entropy`. The value is 0 if the prediction equals the truth, so its curve shows the
+    remaining distance.
 
     Args:
         truth: (batch, class) probabilities that sum to 1.
@@ -207,14 +207,15 @@ def supervised_contrastive(
 ) -> torch.Tensor:
     """Supervised contrastive loss (wang2023, equation 1; Khosla 2020, L_out), over clips of one or more views.
 
-    Embeddings are brought to length one and compared in float32. An anchor without another clip of its class is left
-    out of the mean; a batch without any, or of one class, which is in contrast to nothing, gives 0.
+    Embeddings are normalised to unit length and compared in float32. An anchor without another clip of its class is
+    left out of the mean. The loss is 0 for a batch without such pairs, and for a batch of one class, which has no
+    contrast.
 
     Args:
         labels: (clip,) class numbers; the views of a clip have its label.
         embeddings: (clip, feature).
         temperature: Divides the cosines.
-        reduction: Over anchors; equation 1 prints the sum.
+        reduction: Over anchors; equation 1 uses the sum.
 
     Returns:
         A scalar.
@@ -235,7 +236,7 @@ def supervised_contrastive(
         log_probabilities = cosines - cosines.logsumexp(dim=1, keepdim=True)
         num_positives = is_positive.sum(dim=1)
         sums = torch.where(is_positive, log_probabilities, log_probabilities.new_zeros(())).sum(dim=1)
-        loss = -(sums / num_positives.clamp_min(1)).sum()  # of clips without another of their class 0
+        loss = -(sums / num_positives.clamp_min(1)).sum()  # 0 for clips without another of their class
         if reduction == "mean":
             loss = loss / (num_positives > 0).sum().clamp_min(1)
         return torch.where((labels == labels[0]).all(), nothing.to(loss.dtype), loss)
@@ -244,10 +245,10 @@ def supervised_contrastive(
 def ctc(
     truth: Sequence[torch.Tensor], scores: torch.Tensor, num_frames: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Connectionist temporal classification (Graves 2006), each clip's loss divided by its letters.
+    """Connectionist temporal classification (Graves 2006), each clip's loss divided by its number of letters.
 
-    A transcript needs a frame for every letter and one for the blank between two equal ones. Where a clip has fewer, or
-    a transcript no letters, the loss is 0 with no gradient; torch's would be infinite.
+    A transcript needs a frame for every letter and one for the blank between two equal letters. If a clip has fewer
+    frames, or a transcript has no letters, the loss is 0 without a gradient; torch's loss would be infinite.
 
     Args:
         truth: For each clip (letter,) symbols above 0; 0 is the blank.
@@ -255,7 +256,7 @@ def ctc(
         num_frames: (batch,) long, real frames of each clip.
 
     Returns:
-        (batch,) losses, and (batch,) bool whether each is possible.
+        (batch,) losses, and (batch,) bool, whether each transcript is possible.
 
     Example:
         >>> two_frames = torch.zeros(1, 2, 2)  # three of four paths say it: a-, -a, aa

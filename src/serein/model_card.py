@@ -1,4 +1,4 @@
-"""The card of a model folder: what it predicts, what it learned from, how good it is, what it must not be used for."""
+"""The card of a model folder: predictions, training data, scores and limits of the model."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def card(name: str, tasks: Sequence[Task], training: Mapping[str, Any]) -> str:
 
     Args:
         name: The recipe's name.
-        tasks: What the model predicts, its main task first.
-        training: What it learned from, as stored in `model.json`.
+        tasks: The model's tasks, its main task first.
+        training: Description of its training, as stored in `model.json`.
     """
     licences = "\n".join(f"- {corpus}: {text}" for corpus, text in training.get("licences", {}).items())
     score, monitor = training.get("dev_score"), training.get("monitor", "ua")
@@ -26,13 +26,13 @@ def card(name: str, tasks: Sequence[Task], training: Mapping[str, Any]) -> str:
     probabilities = f"## Probabilities\n\n{training['calibration']}\n\n" if "calibration" in training else ""
     return f"""# {name}
 
-A model of [serein](https://pypi.org/project/serein/): it hears speech and predicts {predicts}
+A model of [serein](https://pypi.org/project/serein/) for recordings of speech. It predicts {predicts}
 
     import serein
     model = serein.load("<this folder>")
     print(model.predict("clip.wav").label)
 
-## Learned from
+## Training data
 
 {training.get("num_utterances", "?")} utterances of {training.get("num_speakers", "?")} speakers; corpora and licences:
 
@@ -40,19 +40,19 @@ A model of [serein](https://pypi.org/project/serein/): it hears speech and predi
 
 Languages: {languages}.
 
-A model inherits the conditions of the data that it learned from.
+A model inherits the conditions of its training data.
 
 ## Scores
 
 {
-        "No dev set: its score on unseen speakers stands in the report of the run."
+        "No dev set; the score on unseen speakers is in the report of the run."
         if score is None
-        else f"{title} on its dev speakers, by which its weights were chosen: {reached}."
+        else f"{title} on its dev speakers, which its weights were selected on: {reached}."
     }
 
 {probabilities}## Limits
 
-It was evaluated on the corpus that it learned from. Other languages, rooms, microphones and ways of speaking, above all
-spontaneous ones, will score lower. It hears how speech sounds, not what a person feels: no decision about a person
-should rest on it.
+It was evaluated on the corpus that it was trained on. Scores will be lower for other languages, rooms, microphones and
+ways of speaking, above all for spontaneous speech. It recognises how speech sounds, not what a person feels: no
+decision about a person should be based on it.
 """

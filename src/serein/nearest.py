@@ -1,7 +1,7 @@
-"""Nearest vectors: exactly, block by block of an array that may be mapped into memory; or approximately, by faiss.
+"""Nearest-neighbour search: exact, block by block of an array that may be memory-mapped; or approximate, with faiss.
 
-Both indexes choose candidates by quick products and compare those in float64: the distances are exact, and of equally
-near vectors the first comes first.
+Both indexes select candidates with fast products and compare those in float64, so the distances are exact, and equally
+near vectors keep their order.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ Values = NDArray[np.float64]
 
 QUERIES_AT_ONCE = 1024
 ROWS_AT_ONCE = 1 << 15
-FIRST_ROWS, GROWTH = 1 << 11, 8  # of blocks: there is soon something to beat, and few candidates come at once
+FIRST_ROWS, GROWTH = 1 << 11, 8  # of blocks: small ones first, for an early threshold and few candidates
 SCORES_AT_ONCE = 1 << 21
 PAIRS_AT_ONCE = 1 << 14
-BFLOAT16_FROM = 32  # queries; fewer wait for the memory, not for the products
+BFLOAT16_FROM = 32  # queries; for fewer, memory is the bottleneck, not the products
 MAX_NORM = 1e15  # above it, or below its inverse, float32 may overflow: such vectors are always candidates
 
 RECALL_AT, WANTED_RECALL = 8, 0.98
-FAISS_POINTS_PER_LIST = 39  # what faiss asks for to train a list
+FAISS_POINTS_PER_LIST = 39  # that faiss requires to train a list
 FAISS_MAX_LISTS = 2048
-FAISS_CANDIDATES = 4  # times k, because 8-bit vectors are a little off
+FAISS_CANDIDATES = 4  # times k, because 8-bit vectors are slightly inaccurate
 FAISS_NUM_QUERIES = 200
 
 
@@ -44,8 +44,8 @@ class ExactIndex:
 
     Attributes:
         vectors: (vector, feature) float32 or float16.
-        metric: `euclidean`: the smallest distance is nearest; `cosine`: the greatest; a vector of zeros has cosine 0.
-        known_norms: (vector,) float64, Euclidean, where they are known.
+        metric: `euclidean`: the smallest distance is nearest; `cosine`: the greatest; a zero vector has cosine 0.
+        known_norms: (vector,) float64, Euclidean norms, if they are known.
 
     Example:
         >>> rows, distances = ExactIndex(np.float32([[0, 0], [3, 4], [0, 1]])).search(np.zeros((1, 2)), k=2)
@@ -71,7 +71,7 @@ class ExactIndex:
 
     @cached_property
     def _terms(self) -> NDArray[np.float32]:
-        """(vector,) what makes a product a score, see `_search`; NaN where float32 may overflow."""
+        """(vector,) terms that turn products into scores, see `_search`; NaN where float32 may overflow."""
         is_extreme = (self.norms > MAX_NORM) | ((self.norms < 1 / MAX_NORM) & (self.norms > 0))
         norms = np.where(is_extreme, np.nan, self.norms)
         terms = norms**2 / 2 if self.metric == "euclidean" else 1 / np.where(norms == 0, 1.0, norms)
@@ -94,8 +94,8 @@ class ExactIndex:
     def _search(self, queries: NDArray[Any], best_rows: Rows, best: Values) -> None:
         """Fill in the k nearest rows and their similarities, both (query, k): cosines, or negative distances.
 
-        A vector's score is its cosine, or its product with the query less half its squared norm, in float32. It is a
-        candidate unless its score is below that of the k-th nearest so far by more than rounding explains.
+        A vector's score is its cosine, or its product with the query minus half its squared norm, in float32. It is a
+        candidate unless its score is below that of the k-th nearest so far by more than rounding can explain.
         """
         k, is_cosine = best.shape[1], self.metric == "cosine"
         in_bfloat16 = is_cosine and len(queries) >= BFLOAT16_FROM and multiplies_bfloat16()
@@ -118,7 +118,7 @@ class ExactIndex:
                 kth = np.partition(scores.float().numpy(), -k, axis=1)[:, -k]
                 threshold = np.nextafter((kth - 2 * rounding).astype(np.float32), -np.inf, dtype=np.float32)
             query, row = above(scores, threshold)
-            if in_bfloat16 and len(row) * 8 > scores.numel():  # the vectors are too much alike for 8 bits
+            if in_bfloat16 and len(row) * 8 > scores.numel():  # the vectors are too similar for 8 bits
                 in_bfloat16, quick = False, torch.from_numpy(queries.astype(np.float32))
                 rounding = reach * relative_rounding(queries.shape[1], in_bfloat16)
                 continue
@@ -129,20 +129,21 @@ class ExactIndex:
             start = block.stop
 
     def _scores(self, queries: Tensor, block: slice) -> Tensor:
-        """Return (query, vector): what `_search` compares, in the precision of the queries."""
+        """Return the scores that `_search` compares, (query, vector), in the precision of the queries."""
         vectors, terms = self.vectors[block].astype(np.float32, copy=False), self._terms[block]
         if queries.dtype == torch.bfloat16:
             directions = torch.from_numpy(np.require(vectors, requirements="W")) * torch.from_numpy(terms)[:, None]
             return queries @ directions.bfloat16().T
-        with np.errstate(over="ignore", invalid="ignore"):  # extreme vectors compete in any case
-            scores = queries.numpy() @ vectors.T  # not by torch, which may be set to multiply in bfloat16
+        with np.errstate(over="ignore", invalid="ignore"):  # extreme vectors are candidates in any case
+            scores = queries.numpy() @ vectors.T  # not with torch, which may be set to multiply in bfloat16
         apply = np.multiply if self.metric == "cosine" else np.subtract
         return torch.from_numpy(apply(scores, terms, out=scores))
 
     def similarities(self, queries: NDArray[Any], rows: Rows) -> Values:
         """Return (pair,) cosines, or negative distances, of queries, (pair, feature), and rows, (pair,), in float64.
 
-        Cosines, of queries of length 1, drop what the order of summing decides: equal vectors are equally near.
+        Cosines, for queries of length 1, are rounded so that they do not depend on the order of summation, and equal
+        vectors are equally near.
         """
         if self.metric == "euclidean":
             distances: Values = np.sqrt(np.square(self.vectors[rows].astype(np.float64) - queries).sum(axis=1))
@@ -153,7 +154,7 @@ class ExactIndex:
 
 
 def normalise(vectors: NDArray[Any]) -> Values:
-    """Return vectors of length 1 in float64; zeros stay, and large numbers do not overflow."""
+    """Return vectors of length 1 in float64; zero vectors are kept, and large numbers do not overflow."""
     largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0.0)
     scaled = vectors / np.where(largest > 0, largest, 1.0).astype(np.float64)
     lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
@@ -162,22 +163,22 @@ def normalise(vectors: NDArray[Any]) -> Values:
 
 
 def above(scores: Tensor, threshold: NDArray[np.float32]) -> tuple[Rows, Rows]:
-    """Return queries and vectors of the scores, (query, vector), that exceed the query's threshold or are no number."""
+    """Return queries and vectors of the scores, (query, vector), that exceed the query's threshold or are NaN."""
     if scores.dtype == torch.float32:
         query, vector = np.divmod(np.flatnonzero(~(scores.numpy() <= threshold[:, None])), scores.shape[1])
         return query, vector
-    asked = np.flatnonzero(~(scores.amax(dim=1).float().numpy() <= threshold))  # few; others need not become float32
+    asked = np.flatnonzero(~(scores.amax(dim=1).float().numpy() <= threshold))  # few; the others are not converted
     place, vector = above(scores[asked].float(), threshold[asked])
     return asked[place], vector
 
 
 def multiplies_bfloat16() -> bool:
-    """Tell whether the processor multiplies matrices of bfloat16 in hardware, several times as fast as float32."""
+    """Return whether the processor multiplies bfloat16 matrices in hardware, several times as fast as float32."""
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
 def relative_rounding(num_features: int, in_bfloat16: bool) -> float:
-    """Return how far a score is off at most, relative to the norms of query and vector (Cauchy and Schwarz).
+    """Return the maximum error of a score, relative to the norms of query and vector (Cauchy-Schwarz).
 
     float32 rounds each sum and product by 2^-24, bfloat16 both factors and the result by 2^-8.
     """
@@ -185,7 +186,7 @@ def relative_rounding(num_features: int, in_bfloat16: bool) -> float:
 
 
 def keep_best(best_rows: Rows, best: Values, query: Rows, rows: Rows, similarities: Values) -> None:
-    """Let pairs of a query and a row, (pair,), compete with the k nearest so far, both (query, k), in place."""
+    """Update the k nearest rows so far and their similarities, both (query, k), with pairs, (pair,), in place."""
     k = best.shape[1]
     asked, number = np.unique(query, return_inverse=True)
     numbers = np.concatenate([np.repeat(np.arange(len(asked)), k), number])
@@ -199,15 +200,15 @@ def keep_best(best_rows: Rows, best: Values, query: Rows, rows: Rows, similariti
 
 
 class FaissIndex:
-    """Approximate search: an inverted file of 8-bit vectors, mapped into memory.
+    """Approximate search in a memory-mapped inverted file of 8-bit vectors.
 
     Args:
-        path: What `write_faiss` wrote.
-        exact: Of the same vectors.
+        path: File written by `write_faiss`.
+        exact: Exact index of the same vectors.
 
     Raises:
         MissingExtraError: faiss is not installed.
-        ModelError: The file is damaged, or of other vectors.
+        ModelError: The file is damaged, or contains other vectors.
     """
 
     def __init__(self, path: Path, exact: ExactIndex) -> None:
@@ -215,15 +216,15 @@ class FaissIndex:
         try:
             self.lists = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
         except RuntimeError:
-            raise ModelError("is damaged", where=path, remedy="Delete it, and build it again.") from None
+            raise ModelError("is damaged", where=path, remedy="Delete it and build it again.") from None
         if (self.lists.ntotal, self.lists.d) != exact.vectors.shape:
-            raise ModelError("is of other vectors", where=path, remedy="Delete it, and build it again.")
+            raise ModelError("contains other vectors", where=path, remedy="Delete it and build it again.")
         self.exact = exact
 
     def search(self, queries: NDArray[Any], k: int) -> tuple[Rows, Values]:
-        """Return about the k nearest rows of each query and their exact distances or cosines; see `ExactIndex.search`.
+        """Return roughly the k nearest rows of each query, with exact distances or cosines; see `ExactIndex.search`.
 
-        Queries whose lists hold fewer than k vectors are searched exactly.
+        Queries whose lists contain fewer than k vectors are searched exactly.
         """
         return searched(self.lists, self.exact, queries, k)
 
@@ -246,13 +247,13 @@ def searched(lists: Any, exact: ExactIndex, queries: NDArray[Any], k: int) -> tu
 
 
 def write_faiss(exact: ExactIndex, path: Path, rng: np.random.Generator) -> float:
-    """Write an inverted file, to be searched through the least power of two of its lists that reaches `WANTED_RECALL`.
+    """Write an inverted file that is searched in the smallest power of two of its lists that reaches `WANTED_RECALL`.
 
     Args:
-        rng: Draws the vectors that the lists are made from, and those that are asked for.
+        rng: Draws the vectors that the lists are trained on, and the queries.
 
     Returns:
-        The share that it finds of the 8 nearest other vectors of some 200.
+        Its recall: the fraction that it finds of the 8 nearest other vectors of some 200 queries.
 
     Raises:
         MissingExtraError: faiss is not installed.
@@ -280,13 +281,13 @@ def write_faiss(exact: ExactIndex, path: Path, rng: np.random.Generator) -> floa
     try:
         with replacing(path) as partial:
             faiss.write_index(lists, str(partial))
-    except (OSError, RuntimeError) as error:  # faiss's word for a full disk
+    except (OSError, RuntimeError) as error:  # RuntimeError: the disk is full
         raise ModelError("the index cannot be written", where=path, remedy="Make room on the disk.") from error
     return found
 
 
 def recall(truth: Rows, found: Rows) -> float:
-    """Return the share of the true neighbours that were found; both (query, k).
+    """Return the fraction of the true neighbours that were found; both (query, k).
 
     Example:
         >>> recall(np.array([[1, 2], [3, 4]]), np.array([[2, 1], [3, 5]]))

@@ -1,4 +1,4 @@
-"""What long work says while it runs: bars with rate and score on a terminal, plain lines elsewhere."""
+"""Progress of long work: bars with rate and score on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Report = Callable[[str, int, int, str], None]  # label, done, total, detail; don
 
 
 class Bars:
-    """A `Report` that draws one bar per label on stderr, or prints a line when one ends and there is no terminal."""
+    """A `Report` that draws one bar per label on stderr; without a terminal, it prints a line when one ends."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -26,7 +26,7 @@ class Bars:
             TimeRemainingColumn(),
             console=console,
             disable=not self.is_live,
-            redirect_stdout=sys.stdout.isatty(),  # else what a program reads would go where the bars are
+            redirect_stdout=sys.stdout.isatty(),  # otherwise output for a program would go to the bars
         )
         self.tasks: dict[str, Any] = {}
 

@@ -103,7 +103,7 @@ def test_prepare_a_folder_of_emotions(tones: Path, tmp_path: Path, serein: Call)
     out = tmp_path / "new" / "m.jsonl"
     outcome = serein("corpus", "prepare", "folder", tones.parent, "--out", out)
     assert (outcome.status, outcome.out) == (0, f"{out}: 36 utterances\n")
-    assert "note: took the names of 3 folders for emotions: angry, happy, sad" in outcome.err
+    assert "note: used the names of 3 folders as emotions: angry, happy, sad" in outcome.err
     prepared = manifest.read(out)
     assert {(u.speaker, u.emotion, u.audio) for u in prepared} == {
         (u.speaker, u.emotion, u.audio) for u in manifest.read(tones)
@@ -120,7 +120,7 @@ def test_labels_are_joined_and_mapped(tmp_path: Path, serein: Call) -> None:
     outcome = serein("corpus", "prepare", "csv", tmp_path / "t.csv", "-o", out, "--map", tmp_path / "map.yaml")
     assert (outcome.status, [u.emotion for u in manifest.read(out)]) == (0, ["happy", "happy", "angry"])
     assert "note: 1 labels 'Wut' became 'angry'" in outcome.err
-    assert "note: the spellings 'Happy' (1), 'happy' (1) were joined into 'happy'" in outcome.err
+    assert "note: the spellings 'Happy' (1), 'happy' (1) were merged into 'happy'" in outcome.err
 
 
 def test_corpora_are_merged(tmp_path: Path, serein: Call) -> None:
@@ -133,7 +133,7 @@ def test_corpora_are_merged(tmp_path: Path, serein: Call) -> None:
     command = ("corpus", "merge", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--labels", tmp_path / "map.yaml")
     outcome = serein(*command, "-o", out)
     assert outcome.out == f"sad: a 1, b 1\n{out}: 2 utterances, 2 corpora, 1 labels, 1 duplicates\n"
-    assert "duplicate: b/1 has the samples of a/1" in outcome.err
+    assert "duplicate: b/1 has the same samples as a/1" in outcome.err
     assert [(u.id, u.corpus) for u in manifest.read(out)] == [("a/1", "a"), ("b/1", "b")]
     assert json.loads(serein(*command, "-o", out, "--json").out)["duplicates"] == [["b/1", "a/1"]]
 

@@ -100,9 +100,9 @@ def test_a_recording_on_stdin(model: Path, clips: list[str], serein: Call, monke
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("*.ogg", None, "*.ogg: fits no file. Check the pattern"),
-        ("empty.txt", b"\n \n", "empty.txt: names no recordings. Write one path a line."),
-        ("bad.txt", b"\xff\xfe\x00", "bad.txt: is no list: not UTF-8 text"),
+        ("*.ogg", None, "*.ogg: matches no file. Check the pattern"),
+        ("empty.txt", b"\n \n", "empty.txt: names no recordings. Write one path per line."),
+        ("bad.txt", b"\xff\xfe\x00", "bad.txt: is not a list: not UTF-8 text"),
         ("loop.txt", b"-\n", "loop.txt: a list cannot name stdin"),
         ("ring.txt", b"ring.txt\n", "ring.txt: names itself"),
         ("lost.txt", b"lost.wav\n", "lost.wav: no such file"),
@@ -460,7 +460,7 @@ def test_a_closed_stdout_loses_nothing(model: Path, tmp_path: Path, in_child: St
 def test_a_closed_stdin_names_no_recordings(model: Path, in_child: StartChild) -> None:
     outcome = in_child("predict", "--model", model, "-", closed=["stdin"]).wait()
     assert outcome.status == 1
-    assert outcome.err == "error: stdin: names no recordings. Write one path a line.\n"
+    assert outcome.err == "error: stdin: names no recordings. Write one path per line.\n"
 
 
 def test_two_recordings_of_one_name_have_two_label_files(model: Path, tmp_path: Path, serein: Call) -> None:
@@ -513,7 +513,7 @@ def test_formats_that_contradict_and_pictures_of_no_kind_are_refused(model: Path
     for options in (("--json", "--csv"), ("--format", "textgrid", "--json")):
         refused = serein("predict", call, "--model", model, *options)
         assert refused.status == 2
-        assert "name one format" in refused.err
+        assert "choose one format" in refused.err
     refused = serein("predict", call, "--model", model, "--plot", "x.doc")
     assert refused.status == 2
     assert "name a .png, .svg or .pdf" in refused.err
@@ -536,7 +536,7 @@ def test_words_stand_beside_the_emotion(
     assert "asr" not in json.loads(serein("predict", recording, "--model", model, "--json").out)["tasks"]
     refused = serein("predict", "-", "--model", model, "--transcribe", whisper)
     assert refused.status == 2
-    assert "a pipe can be read but once" in refused.err
+    assert "a pipe can be read only once" in refused.err
 
 
 @pytest.mark.slow

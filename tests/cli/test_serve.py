@@ -126,7 +126,7 @@ def test_a_microphone(model: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
         [0.9, 2.0], abs=0.2
     )
     assert (opened[0]["device"], opened[0]["samplerate"], opened[0]["channels"]) == (3, 16_000, 1)
-    assert without_runtime(outcome.err).startswith("recording; stop with Ctrl-C\n")
+    assert without_runtime(outcome.err).startswith("recording; press Ctrl-C to stop\n")
 
 
 def test_a_microphone_that_cannot_be_opened(model: Path, serein: Call, monkeypatch: pytest.MonkeyPatch) -> None:

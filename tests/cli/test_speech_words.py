@@ -45,8 +45,8 @@ def test_a_vocabulary_is_prepared_once(tmp_path: Path, serein: Call) -> None:
     assert "line 8" in refused.complaint
     assert not out.exists()
     done = serein("words", "prepare", tmp_path / "words.txt", "-o", out, "--skip-broken", "--half")
-    assert done.out == f"{out}: 6 words of 4 numbers, 1 duplicates left out, 1 wrong lines left out\n"
-    assert "is there already" in serein("words", "prepare", tmp_path / "words.txt", "-o", out).complaint
+    assert done.out == f"{out}: 6 words of 4 numbers, 1 duplicates left out, 1 malformed lines skipped\n"
+    assert "already exists" in serein("words", "prepare", tmp_path / "words.txt", "-o", out).complaint
     assert serein("words", "prepare", "-o", tmp_path / "other").status == 2
 
 
@@ -77,7 +77,7 @@ def test_recordings_are_ranked_by_their_nearness_to_text(model: Path, tones: Pat
 @pytest.mark.slow
 def test_what_cannot_be_found_is_said(model: Path, tiny_run: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     assert (
-        "'glom' has no vector; spelt most like it: gloom"
+        "'glom' has no vector; similar spellings: gloom"
         in serein("words", "find", "--model", model, "--text", "glom", tones).complaint
     )
     assert "is empty, after '--text'" in serein("words", "find", "--model", model, "--text", " ", tones).complaint

@@ -177,7 +177,7 @@ def test_a_file_name_says_everything(corpus: str, name: str, fields: dict[str, s
 @pytest.mark.parametrize("corpus", FOREIGN)
 def test_a_foreign_name_stops(corpus: str, tmp_path: Path) -> None:
     for number, name in enumerate(FOREIGN[corpus]):
-        with pytest.raises(ManifestError, match=f"not named as {re.escape(CORPORA[corpus].title)} names its clips"):
+        with pytest.raises(ManifestError, match=f"does not match the clip names of {re.escape(CORPORA[corpus].title)}"):
             CORPORA[corpus].parse(tree(tmp_path / str(number), name))
 
 
@@ -278,7 +278,7 @@ def test_five_women_and_five_men_say_ten_sentences() -> None:
 
 @pytest.mark.parametrize("name", ["04a01Fa.wav", "03a03Fa.wav", "03a01Xa.wav", "03a01F1.wav", "song.wav"])
 def test_a_foreign_name_stops_in_emodb(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ManifestError, match="not named as EmoDB"):
+    with pytest.raises(ManifestError, match="does not match the clip names of EmoDB"):
         EMODB.parse(tree(tmp_path, "03a01Fa.wav", name))
 
 
@@ -362,7 +362,7 @@ def test_a_folder_of_song_only_says_so(tmp_path: Path) -> None:
     "name", ["holiday.wav", "03-01-09-01-01-01-01.wav", "03-01-01-01-01-01-25.wav", "03-01-01-01-01-01.wav"]
 )
 def test_a_foreign_name_stops_in_ravdess(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ManifestError, match="not named as RAVDESS"):
+    with pytest.raises(ManifestError, match="does not match the clip names of RAVDESS"):
         parse_ravdess(tree(tmp_path, "03-01-01-01-01-01-01.wav", name))
 
 
@@ -370,7 +370,7 @@ def test_the_doubled_download_is_refused(tmp_path: Path) -> None:
     """The copy on Kaggle holds every clip twice, in Actor_NN/ and in audio_speech_actors_01-24/Actor_NN/."""
     name = "Actor_01/03-01-01-01-01-01-01.wav"
     root = tree(tmp_path, name, f"audio_speech_actors_01-24/{name}")
-    with pytest.raises(ManifestError, match="1 names occur twice.*Name the folder of one copy"):
+    with pytest.raises(ManifestError, match="1 names occur twice.*Specify the folder of one copy"):
         parse_ravdess(root)
 
 

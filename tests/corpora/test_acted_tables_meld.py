@@ -52,7 +52,7 @@ def test_a_row_says_everything(tmp_path: Path) -> None:
 
 def test_a_row_without_a_clip_in_the_release_is_left_out_and_said(tmp_path: Path) -> None:
     root = release(tmp_path)
-    assert meld_remarks(root) == ["left out train_dia125_utt3: the release has no clip of it that can be decoded"]
+    assert meld_remarks(root) == ["left out train_dia125_utt3: the release has no clip that can be decoded"]
 
 
 def test_corrected_clips_and_audio_go_first(tmp_path: Path) -> None:
@@ -74,5 +74,5 @@ def test_a_missing_table_and_an_unknown_emotion_stop(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"dev_sent_emo\.csv:2: unknown emotion 'glee'"):
         parse_meld(root)
     (root / "dev_sent_emo.csv").unlink()
-    with pytest.raises(ManifestError, match=r"holds no dev_sent_emo\.csv"):
+    with pytest.raises(ManifestError, match=r"contains no dev_sent_emo\.csv"):
         parse_meld(root)

@@ -67,7 +67,7 @@ def test_tables_files_and_header_make_utterances(storage: str, database: Any, tm
     }
     assert remarks(tmp_path) == [
         "emotion.test: left out the columns snr",
-        "the database names its licence: CC0-1.0",
+        "the database states its licence: CC0-1.0",
     ]
 
 
@@ -91,13 +91,13 @@ def test_tables_that_disagree_are_named_and_one_can_be_chosen(database: Any, tmp
     database["other"]["emotion"].set(["anger"])
     database.save(str(tmp_path), storage_format="csv")
     with pytest.raises(
-        ManifestError, match=r"give wav/b\.wav the emotion 'sadness' and 'anger'.*Name the table to take"
+        ManifestError, match=r"give wav/b\.wav the emotion 'sadness' and 'anger'.*Specify the table to use"
     ):
         parse(tmp_path)
     chosen = parse(tmp_path / "db.other.csv")
     assert [(u.id, u.emotion, u.speaker) for u in chosen] == [("wav/b", "anger", "08")]
     (tmp_path / "notes.csv").touch()
-    with pytest.raises(ManifestError, match="is no table of the database, which has"):
+    with pytest.raises(ManifestError, match="is not a table of the database, which has"):
         parse(tmp_path / "notes.csv")
 
 
@@ -116,19 +116,19 @@ def test_pickles_and_code_in_the_header_are_never_run(database: Any, tmp_path: P
     (tmp_path / "db.files.pkl").write_bytes(pickle.dumps({}))
     assert remarks(tmp_path)[-1] == "did not read pickled tables: db.files.pkl"
     (tmp_path / "db.files.csv").unlink()
-    with pytest.raises(ManifestError, match="table 'files' as a pickle only, which may run code"):
+    with pytest.raises(ManifestError, match="table 'files' only as a pickle, which may run code"):
         parse(tmp_path)
     (tmp_path / "db.yaml").write_text("tables: !!python/object/apply:os.getcwd []\n", encoding="utf-8")
-    with pytest.raises(ManifestError, match=r"db\.yaml: is no plain YAML"):
+    with pytest.raises(ManifestError, match=r"db\.yaml: is not plain YAML"):
         parse(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("header", "what"),
     [
-        (None, r"holds no db\.yaml"),
-        ("a: 1\n", "names no tables"),
-        ("tables: {x: {columns: {}}}\n", "holds no table 'x'"),
+        (None, r"contains no db\.yaml"),
+        ("a: 1\n", "lists no tables"),
+        ("tables: {x: {columns: {}}}\n", "contains no table 'x'"),
     ],
 )
 def test_what_is_no_database_is_named(header: str | None, what: str, tmp_path: Path) -> None:

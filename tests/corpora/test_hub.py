@@ -99,25 +99,25 @@ def test_prepare_writes_where_it_is_told(tmp_path: Path) -> None:
     parquet.write_table(table(inside("a.wav")), tmp_path / "clips.parquet")
     prepared = prepare(HUB, tmp_path / "clips.parquet", unpacked=tmp_path / "m-audio")
     assert [u.audio for u in prepared.utterances] == [str(tmp_path / "m-audio" / "a.flac")]
-    with pytest.raises(ManifestError, match="holds recordings inside"):
+    with pytest.raises(ManifestError, match="contains embedded recordings"):
         prepare(HUB, tmp_path / "clips.parquet")
 
 
 def test_a_column_of_classes_that_is_not_named_so_is_asked_about(tmp_path: Path) -> None:
     parquet.write_table(table(inside("a.wav"), labels="major"), tmp_path / "clips.parquet")
-    with pytest.raises(ManifestError, match=r"no column 'emotion', and may have it in column 'major'\. Are these"):
+    with pytest.raises(ManifestError, match=r"no column 'emotion'; the emotions may be in column 'major'\. If so"):
         parse(tmp_path / "clips.parquet", tmp_path / "out")
 
 
 def test_what_is_no_dataset_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="holds no dataset"):
+    with pytest.raises(ManifestError, match="contains no dataset"):
         parse(tmp_path)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ManifestError, match="is no readable dataset"):
+    with pytest.raises(ManifestError, match="is not a readable dataset"):
         parse(tmp_path)
     parquet.write_table(pyarrow.table({"emotion": ["sad"]}), tmp_path / "a.parquet")
     with pytest.raises(ManifestError, match="has no column of recordings; its columns are: emotion"):
         parse(tmp_path)
     (tmp_path / "state.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ManifestError, match=r"state\.json: holds no JSON"):
+    with pytest.raises(ManifestError, match=r"state\.json: contains no valid JSON"):
         parse(tmp_path)

@@ -220,7 +220,7 @@ def test_what_is_left_out_and_what_is_lacking_is_counted(root: Path) -> None:
         "1 turns have no transcript, such as Ses01F_impro01_M001",
         "left out lines of the transcriptions: 1 that name no turn, 1 of turns that were not evaluated, such as "
         "Ses01F_impro01_MXX0",
-        "left out 1 comments beside single raters' valence, activation and dominance (lines A-...)",
+        "left out 1 comments on individual raters' valence, activation and dominance (lines A-...)",
         "left out 1 recordings that were not evaluated, such as Ses01F_impro01_MXX0.wav",
     ]
 
@@ -267,7 +267,7 @@ def test_the_whole_corpus_has_the_published_counts(tmp_path: Path, monkeypatch: 
     assert str(error.value) == (
         f"{root}: found 10039 of the 10039 utterances that IEMOCAP publishes (session Ses02: 1022 of 1023; "
         "emotion happiness: 1635 of 1636; other emotions or none: 4509 of 4508). "
-        "Copy the labels again from the release, or say --partial."
+        "Copy the labels again from the release, or use --partial."
     )
 
 
@@ -278,7 +278,7 @@ def test_a_part_stops_and_is_accepted_when_asked_for(root: Path) -> None:
     )
     with pytest.raises(ManifestError) as error:
         prepare(IEMOCAP, root)
-    assert str(error.value) == f"{root}: {what}. Download the rest, or say --partial."
+    assert str(error.value) == f"{root}: {what}. Download the rest, or use --partial."
     prepared = prepare(IEMOCAP, root, counts="partial")
     assert prepared.notes[-1] == what
     assert len(prepared.utterances) == 6
@@ -313,21 +313,26 @@ def test_a_missing_or_broken_recording_stops_or_is_listed(
             3,
             "unknown emotion 'mad', expected one of: ang, hap, exc, sad, neu, fru, sur, fea, dis",
         ),
-        ("\t[2.5000, 2.0000, 3.3333]", "", 3, "is no consensus: [start - end], turn, emotion, [valence"),
-        ("2.5000, 2.0000, 3.3333", "2.5000, 2.0000", 3, "is no consensus"),
-        ("2.5000, 2.0000", "2.5000, NaN", 3, "is no consensus"),
+        ("\t[2.5000, 2.0000, 3.3333]", "", 3, "is not a consensus: [start - end], turn, emotion, [valence"),
+        ("2.5000, 2.0000, 3.3333", "2.5000, 2.0000", 3, "is not a consensus"),
+        ("2.5000, 2.0000", "2.5000, NaN", 3, "is not a consensus"),
         (
             "Ses01F_impro01_F000",
             "Ses01F_impro02_F000",
             3,
-            "'Ses01F_impro02_F000' is no turn of the dialogue Ses01F_imp",
+            "'Ses01F_impro02_F000' is not a turn of the dialogue Ses01F_imp",
         ),
-        ("Ses01F_impro01_F000", "Ses01F_impro01_X000", 3, "'Ses01F_impro01_X000' is no turn of the dialogue"),
-        ("C-E2:\tNeutral;\t()", "C-E2:\tNeu", 4, "'C-E2: Neu' is no rating, such as 'C-E2: Neutral; (comment)'"),
-        ("C-E2:\t", "C-X2:\t", 4, "is no rating"),
-        ("C-E2:\t", "E2:\t", 4, "is no line of an evaluation"),
-        ("(calm, collected)", "(calm, coll", 9, "is no rating of attributes"),
-        ("[0.5000 - 1.2500]\tSes01F_impro01_F000\tneu\t[2.5000, 2.0000, 3.3333]\n", "", 3, "is no line of an evalua"),
+        ("Ses01F_impro01_F000", "Ses01F_impro01_X000", 3, "'Ses01F_impro01_X000' is not a turn of the dialogue"),
+        ("C-E2:\tNeutral;\t()", "C-E2:\tNeu", 4, "'C-E2: Neu' is not a rating, such as 'C-E2: Neutral; (comment)'"),
+        ("C-E2:\t", "C-X2:\t", 4, "is not a rating"),
+        ("C-E2:\t", "E2:\t", 4, "is not a line of an evaluation"),
+        ("(calm, collected)", "(calm, coll", 9, "is not a rating of attributes"),
+        (
+            "[0.5000 - 1.2500]\tSes01F_impro01_F000\tneu\t[2.5000, 2.0000, 3.3333]\n",
+            "",
+            3,
+            "is not a line of an evalua",
+        ),
     ],
 )
 def test_a_broken_or_foreign_line_stops_with_its_number(root: Path, old: str, new: str, line: int, what: str) -> None:
@@ -341,8 +346,18 @@ def test_a_broken_or_foreign_line_stops_with_its_number(root: Path, old: str, ne
 @pytest.mark.parametrize(
     ("old", "new", "line", "what"),
     [
-        ("Ses01F_impro01_M000 [001.5000-002.0000]: Go", "Ses01F_impro01_M000 [001.5", 3, "is no transcript, such as"),
-        ("Ses01F_impro01_MXX0", "Ses01F_impro01_M000", 4, "Ses01F_impro01_M000 has another text in a line before"),
+        (
+            "Ses01F_impro01_M000 [001.5000-002.0000]: Go",
+            "Ses01F_impro01_M000 [001.5",
+            3,
+            "is not a transcript, such as",
+        ),
+        (
+            "Ses01F_impro01_MXX0",
+            "Ses01F_impro01_M000",
+            4,
+            "Ses01F_impro01_M000 has a different text in an earlier line",
+        ),
     ],
 )
 def test_a_broken_or_contradictory_transcript_stops(root: Path, old: str, new: str, line: int, what: str) -> None:
@@ -372,7 +387,7 @@ def test_a_dialogue_without_evaluation_is_noted_by_its_recordings(root: Path) ->
 
 def test_a_file_of_another_session_is_refused(root: Path) -> None:
     shutil.copy(root / IMPRO, root / "Session5/dialog/EmoEvaluation/Ses01F_impro01.txt")
-    assert "EmoEvaluation/Ses01F_impro01.txt: belongs to another session than Ses05" in refusal(root)
+    assert "EmoEvaluation/Ses01F_impro01.txt: belongs to a session other than Ses05" in refusal(root)
 
 
 @pytest.mark.parametrize("part", ["dialog/EmoEvaluation", "sentences/wav"])
@@ -383,7 +398,9 @@ def test_a_session_without_labels_or_recordings_is_refused(root: Path, part: str
 
 def test_another_folder_is_answered_with_what_is_there(root: Path) -> None:
     complaint = refusal(root.parent)
-    assert "holds no folder Session1 to Session5; found: IEMOCAP_full_release. Name the folder" in complaint
+    assert (
+        "contains no folder Session1 to Session5; found: IEMOCAP_full_release. Specify the unpacked folder" in complaint
+    )
     for name in EVALUATIONS:
         (root / name).unlink()
     assert "the files in dialog/EmoEvaluation name no turn" in refusal(root)

@@ -197,7 +197,7 @@ def test_every_class_is_a_word_that_raters_use(root: Path, letter: str, emotion:
 def test_what_is_left_out_and_what_is_lacking_is_counted(root: Path) -> None:
     known = "release 1.10 104267, release 1.11 149307, release 1.12 203936, release 2.0 264705"
     assert prepare(MSP_PODCAST, root).notes == [
-        f"9 rows in labels_consensus.csv, as in no release that serein knows ({known}); "
+        f"9 rows in labels_consensus.csv, unlike any known release ({known}); "
         "by split: train 5, dev 2, test1 1, test2 1, test3 2",
         "3 utterances have ratings but no emotion: Other 1, No agreement 2",
         "of 9 rated utterances, 1 have no speaker and 1 no gender",
@@ -312,10 +312,10 @@ def test_a_missing_column_is_named_beside_those_there_are(root: Path, table: str
         (",A,", ",,", "unknown EmoClass '', expected one of"),
         ("127,Female", "127,F", "unknown Gender 'F', expected one of: Male, Female, Unknown"),
         ("Female,Train", "Female,Test9", "unknown Split_Set 'Test9', expected one of: Train, Development, Test1"),
-        ("MSP-PODCAST_0002_0033.wav", "0002_0033.wav", "'0002_0033.wav' is not named as MSP-Podcast names"),
-        ("MSP-PODCAST_0002_0033.wav", "MSP-PODCAST_0001_0008.wav", "MSP-PODCAST_0001_0008.wav stands in line 2"),
-        (",Female,Train\n", ",Fem\n", "has 7 cells, the header has 8"),
-        (",5.4,", ",NaN,", "column EmoAct holds 'NaN', which is no mean of answers from 1 to 7"),
+        ("MSP-PODCAST_0002_0033.wav", "0002_0033.wav", "'0002_0033.wav' does not match the file names of MSP-Podcast"),
+        ("MSP-PODCAST_0002_0033.wav", "MSP-PODCAST_0001_0008.wav", "MSP-PODCAST_0001_0008.wav is listed in line 2"),
+        (",Female,Train\n", ",Fem\n", "has 7 cells, but the header has 8"),
+        (",5.4,", ",NaN,", "column EmoAct contains 'NaN', which is not a mean of answers from 1 to 7"),
     ],
 )
 def test_a_foreign_or_cut_off_row_stops_with_its_line(root: Path, old: str, new: str, what: str) -> None:
@@ -333,28 +333,28 @@ def test_an_open_quote_swallows_nothing(root: Path, table: str) -> None:
 def test_a_table_in_another_encoding_is_refused(root: Path, table: str) -> None:
     path = root / "Labels" / f"labels_{table}.csv"
     path.write_bytes(path.read_bytes() + b"caf\xe9")
-    assert "is no text in UTF-8" in refusal(root)
+    assert "is not UTF-8 text" in refusal(root)
 
 
 @pytest.mark.parametrize("root", ["1.12"], indirect=True)
 def test_a_cell_that_is_no_rating_stops_with_its_line(root: Path) -> None:
     edit(root, "detailed", "WORKER00000001; Angry; Angry,Frustrated; ", "WORKER00000001 Angry ")
-    assert "labels_detailed.csv:3: is no rating: 'WORKER00000001 Angry A:5.000000; V:2" in refusal(root)
+    assert "labels_detailed.csv:3: is not a rating: 'WORKER00000001 Angry A:5.000000; V:2" in refusal(root)
 
 
 def test_a_rating_without_a_primary_emotion_stops(root: Path) -> None:
     edit(root, "detailed", "Other-fed up", "")
-    assert "labels_detailed.csv:5: is no rating: " in refusal(root)
+    assert "labels_detailed.csv:5: is not a rating: " in refusal(root)
 
 
 def test_tables_of_two_releases_are_refused(root: Path) -> None:
     edit(root, "consensus", "MSP-PODCAST_0006_0011.wav", "MSP-PODCAST_0007_0001.wav")
     assert (
-        "labels_detailed.csv: holds no rating of 1 files of labels_consensus.csv, such as MSP-PODCAST_0007_0001.wav. "
-        "Copy both tables again, from one release."
+        "labels_detailed.csv: contains no rating of 1 files of labels_consensus.csv, "
+        "such as MSP-PODCAST_0007_0001.wav. Copy both tables again from the same release."
     ) in refusal(root)
     (root / "Labels" / "labels_consensus.csv").write_text(CONSENSUS[: CONSENSUS.index("MSP-PODCAST_0005")])
-    what = "rates 2 files that labels_consensus.csv does not name, such as MSP-PODCAST_0005_0010.wav"
+    what = "rates 2 files that labels_consensus.csv does not list, such as MSP-PODCAST_0005_0010.wav"
     assert what in refusal(root)
 
 
@@ -368,7 +368,7 @@ def test_absent_and_empty_transcripts_are_none_and_counted(root: Path) -> None:
 
 def test_a_broken_transcript_stops_with_its_name(root: Path) -> None:
     (root / "Transcripts" / "MSP-PODCAST_0002_0033.txt").write_bytes(b"\xff\xfeno")
-    assert "Transcripts/MSP-PODCAST_0002_0033.txt: cannot be read as a text in UTF-8" in refusal(root)
+    assert "Transcripts/MSP-PODCAST_0002_0033.txt: cannot be read as UTF-8 text" in refusal(root)
 
 
 def test_without_the_folder_of_transcripts_there_are_none(root: Path) -> None:
@@ -383,7 +383,7 @@ def test_audio_that_no_row_names_is_noted(root: Path) -> None:
     (root / "Audios" / "MSP-PODCAST_0009_0001.wav").touch()
     (root / "Audios" / ".DS_Store").touch()
     assert len(parse(root)) == 11
-    assert "left out 1 files in Audios/ that no row names, such as MSP-PODCAST_0009_0001.wav" in remarks(root)
+    assert "left out 1 files in Audios/ that no row lists, such as MSP-PODCAST_0009_0001.wav" in remarks(root)
 
 
 @pytest.mark.parametrize(
@@ -398,15 +398,15 @@ def test_audio_that_no_row_names_is_noted(root: Path) -> None:
 def test_another_layout_is_answered_with_what_is_there(root: Path, part: str, other: str, found: str) -> None:
     (root / part).rename(root / other)
     what = refusal(root)
-    assert what.startswith(f"{root}: holds no {part}")
-    assert f"found: {found}. Name the folder of release 1.10 or later" in what
+    assert what.startswith(f"{root}: contains no {part}")
+    assert f"found: {found}. Specify the folder of release 1.10 or later" in what
 
 
 @pytest.mark.parametrize(
     ("text", "what"),
     [
         ("", "the table is empty"),
-        (CONSENSUS[: CONSENSUS.index("\n")], "holds no rows below the header"),
+        (CONSENSUS[: CONSENSUS.index("\n")], "contains no rows below the header"),
     ],
 )
 def test_an_empty_table_is_refused(root: Path, text: str, what: str) -> None:

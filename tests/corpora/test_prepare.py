@@ -60,7 +60,7 @@ def test_an_incomplete_corpus_stops_with_published_and_found(root: Path) -> None
         prepare(TOY, root)
     assert str(error.value) == (
         f"{root}: found 2 of the 3 utterances that Toy publishes (speaker 2: 1 of 2; emotion h: 1 of 2). "
-        "Download the rest, or say --partial."
+        "Download the rest, or use --partial."
     )
 
 
@@ -112,7 +112,7 @@ def test_speakers_that_may_be_one_are_noted(root: Path) -> None:
         parse=lambda r: [u.model_copy(update={"speaker": u.id[0], "emotion": "x"}) for u in parse(r)],
     )
     (root / "s2.wav").rename(root / "H2.wav")
-    assert prepare(twice, root).notes == ["speakers differ by case or spaces alone: H, h"]
+    assert prepare(twice, root).notes == ["speakers differ only in case or spaces: H, h"]
 
 
 def test_a_broken_file_stops_with_its_name(root: Path) -> None:
@@ -167,7 +167,7 @@ def test_repeated_ids_and_unknown_choices_are_refused(root: Path) -> None:
 
 def test_a_name_with_a_line_break_is_refused(root: Path) -> None:
     os.rename(root / "h1.wav", root / "h1\n.wav")
-    with pytest.raises(ManifestError, match=r"id 'h1\\n': holds the control character '\\n'") as refusal:
+    with pytest.raises(ManifestError, match=r"id 'h1\\n': contains the control character '\\n'") as refusal:
         prepare(TOY, root)
     assert "Rename" in str(refusal.value.remedy)
 
@@ -221,7 +221,7 @@ def labelled(*emotions: str | None, corpus: str | None = None) -> list[Utterance
 def test_spellings_are_joined_into_the_most_frequent_and_said() -> None:
     joined, notes = with_one_spelling(labelled("Happy", "Happy", "happy", "HAPPY ", "sad", None))
     assert [u.emotion for u in joined] == ["Happy"] * 4 + ["sad", None]
-    assert notes == ["the spellings 'Happy' (2), 'happy' (1), 'HAPPY ' (1) were joined into 'Happy'"]
+    assert notes == ["the spellings 'Happy' (2), 'happy' (1), 'HAPPY ' (1) were merged into 'Happy'"]
 
 
 @pytest.mark.parametrize("order", [("Sad", "sad"), ("sad", "Sad")])
@@ -243,7 +243,7 @@ def test_labels_and_raters_labels_become_what_the_map_says() -> None:
     assert mapped.ratings == (Rating(labels=("anger", "calm"), rater="r"),)
     assert notes == [
         "1 labels 'Angry' became 'anger'",
-        "no utterance is labelled bored, sad, which the label map names",
+        "no utterance is labelled bored, sad, which the label map contains",
     ]
 
 
@@ -264,12 +264,12 @@ def test_a_map_is_read_with_sections_for_corpora(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("", "is no mapping of labels"),
-        ("- a\n", "is no mapping of labels"),
+        ("", "is not a mapping of labels"),
+        ("- a\n", "is not a mapping of labels"),
         ("a: [b]\n", "'a' is mapped to"),
         ("a: {b: {c: d}}\n", "'b' is mapped to"),
         ("a: b\nA: c\n", "maps 'A' twice, in two spellings"),
-        ("a: {\n", "is no YAML"),
+        ("a: {\n", "is not valid YAML"),
     ],
 )
 def test_what_is_no_map_is_named(text: str, what: str, tmp_path: Path) -> None:
@@ -331,8 +331,8 @@ def test_labels_of_one_corpus_alone_are_noted_and_spellings_joined(folder: Path)
         ]
     )
     assert merged.notes == [
-        "the spellings 'Sad' (1), 'sad' (1) were joined into 'sad'",
-        "labels that one corpus alone has: calm (one)",
+        "the spellings 'Sad' (1), 'sad' (1) were merged into 'sad'",
+        "labels that only one corpus has: calm (one)",
     ]
 
 

@@ -86,7 +86,9 @@ def test_valence_arousal_and_dominance_with_decimal_commas_and_empty_cells(tmp_p
 def test_an_age_is_a_number_of_years_and_words_for_it_are_none(tmp_path: Path) -> None:
     path = table(tmp_path, "file;age\n1.wav;61,5\n2.wav;34\n3.wav;twenties\n4.wav;\n")
     assert [u.age for u in parse_csv(path)] == [61.5, 34.0, None, None]
-    with pytest.raises(ManifestError, match=r"column 'age' holds '250.0': Input should be less than or equal to 120"):
+    with pytest.raises(
+        ManifestError, match=r"column 'age' contains '250.0': Input should be less than or equal to 120"
+    ):
         parse_csv(table(tmp_path, "file;age\n1.wav;250\n"))
 
 
@@ -115,24 +117,27 @@ def test_unknown_columns_are_noted(tmp_path: Path) -> None:
         ("", r"no column of audio paths; its columns are: \(none\)"),
         ("speaker,emotion\n1,sad\n", "no column of audio paths; its columns are: speaker, emotion"),
         ("path,file\n1.wav,2.wav\n", "several columns for audio: path, file"),
-        ("path\n", "holds no rows"),
-        ("path,emotion\n1.wav,sad\n2.wav\n", r"manifest\.csv:3: has 1 cells, the header has 2"),
+        ("path\n", "contains no rows"),
+        ("path,emotion\n1.wav,sad\n2.wav\n", r"manifest\.csv:3: has 1 cells, but the header has 2"),
         ("path,text\n1.wav,Well, no.\n", r"manifest\.csv:2: has 3 cells.*double quotes"),
         ("path,emotion\n,sad\n", r"manifest\.csv:2: the audio path is empty"),
-        ("path,gender\n1.wav,x\n", r"manifest\.csv:2: column 'gender' holds 'x'"),
-        ("path,start\n1.wav,soon\n", r"manifest\.csv:2: column 'start' holds 'soon'"),
-        ("path,end\n1.wav,-1\n", r"manifest\.csv:2: column 'end' holds '-1'"),
-        ("path,end\n1.wav,-1 days +23:59:59\n", r"manifest\.csv:2: column 'end' holds '-1 days .* which is no time"),
+        ("path,gender\n1.wav,x\n", r"manifest\.csv:2: column 'gender' contains 'x'"),
+        ("path,start\n1.wav,soon\n", r"manifest\.csv:2: column 'start' contains 'soon'"),
+        ("path,end\n1.wav,-1\n", r"manifest\.csv:2: column 'end' contains '-1'"),
+        (
+            "path,end\n1.wav,-1 days +23:59:59\n",
+            r"manifest\.csv:2: column 'end' contains '-1 days .* which is not a time",
+        ),
         ("path,start,end\n1.wav,2,1\n", r"manifest\.csv:2: ends at 1 s and starts at 2 s"),
         ("path,end\n1.wav,0\n", r"manifest\.csv:2: ends at 0 s and starts at 0 s"),
-        ("path,start_ms,end_ms\n1.wav,500,900\n", r"column 'start_ms' may say which part of a file is meant"),
-        ("path,Offset\n1.wav,500\n", r"column 'Offset' may say which part"),
+        ("path,start_ms,end_ms\n1.wav,500,900\n", r"column 'start_ms' may specify a part of the file"),
+        ("path,Offset\n1.wav,500\n", r"column 'Offset' may specify a part"),
         ("path,label,emotion\n1.wav,sad,sad\n", r"several columns for emotion: label, emotion\."),
-        ("path,valence\n1.wav,high\n", r"manifest\.csv:2: column 'valence' holds 'high'"),
-        ("path,class\n1.wav,sad\n2.wav,nan\n", r"no column 'emotion', and may have it in column 'class' \(sad\)"),
+        ("path,valence\n1.wav,high\n", r"manifest\.csv:2: column 'valence' contains 'high'"),
+        ("path,class\n1.wav,sad\n2.wav,nan\n", r"no column 'emotion'; the emotions may be in column 'class' \(sad\)"),
         (
             "path,,speaker\n1.wav,sad,x\n2.wav,calm,y\n",
-            r"may have it in the column without a name \(sad, calm\)\. Are these",
+            r"the emotions may be in the column without a name \(sad, calm\)\. If so",
         ),
         ('path,text\n1.wav,"open\n2.wav,x\n', "not a readable CSV"),
     ],
@@ -201,7 +206,7 @@ def test_a_table_of_parts_as_audformat_keeps_it(tmp_path: Path) -> None:
 def test_a_missing_table_and_another_encoding(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no such table"):
         parse_csv(tmp_path)
-    with pytest.raises(ManifestError, match="not a text file in UTF-8"):
+    with pytest.raises(ManifestError, match="is not a UTF-8 text file"):
         parse_csv(table(tmp_path, "path,text\n1.wav,Grüße\n", encoding="latin-1"))
 
 
@@ -249,14 +254,14 @@ def test_no_field_is_guessed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "complaint"),
     [
-        ((), "holds no audio \\(the folder is empty\\)"),
-        (("a/1.m4a", "a/2.m4a", "b/x.txt"), r"holds no audio \(found 2 \.m4a, 1 \.txt\)\. .*ffmpeg"),
-        (("1.wav", "a/1.wav", "b/1.wav"), r"1 of 3 files lie directly in the folder, such as 1\.wav"),
+        ((), "contains no audio \\(the folder is empty\\)"),
+        (("a/1.m4a", "a/2.m4a", "b/x.txt"), r"contains no audio \(found 2 \.m4a, 1 \.txt\)\. .*ffmpeg"),
+        (("1.wav", "a/1.wav", "b/1.wav"), r"1 of 3 files are directly in the folder, such as 1\.wav"),
         (
             ("a/b/c/1.wav", "b/1.wav"),
-            r"1 of 2 files lie deeper than <emotion>/<speaker>, such as a/b/c/1\.wav",
+            r"1 of 2 files are deeper than <emotion>/<speaker>, such as a/b/c/1\.wav",
         ),
-        (("a/1.wav", "a/2.wav"), "holds one emotion only: a"),
+        (("a/1.wav", "a/2.wav"), "contains only one emotion: a"),
         (("train/angry/1.wav", "test/sad/1.wav"), "test, train look like splits"),
         (("a/1.wav", "a/1.flac", "b/1.wav"), r"1 names occur twice, such as a/1\.flac and a/1\.wav"),
         (("03/1.wav", "08/1.wav", "16/1.wav"), "03, 08, 16 look like speakers, not emotions"),
@@ -273,8 +278,8 @@ def test_what_does_not_fit_is_named_in_folders(tmp_path: Path, names: tuple[str,
 def test_what_was_taken_and_left_out_is_said(tmp_path: Path) -> None:
     root = tree(tmp_path, "Anna/1.wav", "Ben/1.wav", "Ben/2.m4a", "README", ".DS_Store")
     assert folder_remarks(root) == [
-        "took the names of 2 folders for emotions: Anna, Ben",
-        "left out what is not audio: 1 .m4a, 1 without suffix",
+        "used the names of 2 folders as emotions: Anna, Ben",
+        "left out files that are not audio: 1 .m4a, 1 without suffix",
     ]
 
 
@@ -285,6 +290,6 @@ def test_speakers_above_emotions_are_noticed(upper: tuple[str, str], tmp_path: P
         (f"{speaker}/{emotion}/1", emotion, speaker) for speaker in upper for emotion in ("Happy", "sad")
     ]
     assert folder_remarks(root) == [
-        "took the names of 2 folders for emotions: Happy, sad",
-        "took the upper folders for speakers, because those below them are named as emotions",
+        "used the names of 2 folders as emotions: Happy, sad",
+        "used the upper folders as speakers, because those below them are named after emotions",
     ]

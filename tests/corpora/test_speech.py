@@ -194,7 +194,7 @@ def test_a_partial_tree_says_what_is_missing(root: Path, plant: Callable[[Path],
     with pytest.raises(ManifestError) as error:
         prepare(MINIATURE, root)
     assert f"found {found} of the 7 utterances that Miniature publishes ({said}" in str(error.value)
-    assert str(error.value).endswith("Download the rest, or say --partial.")
+    assert str(error.value).endswith("Download the rest, or use --partial.")
     partial = prepare(MINIATURE, root, counts="partial")
     assert len(partial.utterances) == found
     assert said in partial.notes[-1]
@@ -202,7 +202,7 @@ def test_a_partial_tree_says_what_is_missing(root: Path, plant: Callable[[Path],
 
 def test_recordings_that_the_list_does_not_name_are_left_out_and_noted(root: Path) -> None:
     move_clip(root)
-    note = "left out 1 recordings that iden_split.txt does not name: id10001/1zcIwhmdeo4/00009"
+    note = "left out 1 recordings that iden_split.txt does not list: id10001/1zcIwhmdeo4/00009"
     assert voxceleb1_remarks(root) == [note]
     assert prepare(MINIATURE, root, counts="partial").notes[0] == note
 
@@ -221,7 +221,7 @@ def test_what_is_hidden_or_no_recording_is_passed_over(root: Path) -> None:
 @pytest.mark.parametrize("name", ["iden_split.txt", "vox1_meta.csv"])
 def test_an_absent_list_is_named_with_its_address(root: Path, name: str) -> None:
     (root / name).unlink()
-    with pytest.raises(ManifestError, match=f"holds no {name}. Download https://www.robots.ox.ac.uk/.*{name}"):
+    with pytest.raises(ManifestError, match=f"contains no {name}. Download https://www.robots.ox.ac.uk/.*{name}"):
         parse_voxceleb1(root)
 
 
@@ -230,17 +230,22 @@ def test_an_absent_list_is_named_with_its_address(root: Path, name: str) -> None
     [
         ("iden_split.txt", "2 id10001", "4 id10001", "iden_split.txt:3: unknown split '4', expected one of: 1, 2, 3"),
         ("iden_split.txt", "2 id10001", "id10001", "iden_split.txt:3: unknown split 'id10001/7w0IBEWc9Qw/00001.wav'"),
-        ("iden_split.txt", "id10001/7w0", "Abe_Lim/7w0", "iden_split.txt:3: 'Abe_Lim/7w0IBEWc9Qw/00001.wav' is not"),
-        ("iden_split.txt", "Qw/00001.wav", "Qw/0000", "iden_split.txt:3: 'id10001/7w0IBEWc9Qw/0000' is not named as"),
-        ("iden_split.txt", "00002.wav", "00001.wav", "iden_split.txt:2: id10001/1zcIwhmdeo4/00001.wav stands in an"),
-        ("iden_split.txt", SPLIT_LIST, "\n", "iden_split.txt: names no clips"),
+        ("iden_split.txt", "id10001/7w0", "Abe_Lim/7w0", "iden_split.txt:3: 'Abe_Lim/7w0IBEWc9Qw/00001.wav' does not"),
+        ("iden_split.txt", "Qw/00001.wav", "Qw/0000", "iden_split.txt:3: 'id10001/7w0IBEWc9Qw/0000' does not match"),
+        (
+            "iden_split.txt",
+            "00002.wav",
+            "00001.wav",
+            "iden_split.txt:2: id10001/1zcIwhmdeo4/00001.wav is already listed",
+        ),
+        ("iden_split.txt", SPLIT_LIST, "\n", "iden_split.txt: lists no clips"),
         ("vox1_meta.csv", "Gender", "Sex", "has no column 'Gender'; its columns are: VoxCeleb1 ID, VGGFace1 ID, Sex"),
         ("vox1_meta.csv", SPEAKER_TABLE, "", "has no column 'VoxCeleb1 ID'; its columns are: none"),
         ("vox1_meta.csv", SPEAKER_TABLE, SPEAKER_TABLE.replace("\t", ","), "columns are: VoxCeleb1 ID,VGGFace1 ID,"),
         ("vox1_meta.csv", "\tm\tIreland", "\tx\tIreland", "vox1_meta.csv:2: unknown Gender 'x', expected one of: m, f"),
-        ("vox1_meta.csv", "\tIndia\tdev", "", "vox1_meta.csv:3: has 3 cells, the header has 5"),
-        ("vox1_meta.csv", "id10003", "id10001", "vox1_meta.csv:4: id10001 stands in an earlier line already"),
-        ("vox1_meta.csv", "id10002", "id10009", "does not know 1 speakers of iden_split.txt: id10002. Copy both"),
+        ("vox1_meta.csv", "\tIndia\tdev", "", "vox1_meta.csv:3: has 3 cells, but the header has 5"),
+        ("vox1_meta.csv", "id10003", "id10001", "vox1_meta.csv:4: id10001 is already listed in an earlier line"),
+        ("vox1_meta.csv", "id10002", "id10009", "does not contain 1 speakers of iden_split.txt: id10002. Copy both"),
     ],
 )
 def test_a_broken_list_stops_with_its_line(root: Path, name: str, old: str, new: str, said: str) -> None:
@@ -253,7 +258,7 @@ def test_a_broken_list_stops_with_its_line(root: Path, name: str, old: str, new:
 @pytest.mark.parametrize("name", ["iden_split.txt", "vox1_meta.csv"])
 def test_a_list_in_another_encoding_is_refused(root: Path, name: str) -> None:
     (root / name).write_bytes((root / name).read_bytes() + b"caf\xe9")
-    with pytest.raises(ManifestError, match=f"{name}: is no text in UTF-8"):
+    with pytest.raises(ManifestError, match=f"{name}: is not UTF-8 text"):
         parse_voxceleb1(root)
 
 
@@ -288,14 +293,16 @@ def test_a_broken_recording_stops_or_is_listed(root: Path, plant: Callable[[Path
 
 def test_a_clip_in_two_places_is_refused(root: Path) -> None:
     shutil.copytree(root / "wav", root / "copy" / "wav")
-    with pytest.raises(ManifestError, match="7 clips lie there twice, such as .*copy/wav/id10001"):
+    with pytest.raises(ManifestError, match="7 clips are present twice, such as .*copy/wav/id10001"):
         parse_voxceleb1(root)
 
 
 def test_folders_named_as_in_the_first_release_are_shown(root: Path) -> None:
     shutil.rmtree(root / "wav" / "id10002")
     (root / "wav" / "id10001").rename(root / "wav" / "A.J._Buckley")
-    with pytest.raises(ManifestError, match=r"holds none of the 7 clips of iden_split.txt; found: A.J._Buckley/1zcI"):
+    with pytest.raises(
+        ManifestError, match=r"contains none of the 7 clips of iden_split.txt; found: A.J._Buckley/1zcI"
+    ):
         parse_voxceleb1(root)
 
 
@@ -391,9 +398,9 @@ def test_an_excerpt_without_inner_folders_is_read_and_says_what_it_lacks(tmp_pat
     (utterance,) = parse_librispeech(tmp_path)
     assert (utterance.speaker, utterance.transcript, utterance.gender, utterance.split) == ("19", None, None, None)
     assert librispeech_remarks(tmp_path) == [
-        "1 of 1 utterances have no transcript, for want of .trans.txt files",
-        "1 of 1 utterances have no gender, for want of SPEAKERS.TXT",
-        "1 of 1 utterances have no split, for want of a folder named as a subset",
+        "1 of 1 utterances have no transcript, because .trans.txt files are missing",
+        "1 of 1 utterances have no gender, because SPEAKERS.TXT is missing",
+        "1 of 1 utterances have no split, because no folder is named after a subset",
     ]
 
 
@@ -408,11 +415,11 @@ def test_a_subset_by_itself_finds_the_speakers_one_folder_up(subsets: Path) -> N
             "train-clean-100/19/198/19-198.trans.txt",
             "19-198-0001 W",
             "19_198 W",
-            "trans.txt:2: is no transcript: '19_198",
+            "trans.txt:2: is not a transcript: '19_198",
         ),
-        ("train-clean-100/19/198/19-198.trans.txt", " WORDS OF 19-198-0001", "", "trans.txt:2: is no transcript"),
-        ("SPEAKERS.TXT", "| F |", "| X |", "SPEAKERS.TXT:3: is no speaker: '19 | X |"),
-        ("SPEAKERS.TXT", "60 ", "Simon ", "SPEAKERS.TXT:4: is no speaker: 'Simon"),
+        ("train-clean-100/19/198/19-198.trans.txt", " WORDS OF 19-198-0001", "", "trans.txt:2: is not a transcript"),
+        ("SPEAKERS.TXT", "| F |", "| X |", "SPEAKERS.TXT:3: is not a speaker: '19 | X |"),
+        ("SPEAKERS.TXT", "60 ", "Simon ", "SPEAKERS.TXT:4: is not a speaker: 'Simon"),
     ],
 )
 def test_a_broken_list_stops_with_its_line_in_librispeech(
@@ -433,7 +440,7 @@ def test_a_foreign_name_and_a_second_copy_are_refused(subsets: Path) -> None:
     with pytest.raises(ManifestError, match="1 names occur twice"):
         parse_librispeech(subsets)
     (subsets / "copy" / source.name).rename(subsets / "copy" / "noise.flac")
-    with pytest.raises(ManifestError, match="is not named as LibriSpeech names its clips"):
+    with pytest.raises(ManifestError, match="does not match the clip names of LibriSpeech"):
         parse_librispeech(subsets)
 
 
@@ -473,7 +480,7 @@ def test_recordings_0_to_4_are_the_official_test_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["x_theo_1.wav", "10_theo_1.wav", "1_theo.wav", "song.wav"])
 def test_a_foreign_name_stops(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ManifestError, match="not named as FSDD"):
+    with pytest.raises(ManifestError, match="does not match the clip names of FSDD"):
         parse_fsdd(tree(tmp_path, "1_theo_1.wav", name))
 
 

@@ -19,9 +19,9 @@ def test_a_text_is_read_in_its_encoding(encoding: str, tmp_path: Path) -> None:
 
 def test_what_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ManifestError, match=r"a\.txt: is no text"):
+    with pytest.raises(ManifestError, match=r"a\.txt: cannot be read as text"):
         decoded(tmp_path / "a.txt", "utf-8")
-    with pytest.raises(ManifestError, match=r"b\.txt: is no text"):
+    with pytest.raises(ManifestError, match=r"b\.txt: cannot be read as text"):
         decoded(tmp_path / "b.txt", "utf-8")
 
 

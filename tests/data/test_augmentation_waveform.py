@@ -318,7 +318,7 @@ def test_each_augmentation_is_a_name(name: str, tmp_path: Path) -> None:
         ("{name: echo}", "stages.0.waveform_augmentation.name"),
         (
             "{noise_snr_db: [20, 5]}",
-            r"stages.0.waveform_augmentation.noise_snr_db: \[20, 5\] runs downwards, the lower end comes first",
+            r"stages.0.waveform_augmentation.noise_snr_db: \[20, 5\] is in falling order: name the lower end first",
         ),
         (
             "{reverberation_rt60_s: [0, 1]}",

@@ -140,8 +140,8 @@ def test_lengths_have_limits(record: Record) -> None:
     ]
     kinds = [(f.kind, f.where, f.detail) for f in check(utterances, max_s=1.0).problems]
     assert kinds == [
-        ("too_short", "short", "0.200 s, the least is 0.3 s"),
-        ("too_long", "long", "1.2 s, the most is 1 s"),
+        ("too_short", "short", "0.200 s, the minimum is 0.3 s"),
+        ("too_long", "long", "1.2 s, the maximum is 1 s"),
     ]
 
 
@@ -201,7 +201,7 @@ def test_one_emotion_per_speaker_is_noted(record: Record) -> None:
     labels = (("1", "happy"), ("1", "sad"), ("2", "sad"), ("3", "happy"))
     utterances = [record(str(n), speech(n), speaker=s, emotion=e) for n, (s, e) in enumerate(labels)]
     (note,) = [f for f in check(utterances).notes if f.kind == "single_emotion_speakers"]
-    assert note.detail == "2 of 3 speakers have one emotion only: 2, 3"
+    assert note.detail == "2 of 3 speakers have only one emotion: 2, 3"
 
 
 def test_emotions_of_few_speakers_are_noted(record: Record) -> None:
@@ -323,7 +323,7 @@ def test_urdu_speakers_have_one_emotion_each() -> None:
     report = real("csv", "urdu")
     assert Counter(f.kind for f in report.problems) == {"clipped": 25}
     details = {f.kind: f.detail for f in report.notes}
-    assert details["single_emotion_speakers"].startswith("26 of 29 speakers have one emotion only")
+    assert details["single_emotion_speakers"].startswith("26 of 29 speakers have only one emotion")
     assert details["unbalanced_genders"] == "56 utterances of women, 344 of men"
 
 

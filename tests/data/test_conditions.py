@@ -129,7 +129,7 @@ def test_speed_clipping_and_cuts() -> None:
 
 def test_a_condition_names_what_it_lacks(surroundings: Surroundings) -> None:
     assert CONDITIONS["level +10 dB"].lacking(Surroundings()) is None
-    assert CONDITIONS["reverberation"].lacking(Surroundings()) == "impulse responses of rooms (--rooms FOLDER)"
+    assert CONDITIONS["reverberation"].lacking(Surroundings()) == "room impulse responses (--rooms FOLDER)"
     assert CONDITIONS["reverberation"].lacking(surroundings) is None
 
 

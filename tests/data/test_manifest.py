@@ -77,7 +77,7 @@ def test_empty_lines_windows_ends_and_a_byte_order_mark_do_no_harm(tmp_path: Pat
         ({"id": "b", "audio": "1.wav", "gender": "f"}, "m.jsonl:2: field 'gender'"),
         (
             {"id": "b", "audio": "1.wav", "emotion": "sa\0d"},
-            r"m.jsonl:2: field 'emotion': holds the control character '\x00'",
+            r"m.jsonl:2: field 'emotion': contains the control character '\x00'",
         ),
         ({"id": "b", "audio": "1.wav", "start_s": -1}, "m.jsonl:2: field 'start_s'"),
         ({"id": "b", "audio": "1.wav", "end_s": 0}, "m.jsonl:2: field 'end_s'"),
@@ -104,10 +104,10 @@ def test_missing_empty_foreign_and_folder(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="is a folder"):
         manifest.read(tmp_path)
     (tmp_path / "empty.jsonl").touch()
-    with pytest.raises(ManifestError, match="holds no utterances"):
+    with pytest.raises(ManifestError, match="contains no utterances"):
         manifest.read(tmp_path / "empty.jsonl")
     (tmp_path / "a.wav").write_bytes(b"RIFF\xff\xfe\x00")
-    with pytest.raises(ManifestError, match="not a text file"):
+    with pytest.raises(ManifestError, match="not a UTF-8 text file"):
         manifest.read(tmp_path / "a.wav")
 
 

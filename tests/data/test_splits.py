@@ -187,7 +187,7 @@ def test_ravdess_has_six_folds_of_four_unseen_actors() -> None:
     assert [(len(fold.train), len(fold.dev), len(fold.test)) for fold in folds.folds] == [(60, 0, 12)] * 6
     assert Counter(actor for fold in folds.folds for actor in fold.groups) == Counter(actors)
     assert folds.notes == (
-        "No dev set: every stage trained a fixed number of epochs and its last weights were evaluated.",
+        "No dev set: every stage was trained for a fixed number of epochs, and its last weights were evaluated.",
     )
 
 
@@ -293,7 +293,7 @@ def test_corpora_that_share_speakers_names_are_told_apart() -> None:
     ]
     named = make_folds(utterances, Protocol(folds=(("a/1", "b/3"), ("b/1",)), dev="none"))
     assert [speakers_of(fold.test) for fold in named.folds] == [{"a-1", "b-3"}, {"b-1"}]
-    with pytest.raises(RecipeError, match=r"no speaker 1 in the data; it has: a/1, a/2, b/1, b/2, b/3\. Name"):
+    with pytest.raises(RecipeError, match=r"no speaker 1 in the data, which has: a/1, a/2, b/1, b/2, b/3\. Name"):
         make_folds(utterances, Protocol(folds=(("1",), ("a/2",))))
 
 
@@ -302,7 +302,7 @@ def test_only_runs_some_folds() -> None:
     all_folds = make_folds(utterances, Protocol(num_folds=4))
     some = make_folds(utterances, Protocol(num_folds=4, only=("3", "1")))
     assert some.folds == (all_folds.folds[0], all_folds.folds[2])
-    with pytest.raises(RecipeError, match=r"protocol.only: no fold 5; there are: 1, 2, 3, 4"):
+    with pytest.raises(RecipeError, match=r"protocol.only: no fold 5; the folds are: 1, 2, 3, 4"):
         make_folds(utterances, Protocol(num_folds=4, only=("1", "5")))
 
 
@@ -360,9 +360,9 @@ def test_classes_that_cannot_be_learned_or_tested_are_named() -> None:
         Fold("b", ("1-1", "2-1"), (), ("1-0", "3-0")),
     ]
     assert class_notes(labels, speakers, folds) == (
-        "One clip alone of fear: it is learned or tested, never both.",
-        "2 of 4 speakers have one class only (3, 4): a model may learn the voice instead.",
-        "Fold b tests fear, happy and has none to learn from: always wrong there.",
+        "Only one clip of fear: it is used for training or testing, never both.",
+        "2 of 4 speakers have only one class (3, 4): a model may learn the voice instead.",
+        "Fold b tests fear, happy without any training examples: always wrong there.",
     )
     assert class_notes({name: labels[name] for name in ("1-0", "1-1", "2-0", "2-1")}, {}, folds[:1]) == ()
 
@@ -373,15 +373,15 @@ def test_classes_that_cannot_be_learned_or_tested_are_named() -> None:
 @pytest.mark.parametrize(
     ("utterances", "protocol", "message"),
     [
-        (people("1", "2"), Protocol(num_folds=3), "protocol.num_folds: 3 folds of 2 speakers"),
+        (people("1", "2"), Protocol(num_folds=3), "protocol.num_folds: 3 folds for 2 speakers"),
         (people("1", "2"), Protocol(folds=(("1", "7"), ("8",))), "protocol.folds: no speaker 7, 8 in the data"),
         (
             people("1", "2", "3"),
             Protocol(folds=(("1", "2"), ("2",))),
             "protocol.folds: speaker 2 is tested more than once",
         ),
-        (people("1", "2"), Protocol(folds=(("1", "2"),), dev="none"), "fold 1 has 0 utterances to train and 4 to test"),
-        (people("1", "2"), Protocol(num_folds=2), "protocol.dev: the training set has one speaker"),
+        (people("1", "2"), Protocol(folds=(("1", "2"),), dev="none"), "fold 1 has 0 training and 4 test utterances"),
+        (people("1", "2"), Protocol(num_folds=2), "protocol.dev: the training set has only one speaker"),
         (people("1"), Protocol(name="leave-one-speaker-out"), "protocol: 1 speaker in the data"),
         (
             people("1", "2", split="train"),
@@ -458,7 +458,7 @@ def test_a_leak_names_fold_parts_and_culprit(
 def test_utterances_of_an_earlier_training_are_no_test_data() -> None:
     folds = one_fold("c-1-0", "", "c-3-0 c-3-1")
     check_leaks(FOUR, folds, {}, {"c-1-0": "stage asr"})
-    with pytest.raises(LeakError, match="fold 7: 1 test utterances were already learned by stage asr: c-3-1"):
+    with pytest.raises(LeakError, match="fold 7: 1 test utterances were already used to train stage asr: c-3-1"):
         check_leaks(FOUR, folds, {}, {"c-1-0": "stage asr", "c-3-1": "stage asr"})
 
 
@@ -529,9 +529,9 @@ def test_a_clip_is_tested_beside_its_twin() -> None:
 @pytest.mark.parametrize(
     ("folds", "said"),
     [
-        ((("-0$",), ("-9$",)), "no id matches -9\\$; the first is 1-0"),
+        ((("-0$",), ("-9$",)), "no id matches -9\\$; the first id is 1-0"),
         ((("-0$",), ("1-",)), "1-0 is tested in fold 1 and in fold 2"),
-        ((("-0$",), ("(",)), "'\\(' is no pattern"),
+        ((("-0$",), ("(",)), "'\\(' is not a valid pattern"),
         ((), "'clips-out' has no folds"),
     ],
 )
@@ -542,7 +542,7 @@ def test_patterns_that_do_not_divide_are_named(folds: tuple[tuple[str, ...], ...
 
 def test_dev_of_the_next_fold_needs_one() -> None:
     utterances = [u for split in ("train", "test", "test2") for u in said_by(split, split=split)]
-    with pytest.raises(RecipeError, match="there is no next fold whose test set could be dev"):
+    with pytest.raises(RecipeError, match="there is no next fold whose test set could serve as dev"):
         make_folds(utterances, Protocol(name="official", dev="next-fold"))
 
 
@@ -563,8 +563,8 @@ def test_speakers_that_differ_by_case_or_spaces_alone_are_asked_about(speakers: 
     first, second = sorted(speakers)
     with pytest.raises(ManifestError) as error:
         make_folds(utterances, Protocol(name=protocol, num_folds=2))
-    assert error.value.what == f"speakers differ by case or spaces alone: {first!r} and {second!r}"
-    assert "Are they one?" in str(error.value)
+    assert error.value.what == f"speakers differ only in case or spaces: {first!r} and {second!r}"
+    assert "Use one spelling for each speaker" in str(error.value)
 
 
 def test_speakers_of_two_corpora_may_be_written_alike() -> None:

@@ -77,8 +77,8 @@ def test_a_family_is_trained_saved_and_loaded(
 @pytest.mark.parametrize(
     ("clips", "message"),
     [
-        ({"window_s": 30.0}, "windows of 30 s, and the backbone takes at most 1.2 s. Set it to 1.2."),
-        ({"window_s": 1.0, "min_s": 1.5}, "a clip of 1.5 s, and the backbone takes at most 1.2 s. Set it to 1.2."),
+        ({"window_s": 30.0}, "windows of 30 s, but the backbone accepts at most 1.2 s. Set it to 1.2."),
+        ({"window_s": 1.0, "min_s": 1.5}, "a clip of 1.5 s, but the backbone accepts at most 1.2 s. Set it to 1.2."),
     ],
 )
 def test_clips_longer_than_whisper_takes_are_refused_before_training(
@@ -145,7 +145,7 @@ def test_a_backbone_without_bands_has_none_masked(
         tmp_path / "r.yaml", sources["wav2vec2-bert"], stage={"spectrogram_augmentation": {"time_masks": 1}}
     )
     outcome = serein("run", recipe, "--data", tones, "--out", tmp_path / "run")
-    assert "stages.0.spectrogram_augmentation: masks need a backbone of log-mel bands" in outcome.complaint
+    assert "stages.0.spectrogram_augmentation: masks need a backbone with log-mel bands" in outcome.complaint
 
 
 # -- adapters --------------------------------------------------------------------------------------------------------

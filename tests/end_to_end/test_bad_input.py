@@ -185,7 +185,7 @@ RECORDINGS = [
     Case("missing", lambda g: [g.root / "no.wav"], ("no.wav", "no such file", "Check the path")),
     Case("empty", lambda g: [g.file(b"")], ("bad.wav", "empty (0 bytes)", "record it again")),
     Case("truncated", lambda g: [truncated_wav(g)], ("bad.wav", "truncated", "Copy the file again")),
-    Case("header only", lambda g: [g.wav(np.zeros(0))], ("bad.wav", "holds no samples", "Record it again")),
+    Case("header only", lambda g: [g.wav(np.zeros(0))], ("bad.wav", "contains no samples", "Record it again")),
     Case("NaN", lambda g: [g.wav(np.full(8000, np.nan))], ("bad.wav", "NaN", "Export the recording again")),
     Case("infinite", lambda g: [g.wav(np.full(8000, np.inf))], ("bad.wav", "NaN or infinite", "Export")),
     Case("text named .wav", lambda g: [g.file(b"Dear diary, " * 99)], ("bad.wav", "cannot be decoded", "Give WAV")),
@@ -197,7 +197,7 @@ PREDICT = [
     Case(
         "folder without audio",
         lambda g: ["predict", "--model", g.model, folder_of(g, "a.txt")],
-        ("folder: ", "holds no recordings", ".wav"),
+        ("folder: ", "contains no recordings", ".wav"),
     ),
     Case(
         "no model folder",
@@ -260,8 +260,12 @@ PREDICT = [
 MANIFESTS = [
     Case("missing", lambda g: run(g, data=g.root / "no.jsonl"), ("no.jsonl", "no such manifest", "corpus prepare")),
     Case("a folder", lambda g: run(g, data=g.root), ("is a folder, not a manifest", "corpus prepare")),
-    Case("a recording", lambda g: run(g, data=Path(first_wav(g))), (".wav", "not a text file", "Name the .jsonl")),
-    Case("empty", lambda g: run(g, data=g.manifest([])), ("m.jsonl", "holds no utterances", "Prepare it")),
+    Case(
+        "a recording",
+        lambda g: run(g, data=Path(first_wav(g))),
+        (".wav", "not a UTF-8 text file", "Specify the .jsonl"),
+    ),
+    Case("empty", lambda g: run(g, data=g.manifest([])), ("m.jsonl", "contains no utterances", "Prepare it")),
     Case("not JSON", lambda g: run(g, data=g.manifest(["{"])), ("m.jsonl:1", "not JSON", "one JSON object")),
     Case("not an object", lambda g: run(g, data=g.manifest(["[1]"])), ("m.jsonl:1", "dictionary", "fields are")),
     Case(
@@ -306,7 +310,7 @@ MANIFESTS = [
     Case(
         "a speaker written in two ways",
         lambda g: run(g, data=g.with_first(speaker="Anna")),
-        ("speaker", "differ by case or spaces alone: 'Anna' and 'anna'", "Are they one?"),
+        ("speaker", "differ only in case or spaces: 'Anna' and 'anna'", "Use one spelling"),
     ),
     Case(
         "no emotion",
@@ -343,7 +347,7 @@ LABELS_AND_FOLDS = [
     Case(
         "class that nobody has",
         lambda g: run(g, more=("--set", "labels.classes=[angry, happy, sad, bored]")),
-        ("labels.classes", "no utterance is labelled bored; the data has: angry, happy, sad", "own words"),
+        ("labels.classes", "no utterance is labelled bored; the data has: angry, happy, sad", "own labels"),
     ),
     Case(
         "label without class",
@@ -368,7 +372,7 @@ LABELS_AND_FOLDS = [
     Case(
         "unknown fold alone",
         lambda g: run(g, more=("--set", "protocol.only=['9']")),
-        ("protocol.only", "no fold 9; there are: 1, 2", "Name folds"),
+        ("protocol.only", "no fold 9; the folds are: 1, 2", "Specify folds"),
     ),
     Case(
         "no fold at all",
@@ -419,7 +423,7 @@ RECIPES = [
     Case("missing", lambda g: run(g, recipe=g.root / "no.yaml"), ("no.yaml", "no such recipe", "recipes/demo.yaml")),
     Case("a folder", lambda g: run(g, recipe=g.root), ("no such recipe", "Name a .yaml file")),
     Case("a recording", lambda g: run(g, recipe=Path(first_wav(g))), (".wav", "not a text file", "Name a .yaml")),
-    Case("empty", lambda g: run(g, recipe=g.recipe("")), ("r.yaml", "holds no keys", "YAML mapping")),
+    Case("empty", lambda g: run(g, recipe=g.recipe("")), ("r.yaml", "contains no keys", "YAML mapping")),
     Case("not YAML", lambda g: run(g, recipe=g.recipe("name: [a\nseeds: 3")), ("r.yaml:2", "not YAML", "Check")),
     Case("a tab", lambda g: run(g, recipe=g.recipe("name: a\n\tseeds: 3")), ("r.yaml:2", "not YAML", "Check")),
     Case("no name", lambda g: run(g, recipe=g.recipe("seeds: [0]")), ("r.yaml: name", "is missing", "Add it")),
@@ -467,23 +471,23 @@ RECIPES = [
         ("r.yaml: stages.0.name", "pattern", "docs/recipes.md"),
     ),
     Case("bands upside down", lambda g: run(g, more=("--set", "backbone.low_hz=8000")), ("low_hz 8000", "not below")),
-    Case("circular base", lambda g: run(g, recipe=circle(g)), ("b.yaml", "leads back to itself", "Break the circle")),
+    Case("circular base", lambda g: run(g, recipe=circle(g)), ("b.yaml", "leads back to itself", "Remove the cycle")),
     Case(
         "base that is not there",
         lambda g: run(g, recipe=g.recipe("base: no.yaml")),
         ("no.yaml", "no such recipe", "Name a .yaml"),
     ),
-    Case("set is a list", lambda g: run(g, recipe=g.recipe("name: a\nset: [1]")), ("'set' is no mapping", "Write")),
-    Case("--set without =", lambda g: run(g, more=("--set", "seeds")), ("--set", "'seeds' is no KEY=VALUE", "Write:")),
+    Case("set is a list", lambda g: run(g, recipe=g.recipe("name: a\nset: [1]")), ("'set' is not a mapping", "Write")),
+    Case("--set without =", lambda g: run(g, more=("--set", "seeds")), ("--set", "'seeds' is not KEY=VALUE", "Write:")),
     Case(
         "--set bad index",
         lambda g: run(g, more=("--set", "stages.1.epochs=3")),
-        ("--set", "'1' in 'stages.1.epochs' is no position of a list of 1", "Count from 0"),
+        ("--set", "'1' in 'stages.1.epochs' is not a position in a list of 1", "Count positions from 0"),
     ),
     Case(
         "--set strange digit",
         lambda g: run(g, more=("--set", "stages.².epochs=3")),
-        ("--set", "is no position", "Count from 0"),
+        ("--set", "is not a position", "Count positions from 0"),
     ),
     Case("--set below a number", lambda g: run(g, more=("--set", "name.a=3")), ("--set", "no keys below", "Check")),
     Case("--set not YAML", lambda g: run(g, more=("--set", "seeds=[1")), ("--set seeds=[1", "not YAML", "Check")),
@@ -501,7 +505,7 @@ RECIPES = [
     Case(
         "layer that a transformer lacks",
         lambda g: run(g, recipe=on_transformer(g, None, trainable=["layers 2-3", "heads"])),
-        ("trainable", "'layers 2-3' is no part of this model", "layer 1, layer 2", "Name these"),
+        ("trainable", "'layers 2-3' is not a part of this model", "layer 1, layer 2", "Name these"),
     ),
     Case("unknown part", lambda g: run(g, recipe=g.changed(trainable=["lungs"])), ("trainable", "'lungs'", "encoder")),
     Case(
@@ -520,36 +524,42 @@ RUN_FOLDERS = [
     Case(
         "exists",
         lambda g: [*run(g)[:5], g.copied_run()],
-        ("out", "exists already", "--resume", "another --out"),
+        ("out", "already exists", "--resume", "another --out"),
     ),
-    Case("a file", lambda g: [*run(g)[:5], g.file(b"mine", "out")], ("out", "exists already", "another --out")),
-    Case("somebody's folder", lambda g: [*run(g)[:5], folder_of(g, "a.txt")], ("folder", "exists already", "another")),
-    Case("nothing to resume", lambda g: run(g, more=("--resume",)), ("out", "no run to go on with", "Leave out")),
+    Case("a file", lambda g: [*run(g)[:5], g.file(b"mine", "out")], ("out", "already exists", "another --out")),
+    Case("somebody's folder", lambda g: [*run(g)[:5], folder_of(g, "a.txt")], ("folder", "already exists", "another")),
+    Case("nothing to resume", lambda g: run(g, more=("--resume",)), ("out", "no run to resume", "Leave out")),
     Case(
         "resumed with another recipe",
         lambda g: [*run(g, more=("--set", "stages.0.epochs=3"))[:5], g.copied_run(), "--resume", "--set", "seeds=[1]"],
-        ("out", "started with another recipe", "same recipe"),
+        ("out", "started with a different recipe", "same recipe"),
     ),
     Case(
         "resumed with other data",
         lambda g: [*run(g, data=g.manifest(g.rows()[:-1]))[:5], g.copied_run(), "--resume"],
-        ("out", "started with other data", "same manifest"),
+        ("out", "started with different data", "same manifest"),
     ),
     Case(
         "training folder exists",
         lambda g: ["train", g.tiny, "--data", g.tones, "--out", g.copied_run()],
-        ("out", "exists already", "another --out"),
+        ("out", "already exists", "another --out"),
     ),
-    Case("no training to resume", lambda g: ["train", *run(g)[1:6], "--resume"], ("no run to go on with", "Leave out")),
-    Case("report of nothing", lambda g: ["report", g.root / "no"], ("no", "holds no predictions", "Name a run folder")),
-    Case("report of a folder", lambda g: ["report", folder_of(g, "a.txt")], ("folder", "no predictions", "Name a run")),
+    Case("no training to resume", lambda g: ["train", *run(g)[1:6], "--resume"], ("no run to resume", "Leave out")),
+    Case(
+        "report of nothing",
+        lambda g: ["report", g.root / "no"],
+        ("no", "contains no predictions", "Specify a run folder"),
+    ),
+    Case(
+        "report of a folder", lambda g: ["report", folder_of(g, "a.txt")], ("folder", "no predictions", "Specify a run")
+    ),
 ]
 
 CORPORA = [
-    Case("unknown corpus", lambda g: prepare(g, "crema", g.root), ("unknown corpus 'crema'", "cremad", "give a table")),
-    Case("no folder", lambda g: prepare(g, "folder", g.root / "no"), ("no", "no such folder", "Name the folder")),
-    Case("no audio", lambda g: prepare(g, "folder", folder_of(g, "a.txt")), ("holds no audio", "1 .txt", "ffmpeg")),
-    Case("no table", lambda g: prepare(g, "csv", g.root / "no.csv"), ("no.csv", "no such table", "Name a CSV")),
+    Case("unknown corpus", lambda g: prepare(g, "crema", g.root), ("unknown corpus 'crema'", "cremad", "use a table")),
+    Case("no folder", lambda g: prepare(g, "folder", g.root / "no"), ("no", "no such folder", "Specify the folder")),
+    Case("no audio", lambda g: prepare(g, "folder", folder_of(g, "a.txt")), ("contains no audio", "1 .txt", "ffmpeg")),
+    Case("no table", lambda g: prepare(g, "csv", g.root / "no.csv"), ("no.csv", "no such table", "Specify a CSV")),
     Case(
         "table without paths",
         lambda g: prepare(g, "csv", g.file(b"name,mood\na,sad\n", "t.csv")),
@@ -728,7 +738,7 @@ def test_manifest_that_would_replace_a_folder(ground: Ground, serein: Call) -> N
     before = everything_in(ground.root)
     outcome = serein(*prepare(ground, "folder", corpus))
     assert outcome.status == 1
-    assert outcome.complaint == f"error: {ground.out}: is a folder. Name a file that is to be written."
+    assert outcome.complaint == f"error: {ground.out}: is a folder. Name a file to write to."
     assert everything_in(ground.root) == before
 
 
@@ -746,7 +756,7 @@ def test_folder_without_the_right_to_write(ground: Ground, serein: Call) -> None
 def test_training_that_diverges_says_so(ground: Ground, serein: Call) -> None:
     outcome = serein(*run(ground, recipe=ground.changed(optimizer={"name": "sgd", "learning_rate": 1e30})))
     assert outcome.status == 1
-    assert "out/fold-1/seed-0/0-emotion: the training diverged: the loss of epoch" in outcome.complaint
+    assert "out/fold-1/seed-0/0-emotion: training diverged: the loss of epoch" in outcome.complaint
     assert outcome.complaint.endswith("Lower optimizer.learning_rate, or set clip_norm.")
     assert not list(ground.out.rglob("predictions.jsonl"))
 

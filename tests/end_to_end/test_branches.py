@@ -255,7 +255,7 @@ def test_an_adapter_is_not_replaced_by_another(tiny_run: Path) -> None:
     pretrained = assembling.PretrainedBranch("main", tiny_run, model_folder.load(next(tiny_run.rglob("model"))))
     pretrained.checkpoint.model.backbone.adapter = Lora(rank=2)
     assert pretrained.backbone(Lora(rank=2)) is pretrained.backbone(None) is pretrained.checkpoint.model.backbone
-    with pytest.raises(ModelError, match=r"rank=2.*recipe asks for.*rank=4.*serein merge"):
+    with pytest.raises(ModelError, match=r"rank=2.*recipe specifies.*rank=4.*serein merge"):
         pretrained.backbone(Lora(rank=4))
 
 
@@ -298,7 +298,7 @@ def test_a_run_of_the_same_folds_gives_each_fold_its_own(run: Path, tmp_path: Pa
         (other / f"fold-{fold}" / "seed-0" / "model").symlink_to(resolve(str(run), "1", 0))
     assert resolve(str(other), "2", 0) == other / "fold-2" / "seed-0" / "model"
     assert resolve(str(other), "2", 5) == other / "fold-2" / "seed-0" / "model"
-    with pytest.raises(ModelError, match="has models of the folds 1, 2, none of fold '3'"):
+    with pytest.raises(ModelError, match="has models for folds 1, 2, but none for fold '3'"):
         resolve(str(other), "3", 0)
 
 
@@ -306,19 +306,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "missing": ({"branches": {"speaker": {"from": "nowhere"}}}, "nowhere: no such run or model"),
     "pooling": (
         {"tasks": {"speaker": {"pooling": "mean"}}},
-        "is another network: tasks.speaker.pooling is max there and mean in the recipe",
+        "has a different network: tasks.speaker.pooling is max there, but mean in the recipe",
     ),
     "blocks": (
         {"tasks": {"speaker": {"attention": {"heads": 2}}}},
-        "is another network: tasks.speaker.attention.heads is 4 there and 2 in the recipe",
+        "has a different network: tasks.speaker.attention.heads is 4 there, but 2 in the recipe",
     ),
     "loss": (
         {"tasks": {"speaker": {"loss": "cross-entropy"}}},
-        "is another network: tasks.speaker.loss is arcface there and cross-entropy in the recipe",
+        "has a different network: tasks.speaker.loss is arcface there, but cross-entropy in the recipe",
     ),
     "size": (
         {"tasks": {"emotion": {"projection": 12, "projection_at": "frames"}}},
-        "the vector of 'speaker' has 8 features, those that it joins have 12",
+        "the vector of 'speaker' has 8 features, but the fusion needs 12",
     ),
 }
 
@@ -338,7 +338,7 @@ def test_what_does_not_fit_is_named_before_training(
 
 def test_a_model_of_another_task_is_no_speaker_network(tiny_run: Path, tones: Path) -> None:
     experiment = preparation.prepare(from_voices(tiny_run), tones, silent)
-    with pytest.raises(ModelError, match="predicts emotion, not speaker"):
+    with pytest.raises(ModelError, match="predicts emotion, but branch '.*' requires speaker"):
         assembling.require_trainable(experiment)
 
 
@@ -348,23 +348,23 @@ Change = Callable[[dict[str, Any]], object]
 WRONG: dict[str, tuple[Change, str]] = {
     "unknown branch": (
         lambda v: v["tasks"]["speaker"].update(branch="voice"),
-        "reads branch 'voice', there is: main, sp",
+        "reads branch 'voice', expected one of: main, sp",
     ),
     "idle branch": (lambda v: v["branches"].update(other={}), "no task reads branch 'other'"),
     "ensemble_size": (lambda v: v.update(ensemble_size=2), "an ensemble has one network"),
     "from and encoder": (
         lambda v: v["branches"].update(speaker={"from": "x", "encoder": ENCODER}),
-        "'from' brings backbone and encoder with it",
+        "'from' includes backbone and encoder",
     ),
     "joins itself": (
         lambda v: v["tasks"]["emotion"].update(fusion={"inputs": ["emotion"]}),
-        "emotion.fusion.inputs names 'emotion', which is no other task",
+        "emotion.fusion.inputs names 'emotion', which is not another task",
     ),
     "rows never learn": (lambda v: v["stages"][-1].update(use_fusion=False), "the last stage has use_fusion false"),
-    "nobody learns it": (lambda v: v["stages"].pop(0), "no stage learns speaker: name it in a stage's tasks"),
+    "nobody learns it": (lambda v: v["stages"].pop(0), "no stage trains speaker: name it in a stage's tasks"),
     "weight of nothing": (
         lambda v: v["stages"][1].update(weights={"speaker": 2.0}),
-        "stage 'alone' weighs speaker, which it does not learn",
+        "stage 'alone' weighs speaker, which it does not train",
     ),
     "main is no branch": (lambda v: v["branches"].update(main={}), "branches.main is 'backbone' and 'encoder'"),
 }

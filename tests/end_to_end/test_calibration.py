@@ -35,7 +35,7 @@ def test_the_temperature_of_dev_is_kept_where_it_helps_and_applied(tiny: Path, t
     assert found is not None
     card = (unit / "model" / "README.md").read_text()
     if checkpoint.calibration is None:
-        assert "They are as the network gives them" in card
+        assert "They are uncalibrated" in card
     else:
         assert checkpoint.calibration.num_utterances == len(dev)
         assert checkpoint.calibration.temperature == pytest.approx(found.temperature)
@@ -61,7 +61,7 @@ def test_the_temperature_of_dev_is_kept_where_it_helps_and_applied(tiny: Path, t
     manifest.write(write_corpus(tmp_path / "strangers", speakers=("yan", "zoe")), strangers)
     scores = json.loads(serein("evaluate", "--model", unit / "model", "--data", strangers, "--json").out)
     assert scores["calibration"]["fitted_on"] == "model"
-    assert any(note.startswith("Probabilities are calibrated by the model's temperature") for note in scores["notes"])
+    assert any(note.startswith("Probabilities are calibrated with the model's temperature") for note in scores["notes"])
 
 
 def test_temperatures_that_make_the_test_sets_worse_are_withdrawn(tiny_run: Path, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_headerless_samples_beside_a_recording(cases: Path, default: Predictor, 
     outcome = serein("predict", "--json", cases / "ok.flac", cases / "phone.raw")
     assert outcome.status == 1
     assert [Path(row["file"]).name for row in rows(outcome)] == ["ok.flac"]
-    assert "phone.raw: headerless PCM does not say its sampling rate. Give it: --raw-rate 16000" in outcome.complaint
+    assert "phone.raw: headerless PCM does not state its sampling rate. Give it: --raw-rate 16000" in outcome.complaint
     with pytest.raises(AudioError, match="raw_rate_hz=16000"):
         default.predict(cases / "phone.raw")
     files = [("files", (name, (cases / name).read_bytes())) for name in ("ok.flac", "phone.raw")]
@@ -174,7 +174,7 @@ def test_missing_labels_are_missing(cases: Path, tmp_path: Path, serein: Call) -
 def test_spellings_are_joined_and_said(cases: Path, tmp_path: Path, serein: Call) -> None:
     outcome, emotions = prepared(cases / "caps.csv", tmp_path / "m.jsonl", serein)
     assert emotions == dict.fromkeys(("neutral", "happy", "sad", "angry"), 4)
-    assert outcome.err.count("were joined into") == 4
+    assert outcome.err.count("were merged into") == 4
 
 
 def test_times_as_audformat_writes_them(cases: Path, tmp_path: Path, serein: Call) -> None:

@@ -224,13 +224,13 @@ def test_bad_input(finished_runs: tuple[Path, Path], tmp_path: Path, serein: Cal
     third = tmp_path / "third.jsonl"
     write_predictions([p for fold in "12" for p in of_fold(fold, True)], third)
     for arguments, says in (
-        ([a], "one system alone cannot be fused"),
-        ([a, a], "is named twice"),
+        ([a], "a single system cannot be combined"),
+        ([a, a], "is given twice"),
         ([a, tmp_path / "none"], "no such prediction file"),
-        ([a, tmp_path / "empty"], "holds no predictions"),
+        ([a, tmp_path / "empty"], "contains no predictions"),
         ([a, three], "has the folds 1, 2, 3, and a 1, 2"),
         ([a, third], "lacks 24 utterances that a predicted"),
-        ([a, b, "--split", "dev"], "holds no dev predictions"),
+        ([a, b, "--split", "dev"], "contains no dev predictions"),
         (
             [a, b, "--method", "median"],
             "unknown method 'median', expected one of: cobyla, mean, an ensemble file (.json)",
@@ -246,7 +246,7 @@ def test_weights_of_another_number_of_systems(finished_runs: tuple[Path, Path], 
     path = tmp_path / "ensemble.json"
     write_ensemble(evaluated(*finished_runs).ensemble, path)
     c = _random_run(tmp_path / "c", 2)
-    assert "it has weights for 2 systems, and 3 are named" in _refused(
+    assert "it has weights for 2 systems, but 3 are named" in _refused(
         serein("ensemble", *finished_runs, c, "--method", path)
     )
 

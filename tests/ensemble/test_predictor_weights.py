@@ -151,5 +151,5 @@ def test_progress_is_told() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(probabilities: np.ndarray, truth: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="give \\(models, utterances, classes\\)"):
+    with pytest.raises(ValueError, match="expected \\(models, utterances, classes\\)"):
         fit(probabilities, truth)

@@ -137,16 +137,16 @@ def test_the_first_run_is_the_baseline_or_all_are_paired(files: Callable[..., li
 
 def test_other_utterances_labels_and_classes_are_refused(files: Callable[..., list[Path]]) -> None:
     a = said(0.5)
-    with pytest.raises(RunError, match=r"b\.jsonl: b has no prediction of 2 utterances: s0-0, s0-1"):
+    with pytest.raises(RunError, match=r"b\.jsonl: b has no prediction for 2 utterances: s0-0, s0-1"):
         compare(files(a, a[2:]))
-    with pytest.raises(RunError, match=r"a\.jsonl: a has no prediction of 1 utterances: new"):
+    with pytest.raises(RunError, match=r"a\.jsonl: a has no prediction for 1 utterances: new"):
         compare(files(a, [*a, replace(a[0], id="new")]))
     other = [replace(p, truth="calm" if p.truth == "sad" else "sad") for p in a[:3]]
     with pytest.raises(RunError, match=r"b\.jsonl: the truth of 3 utterances differs: s0-0, s0-1, s0-2"):
         compare(files(a, [*other, *a[3:]]))
-    with pytest.raises(RunError, match=r"one run alone cannot be compared"):
+    with pytest.raises(RunError, match=r"a single run cannot be compared"):
         compare(files(a))
-    with pytest.raises(RunError, match=r"a run is named twice"):
+    with pytest.raises(RunError, match=r"a run is given twice"):
         compare(files(a) * 2)
     with pytest.raises(RunError, match="'f1'"):
         compare(files(a, a), score="f1")

@@ -171,7 +171,7 @@ def test_systems_may_differ_in_seeds_folds_and_who_names_the_speakers() -> None:
 
 def test_other_utterances_or_other_truths_cannot_be_compared() -> None:
     a = said()
-    with pytest.raises(RunError, match=r"the second system has no prediction of 1 utterances: s0-0"):
+    with pytest.raises(RunError, match=r"the second system has no prediction for 1 utterances: s0-0"):
         paired_difference(a, a[1:], CLASSES, rng=rng())
     with pytest.raises(RunError, match=r"the first system has no prediction"):
         paired_difference(a[1:], a, CLASSES, rng=rng())
@@ -198,7 +198,7 @@ def test_a_model_that_always_answers_the_same_is_not_flattered_by_resamples_that
     assert scores.pooled["macro_f1"] == pytest.approx(10.0)
     _, high = scores.intervals["macro_f1"] or (0.0, 100.0)
     assert high < 100 * 2 * 0.75 / 1.75 / 4  # three of four utterances are happy: more than that is no chance
-    (note,) = (note for note in scores.notes if "resamples lack a class of few speakers" in note)
+    (note,) = (note for note in scores.notes if "resamples lack a class with few speakers" in note)
     assert "it counts there with its score on all test data" in note
 
 
@@ -222,7 +222,7 @@ def test_classes_of_one_speaker_each_have_no_interval_over_speakers() -> None:
     bounds, notes = bootstrap_intervals(resampling_units(code(spoken(*rows), CLASSES)), rng())
     assert bounds["ua"] is bounds["macro_f1"] is None
     assert bounds["wa"] is not None  # which needs no classes
-    why = "2 of 3 classes have one speaker each, so that other speakers cannot be drawn"
+    why = "2 of 3 classes have only one speaker, so other speakers cannot be drawn"
     assert notes == [f"No intervals of UA and macro-F1: {why}."]
     difference = paired_difference(spoken(*rows), spoken(*rows), CLASSES, rng=rng())["ua"]
     assert (difference.interval, difference.notes) == (None, (f"No intervals of UA and macro-F1: {why}.",))

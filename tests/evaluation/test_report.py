@@ -101,7 +101,7 @@ def test_how_it_was_made_is_said(html: str) -> None:
     ):
         assert fact in text
     assert "Train and test share both sentences" in text
-    assert "Checkpoint: the epoch of the best UA on dev (held-out training speakers)" in text
+    assert "Checkpoint: the epoch with the best UA on dev (held-out training speakers)" in text
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def test_a_speaker_dependent_protocol_is_marked(small_run: Path) -> None:
     change(small_run / "folds.json", is_speaker_independent=False, protocol="random")
     html = write_report(small_run).read_text()
     assert re.search(r'<li class="warning">Speaker-dependent protocol \(&#39;random&#39;\)', html)
-    assert "Had other speakers been recorded" not in html
+    assert "With other speakers, it might" not in html
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def test_predictions_alone_are_enough(tmp_path: Path) -> None:
 
 
 def test_without_predictions_there_is_no_report(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="holds no predictions"):
+    with pytest.raises(RunError, match="contains no predictions"):
         write_report(tmp_path)
 
 

@@ -145,7 +145,7 @@ def test_a_folder_of_predictions_alone_is_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
-    [("recipe.yaml", "a: [", "recipe.yaml: cannot be read"), ("data.json", "[]", "data.json: holds no keys")],
+    [("recipe.yaml", "a: [", "recipe.yaml: cannot be read"), ("data.json", "[]", "data.json: contains no keys")],
 )
 def test_broken_files_of_a_run_are_named(
     tmp_path: Path, make_run: Callable[..., Path], name: str, content: str, message: str
@@ -158,7 +158,7 @@ def test_broken_files_of_a_run_are_named(
 
 
 def test_an_empty_folder_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="holds no predictions"):
+    with pytest.raises(RunError, match="contains no predictions"):
         score_run(tmp_path)
 
 

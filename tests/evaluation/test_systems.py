@@ -77,10 +77,10 @@ GOOD = [said("u1", 0.9), said("v1", 0.2)]
 DIFFERENT: dict[str, tuple[list[list[Prediction]], str]] = {
     "an utterance less": ([GOOD[:1]], "lacks 1 utterances that a predicted: v1 of fold 1"),
     "an utterance more": ([[*GOOD, said("w1", 0.1)]], "lacks 1 utterances that b predicted: w1 of fold 1"),
-    "another truth": ([[GOOD[0], replace(GOOD[1], truth="sad")]], "the truth of 1 utterances is not that of a: v1"),
+    "another truth": ([[GOOD[0], replace(GOOD[1], truth="sad")]], "the truth of 1 utterances differs from a: v1"),
     "another fold": ([GOOD[:1], GOOD[1:]], "has the folds 1, 2, and a 1"),
     "no probabilities": ([[GOOD[0], replace(GOOD[1], probabilities=None)]], "'v1' has no probabilities"),
-    "half a seed": ([[*GOOD, said("u1", 0.5, seed=1)]], "1 utterances lack a seed, the first 'v1' of fold 1"),
+    "half a seed": ([[*GOOD, said("u1", 0.5, seed=1)]], "1 utterances lack a seed, such as 'v1' of fold 1"),
     "other classes": (
         [[replace(p, truth="calm", prediction="calm", probabilities={"calm": 0.5, "bored": 0.5}) for p in GOOD]],
         "has the classes bored, calm, and a calm, sad",
@@ -101,15 +101,15 @@ def test_systems_that_differ(name: str, tmp_path: Path) -> None:
 def test_probabilities_of_other_classes_than_the_rest(tmp_path: Path) -> None:
     a = write_system(tmp_path / "a", GOOD)
     b = write_system(tmp_path / "b", [GOOD[0], replace(GOOD[1], prediction="calm", probabilities={"calm": 1.0})])
-    with pytest.raises(RunError, match="'v1' has probabilities of calm, and not of calm, sad"):
+    with pytest.raises(RunError, match="'v1' has probabilities of calm, but not of calm, sad"):
         beside(a, b)
 
 
 def test_one_system_and_the_same_twice(tmp_path: Path) -> None:
     a = write_system(tmp_path / "a", GOOD)
-    with pytest.raises(RunError, match="one system alone"):
+    with pytest.raises(RunError, match="a single system"):
         read_systems([a], "test")
-    with pytest.raises(RunError, match="is named twice"):
+    with pytest.raises(RunError, match="is given twice"):
         read_systems([a, tmp_path / "x" / ".." / "a"], "test")
 
 
@@ -125,5 +125,5 @@ def test_dev_predictions_are_read_where_they_are(tmp_path: Path) -> None:
     b = write_system(tmp_path / "b", GOOD)
     systems = read_systems([a, b], "test")
     assert [len(system.predictions["dev"]) for system in systems] == [1, 0]
-    with pytest.raises(RunError, match="holds no dev predictions"):
+    with pytest.raises(RunError, match="contains no dev predictions"):
         read_systems([a, b], "dev")

@@ -112,7 +112,7 @@ def test_hundreds_of_voices_have_intervals_over_their_utterances(tmp_path: Path)
     assert 72 < low < 75 < high < 78
     assert [speaker.ua for speaker in scores.speakers] == [75.0] * 400
     assert scores.notes[0].startswith("The classes are the speakers: intervals resample utterances")
-    assert scores.notes[1].startswith("100 % of the resamples lack a class of few utterances (")
+    assert scores.notes[1].startswith("100 % of the resamples lack a class with few utterances (")
     assert str(scores_table(scores).caption).startswith("Lowest recalls of 400 classes: id00000 75.0 · ")
     write_predictions(predictions, tmp_path / "fold-1" / "seed-0" / "predictions.jsonl")
     assert "predicted, of 400 classes" in write_report(tmp_path).read_text()

@@ -76,8 +76,8 @@ def test_every_corpus_against_every_other(tmp_path: Path, serein: Call) -> None:
     (tmp_path / "x" / "predictions" / "one-on-two.jsonl").unlink()
     assert json.loads(serein(*call, "--json", "--resume").out) == found
     assert {path: path.stat().st_mtime_ns for path in models} == models
-    assert "exists already" in serein(*call).complaint
-    assert "another recipe" in serein(*call, "--resume", "--set", "stages.0.epochs=2").complaint
+    assert "already exists" in serein(*call).complaint
+    assert "different recipe" in serein(*call, "--resume", "--set", "stages.0.epochs=2").complaint
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_named_before_training(tmp_path: Path, serein: Call
     options = write_corpora(tmp_path, "one", "two")
     recipe = write_recipe(tmp_path / "r.yaml", {"protocol": {"dev": "none"}}, QUICK)
     call = ["cross-corpus", recipe, "--out", tmp_path / "x"]
-    assert "all utterances are of one corpus: one" in serein(*call, *options[:2]).complaint
+    assert "all utterances belong to one corpus: one" in serein(*call, *options[:2]).complaint
     changed = serein(*call, *options, "--set", "protocol.name=corpora-out").complaint
     assert "does not divide a single corpus" in changed
     copied = [u.model_copy(update={"corpus": "two", "id": f"{u.id}-b"}) for u in manifest.read(tmp_path / "one.jsonl")]

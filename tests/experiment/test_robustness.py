@@ -65,14 +65,14 @@ def test_a_condition_of_some_clips_is_compared_on_those() -> None:
 
 
 def test_answers_without_the_unchanged_recordings_are_refused() -> None:
-    with pytest.raises(RunError, match="no answers for the unchanged recordings; there are: 8 kHz"):
+    with pytest.raises(RunError, match="no predictions for the unchanged recordings; the conditions are: 8 kHz"):
         score_conditions({"8 kHz": answers("abba")}, ["a", "b"])
 
 
 def test_conditions_by_name_and_kind_and_what_they_lack() -> None:
     chosen, skipped = chosen_conditions(["level", "8 kHz", "reverberation"], Surroundings())
     assert set(chosen) == {name for name, each in CONDITIONS.items() if each.kind == "level"} | {"8 kHz"}
-    assert skipped == {"reverberation": "impulse responses of rooms (--rooms FOLDER)"}
+    assert skipped == {"reverberation": "room impulse responses (--rooms FOLDER)"}
     with pytest.raises(RecipeError, match="'levels'"):
         chosen_conditions(["levels"], Surroundings())
 
@@ -113,7 +113,7 @@ def test_a_model_under_conditions(tiny_run: Path, speech: Path, tmp_path: Path, 
     labels = dict.fromkeys(u.emotion for u in manifest.read(speech))
     (tmp_path / "labels.yaml").write_text("".join(f"In other words, {name}: {name}\n" for name in labels))
     options = ("--data", tmp_path / "renamed.jsonl", "--conditions", "level -20 dB", "--json")
-    assert "no utterance has what the model predicts" in serein("robustness", model, *options).complaint
+    assert "no utterance has a label that the model predicts" in serein("robustness", model, *options).complaint
     again = json.loads(serein("robustness", model, *options, "--map", tmp_path / "labels.yaml").out)
     assert again["conditions"] == found["conditions"][:2]
 
@@ -157,7 +157,7 @@ def test_of_a_run_each_folds_model_hears_what_the_fold_was_tested_on(tiny_run: P
     for most in (1, 5):
         some = package.robustness(tiny_run, tones, conditions=["offset 0.005"], max_clips=most)
         assert some[CLEAN].num_utterances == most
-    with pytest.raises(ManifestError, match="was tested on any of it"):
+    with pytest.raises(ManifestError, match="was tested on this data"):
         package.robustness(tiny_run, speech)
 
 
@@ -177,7 +177,7 @@ def test_answers_made_elsewhere(tiny_run: Path, speech: Path, tmp_path: Path, se
     elsewhere = json.loads(serein("robustness", *pairs, "--data", speech, "--json").out)
     here = json.loads(serein("robustness", model, "--data", speech, "--conditions", "8 kHz", "--json").out)
     assert elsewhere["conditions"] == here["conditions"]
-    assert "exists already" in serein(*call, "--write-audio", folder).complaint
+    assert "already exists" in serein(*call, "--write-audio", folder).complaint
 
 
 def test_other_systems_need_only_ids_and_labels(speech: Path, tmp_path: Path) -> None:
@@ -188,10 +188,10 @@ def test_other_systems_need_only_ids_and_labels(speech: Path, tmp_path: Path) ->
     assert (round(found[CLEAN].ua, 1), round(found[CLEAN].rejected, 1)) == (66.7, 33.3)
     assert found.classes == ("angry", "happy", "sad")
     path.write_text(json.dumps(lines[0]))
-    with pytest.raises(RunError, match="8 of 9 utterances have no answer, for instance uma/happy"):
+    with pytest.raises(RunError, match="8 of 9 utterances have no prediction, for example uma/happy"):
         score_answers({CLEAN: path}, utterances)
     path.write_text('{"label": "sad"}')
-    with pytest.raises(RunError, match="is no answer"):
+    with pytest.raises(RunError, match="is not a prediction"):
         score_answers({CLEAN: path}, utterances)
 
 

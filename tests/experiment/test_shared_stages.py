@@ -130,5 +130,5 @@ def test_a_second_process_waits_for_the_first(tones: Path, tmp_path: Path, monke
 
     monkeypatch.setattr(shared_stages.time, "sleep", wait)
     start(recipe, tones, tmp_path / "b", shared=shared, progress=lambda label, done, total, detail: said.append(detail))
-    assert "waiting for the process that trains the same stage" in said
+    assert "waiting for the process that is training the same stage" in said
     assert (stage(tmp_path / "b", "0-gender") / DESCRIPTION).exists()

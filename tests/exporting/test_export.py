@@ -152,9 +152,9 @@ def test_a_file_tells_all_that_a_service_needs(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelError, match="stays where it was loaded"):
         theirs.to("cpu")
-    with pytest.raises(ModelError, match="not for PyTorch"):
+    with pytest.raises(ModelError, match="does not run in PyTorch"):
         serein.load(path, runtime="torch")
-    with pytest.raises(ModelError, match=r"computes in float32 alone, as it was exported\. Leave --precision out"):
+    with pytest.raises(ModelError, match=r"computes only in float32, as it was exported\. Leave out --precision"):
         serein.load(path, precision="bfloat16")
     with pytest.raises(ModelError, match="float16"):
         serein.load("tiny", precision="float16")  # type: ignore[arg-type]
@@ -162,14 +162,14 @@ def test_a_file_tells_all_that_a_service_needs(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"predicts words by its task 'asr'.*CTC"):
+    with pytest.raises(ModelError, match=r"predicts words with its task 'asr'.*CTC"):
         serein.export(GOLDEN / "asr", tmp_path / "m.onnx")
-    with pytest.raises(ModelError, match=r"ends in \.onnx"):
+    with pytest.raises(ModelError, match=r"must end in \.onnx"):
         serein.export(GOLDEN / "classes", tmp_path / "m.pt")
     with pytest.raises(ModelError, match="no exported file for 'onnx'"):
         serein.load(GOLDEN / "classes", runtime="onnx")
     (tmp_path / "broken.onnx").write_bytes(b"\x08\x01nothing")
-    with pytest.raises(ModelError, match="is no model that serein exported"):
+    with pytest.raises(ModelError, match="is not a model exported by serein"):
         serein.load(tmp_path / "broken.onnx")
 
 

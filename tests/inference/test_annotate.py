@@ -230,7 +230,7 @@ def test_transcripts_on_the_command_line(spoken: Path, tmp_path: Path, serein: C
 
 @pytest.mark.slow
 def test_complaints_on_the_command_line(spoken: Path, tmp_path: Path, serein: Call) -> None:
-    assert "Name --gender, --transcripts or both" in serein("corpus", "annotate", spoken).complaint
+    assert "Add --gender, --transcripts or both" in serein("corpus", "annotate", spoken).complaint
     asr = write_ctc(tmp_path / "asr")
     assert (
         "the language 'de'" in serein("corpus", "annotate", spoken, "--transcripts", asr, "--language", "de").complaint

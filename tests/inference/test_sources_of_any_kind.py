@@ -57,7 +57,7 @@ def test_a_folder_without_recordings_is_called_what_it_is(tmp_path: Path) -> Non
     with pytest.raises(AudioError, match="is an empty folder. Known suffixes: .wav"):
         sources_in([tmp_path])
     (tmp_path / "deep" / "README.md").write_text("words", encoding="utf-8")
-    with pytest.raises(AudioError, match="holds no recordings, but files such as README.md"):
+    with pytest.raises(AudioError, match="contains no recordings, but files such as README.md"):
         sources_in([tmp_path])
     with pytest.raises(AudioError, match="it is text"):
         load(device="cpu").predict(tmp_path / "deep" / "README.md")
@@ -74,7 +74,14 @@ def test_names_that_hold_nothing_do_not_keep_others_from_being_read(tmp_path: Pa
     named = [tmp_path / name for name in ("none", "a.wav", "x*.wav", "none.jsonl", "bad", "list.txt")]
     found = sources_in(named, errors=errors)
     assert [Path(str(source)).name for source in found] == ["a.wav", "b.wav", "a.wav"]
-    whats = ["is an empty folder", "fits no file", "no such", "name is not UTF-8", "names itself", "is an empty folder"]
+    whats = [
+        "is an empty folder",
+        "matches no file",
+        "no such",
+        "name is not UTF-8",
+        "names itself",
+        "is an empty folder",
+    ]
     assert len(errors) == len(whats)
     for error, what in zip(errors, whats, strict=True):
         assert what in error.what

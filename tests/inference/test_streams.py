@@ -105,7 +105,7 @@ def test_samples_of_other_types_and_channels(model: Predictor) -> None:
 
 def test_a_rate_that_speech_has_not_and_a_block_of_nothing(model: Predictor) -> None:
     for rate in (0, "8000"):
-        with pytest.raises(AudioError, match="no whole number of Hz"):
+        with pytest.raises(AudioError, match="not a whole number of Hz"):
             model.stream(rate)  # type: ignore[arg-type]
     stream = model.stream()
     assert stream.feed(np.zeros(0, np.float32)) == stream.feed([]) == []

@@ -118,7 +118,7 @@ def test_an_audformat_database_is_read_by_its_package_and_here(tmp_path: Path) -
     assert table["rejected"].tolist()[2] == "no speech"
     assert [end.total_seconds() for _, _, end in table.index] == [3.25, 90_001.5, 2.0]
     (tmp_path / "db.yaml").write_text("name: precious\n", encoding="utf-8")
-    with pytest.raises(ManifestError, match="holds another database"):
+    with pytest.raises(ManifestError, match="contains another database"):
         audformat_of([spoken], tmp_path)
 
 

@@ -95,7 +95,7 @@ def test_what_is_there_already_is_counted(datastore: Path, tones: Path, serein: 
     before = everything_in(datastore)
     outcome = serein("knn", "add", datastore, "--data", tones, "--json")
     assert json.loads(outcome.out)["num_known"] == 36
-    assert "36 clips were in the datastore already." in outcome.err
+    assert "36 clips were already in the datastore." in outcome.err
     assert everything_in(datastore) == before
 
 
@@ -105,7 +105,7 @@ def test_what_is_there_already_is_counted(datastore: Path, tones: Path, serein: 
     [
         (
             {"emotion": "bored", "id": "new"},
-            "1 utterances are not of a class of the model: 1 bored. The model knows: angry",
+            "1 utterances have labels that are not classes of the model: 1 bored. Use the model's classes: angry",
         ),
         ({"emotion": "sad"}, "is labelled 'angry' in the datastore"),
         ({"audio": "other.wav"}, "the datastore has another recording named"),
@@ -129,10 +129,11 @@ def test_a_datastore_of_another_model_is_refused(datastore: Path, tiny_run: Path
     other = tiny_run / "fold-2" / "seed-0" / "model"
     clip = manifest.read(tones)[0].audio
     assert (
-        "the datastore is of another model" in serein("predict", "--model", other, clip, "--knn", datastore).complaint
+        "the datastore belongs to another model"
+        in serein("predict", "--model", other, clip, "--knn", datastore).complaint
     )
     assert (
-        "the datastore is of another model"
+        "the datastore belongs to another model"
         in serein("knn", "add", datastore, "--data", tones, "--model", other).complaint
     )
 
@@ -146,7 +147,7 @@ def test_a_damaged_datastore(part: str, datastore: Path) -> None:
 
 def test_no_datastore(model: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     outcome = serein("predict", "--model", model, tones, "--knn", tmp_path)
-    assert "no such datastore. Build one: serein knn build --help." in outcome.complaint
+    assert "no such datastore. Build one; see serein knn build --help." in outcome.complaint
     (tmp_path / "mine.txt").write_text("mine")
     assert (
         "exists and is not a datastore"
@@ -189,7 +190,7 @@ def test_a_clip_does_not_vote_for_itself(model: Path, datastore: Path, tones: Pa
     outcome = serein(*call, "--k", 35, "--show-neighbours", "--json")
     assert utterance.id not in [each["id"] for each in json.loads(outcome.out)["neighbours"]]
     outcome = serein(*call, "--k", 36)
-    assert "k is 36, and the datastore holds 35 clips besides the clip itself" in outcome.complaint
+    assert "k is 36, but the datastore has 35 clips other than the clip itself" in outcome.complaint
 
 
 def test_a_clip_that_is_cut_is_known_by_its_file(model: Path, datastore: Path, tones: Path) -> None:
@@ -248,7 +249,7 @@ def test_numbers_that_nobody_tuned_are_reported(model: Path, datastore: Path, to
 def test_options_without_a_datastore(options: list[object], model: Path, tones: Path, serein: Call) -> None:
     outcome = serein("predict", "--model", model, tones, *options)
     assert outcome.status == 2
-    assert "name a datastore by" in outcome.err
+    assert "name a datastore with" in outcome.err
 
 
 def test_neighbours_do_not_fit_into_csv(model: Path, datastore: Path, tones: Path, serein: Call) -> None:
@@ -261,7 +262,7 @@ def test_tuned_numbers_are_kept_and_used(
 ) -> None:
     dev = part(tones, tmp_path / "dev.jsonl", "ab")
     content = json.loads(serein("knn", "tune", datastore, "--data", dev, "--votes", "softmax", "--json").out)
-    assert content["notes"] == ["The datastore holds 2 of these speakers, which favours the neighbours."]
+    assert content["notes"] == ["The datastore contains 2 of these speakers, which favours the neighbours."]
     assert content["score"] >= content["model_score"]
     tuning = json.loads((datastore / "datastore.json").read_text())["tuning"]
     assert (tuning["votes"], tuning["tuned_on"], tuning["num_clips"]) == ("softmax", str(dev), 36)
@@ -348,7 +349,7 @@ def test_without_dev_something_must_be_given(tones: Path, tiny: Path, tmp_path: 
     changes = ("--set", "protocol.dev=none", "--set", "stages.0.checkpoint=last", "--set", "stages.0.epochs=1")
     assert serein("run", tiny, "--data", tones, "--out", run, "--jobs", 1, *changes).status == 0
     complaint = serein("knn", "evaluate", run).complaint
-    assert "fold 1 has no dev set to tune k and the weight on. Give both: --k 8 --knn-weight 0.3" in complaint
+    assert "fold 1 has no dev set to tune k and the weight on. Specify both (--k 8 --knn-weight 0.3)" in complaint
     assert "no dev set" in serein("knn", "evaluate", run, "--k", 3).complaint
     assert serein("knn", "evaluate", run, "--k", 3, "--knn-weight", 0.5).status == 0
 
@@ -356,7 +357,7 @@ def test_without_dev_something_must_be_given(tones: Path, tiny: Path, tmp_path: 
 def test_what_is_no_finished_run(run: Path, tmp_path: Path, serein: Call) -> None:
     assert "is not a run folder" in serein("knn", "evaluate", tmp_path / "nothing").complaint
     (run / "fold-2" / "seed-0" / "predictions.jsonl").unlink()
-    assert "Finish the run by --resume." in serein("knn", "evaluate", run).complaint
+    assert "Finish the run with --resume." in serein("knn", "evaluate", run).complaint
 
 
 def test_other_data(run: Path, tones: Path, tmp_path: Path, serein: Call) -> None:

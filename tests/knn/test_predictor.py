@@ -103,7 +103,7 @@ def test_of_equally_near_ones_the_first() -> None:
 
 
 def test_more_neighbours_than_clips() -> None:
-    with pytest.raises(ModelError, match=r"k is 3, and the datastore holds 2 clips\. Choose a smaller k"):
+    with pytest.raises(ModelError, match=r"k is 3, but the datastore has 2 clips\. Choose a smaller k"):
         embeddings([[0.0], [1.0]], [0, 1]).nearest(np.zeros((1, 1), np.float32), 3)
 
 
@@ -114,7 +114,7 @@ def test_a_clip_is_no_neighbour_of_itself() -> None:
     datastore = embeddings([[0.0], [1.0], [2.0]], [0, 1, 2], ["a", "b", "c"])
     assert datastore.nearest(datastore.vectors, 1).rows.tolist() == [[0], [1], [2]]
     assert datastore.nearest(datastore.vectors, 1, datastore.keys).rows.tolist() == [[1], [0], [1]]
-    with pytest.raises(ModelError, match="k is 3, and the datastore holds 2 clips besides the clip itself"):
+    with pytest.raises(ModelError, match="k is 3, but the datastore has 2 clips other than the clip itself"):
         datastore.nearest(datastore.vectors, 3, datastore.keys)
 
 

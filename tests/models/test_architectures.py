@@ -74,7 +74,7 @@ def test_a_clip_longer_than_the_positions_is_refused(whisper: Any) -> None:
     backbone = backbone_of(whisper)
     assert backbone.max_s == 1.2
     assert backbone(*batch(clips((19_359,)))).last.shape == (1, 60, 16)
-    with pytest.raises(AudioError, match=r"a clip of 1\.2 s, and the model takes at most 1\.2 s.*clips\.window_s"):
+    with pytest.raises(AudioError, match=r"a clip of 1\.2 s exceeds the model's limit of 1\.2 s.*clips\.window_s"):
         backbone(*batch(clips((19_360,))))
 
 

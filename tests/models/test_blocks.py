@@ -202,5 +202,5 @@ def test_alone_the_joined_rows_neither_count_nor_learn() -> None:
 def test_vectors_of_two_sizes_are_no_sum() -> None:
     options = Category(pooling="mean", fusion={"inputs": ("speaker",)})
     assert PooledHead(options, (3,), 2, input_sizes={"speaker": 3}).fusion is not None
-    with pytest.raises(RecipeError, match="the vector of 'speaker' has 6 features, those that it joins have 3"):
+    with pytest.raises(RecipeError, match="the vector of 'speaker' has 6 features, but the fusion needs 3"):
         PooledHead(options, (3,), 2, input_sizes={"speaker": 6})

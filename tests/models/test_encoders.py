@@ -188,7 +188,7 @@ class Layers(Backbone):
 
 def test_images_are_needed_for_convolutions_over_bands() -> None:
     with pytest.raises(
-        RecipeError, match=r"encoder\.name: 'cnn2d' reads mel bands, but the backbone has hidden layers"
+        RecipeError, match=r"encoder\.name: 'cnn2d' reads mel bands, but the backbone outputs hidden layers"
     ):
         build_encoder(Cnn2d(), Layers())
     assert build_encoder(CnnBlstm(layer=0), Layers()).layer_selection.size == 4
@@ -227,7 +227,7 @@ def test_the_projection_is_frozen_by_its_name() -> None:
 
 def test_frames_enter_by_one_way() -> None:
     """Convolutions beside a projection would be left unused in silence."""
-    with pytest.raises(ValidationError, match="'cnn' and 'projection' both make the frames"):
+    with pytest.raises(ValidationError, match="'cnn' and 'projection' both produce the input frames"):
         Transformer(projection=FeatureProjection(), cnn=Cnn2d(size=64))
     options = Transformer(projection=FeatureProjection())
     assert Transformer.model_validate(options.model_dump()) == options  # as a model folder holds it

@@ -104,7 +104,7 @@ def test_the_names_of_its_parts_are_known() -> None:
     assert sum(len(group) for group in groups.values()) == len(list(model.parameters()))
     model.train_only(["encoder"])
     assert {name.split(".")[2] for name, p in model.named_parameters() if p.requires_grad} == {"encoder"}
-    with pytest.raises(RecipeError, match="'encoder layers 4-5' is no part of this model"):
+    with pytest.raises(RecipeError, match="'encoder layers 4-5' is not a part of this model"):
         model.train_only(["encoder layers 4-5"])
 
 

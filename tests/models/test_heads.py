@@ -177,12 +177,12 @@ def test_other_vectors_join() -> None:
 
 def test_a_vector_of_another_size_cannot_join() -> None:
     options = Category(pooling="max", fusion={"inputs": ("speaker",)})
-    with pytest.raises(RecipeError, match="the vector of 'speaker' has 9 features, those that it joins have 4"):
+    with pytest.raises(RecipeError, match="the vector of 'speaker' has 9 features, but the fusion needs 4"):
         PooledHead(options, SIZES, 3, input_sizes={"speaker": 9})
 
 
 def test_several_blocks_need_a_fusion() -> None:
-    with pytest.raises(ValueError, match="2 attention blocks make as many vectors: add 'fusion: {}'"):
+    with pytest.raises(ValueError, match="2 attention blocks produce several vectors: add 'fusion: {}'"):
         Category(attention={"blocks": 2})
 
 

@@ -102,7 +102,7 @@ def test_floor_db_raises_what_is_far_below_the_loudest() -> None:
 
 
 def test_bands_narrower_than_a_bin_are_refused() -> None:
-    with pytest.raises(RecipeError, match=r"backbone: \d+ of 128 mel bands are narrower .* Choose fewer num_bands"):
+    with pytest.raises(RecipeError, match=r"backbone: \d+ of 128 mel bands are narrower .* Choose a smaller n_mels"):
         LogMelBackbone(LogMel(n_mels=128, window_s=0.025))
 
 

@@ -220,6 +220,6 @@ def test_names_of_parts(name: str, expected: list[str]) -> None:
 )
 def test_parts_that_are_not_there(name: str) -> None:
     with pytest.raises(
-        RecipeError, match=f"'{name}' is no part of this model; its parts are: encoder, speaker.layer 1"
+        RecipeError, match=f"'{name}' is not a part of this model; its parts are: encoder, speaker.layer 1"
     ):
         expand(name, ["encoder", "speaker.layer 1"])

@@ -57,7 +57,7 @@ def test_the_default_model_lends_its_encoder_without_network() -> None:
     ("changes", "message"),
     [
         ({"backbone": {"name": "logmel"}}, "has no pretrained backbone"),
-        ({"backbone_weights": {"source": "org/model"}}, "does not hold its backbone. Name that one: org/model"),
+        ({"backbone_weights": {"source": "org/model"}}, "does not contain its backbone. Name its source: org/model"),
         ({"backbone": {"name": "huggingface", "adapter": {"rank": 2}}}, "has an adapter .* serein merge"),
         ({"backbone": None}, "no readable model.json"),
     ],

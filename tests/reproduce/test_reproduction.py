@@ -149,7 +149,7 @@ def test_a_second_call_trains_nothing(out: Path, table: Path, tones: Path, serei
     before, text = times(out), (out / "doe2020-table1.md").read_bytes()
     outcome = serein("reproduce", table, "--data", tones, "--out", out, "--seeds", 2, "--json")
     assert (outcome.status, outcome.out) == (0, (out / "stdout").read_text())
-    assert "4 of 4 runs finished before" in outcome.err
+    assert "4 of 4 runs already finished" in outcome.err
     assert times(out) == before
     assert (out / "doe2020-table1.md").read_bytes() == text
 
@@ -182,7 +182,7 @@ def test_rows_seeds_and_set(table: Path, tones: Path, tmp_path: Path, serein: Ca
     new = (name for name in after.keys() - before.keys() if not name.startswith("stages/"))
     assert all("/seed-1/" in name for name in new)
     third = json.loads(serein(*call, "--seeds", 1, "--set", "tasks.emotion.pooling=mean").out)
-    assert "Every row was changed by: tasks.emotion.pooling=mean." in third["notes"]
+    assert "Changes to every row: tasks.emotion.pooling=mean." in third["notes"]
     assert [row["runs"] for row in third["rows"]] == [third["rows"][1]["runs"]] * 2  # now the rows are the same
 
 
@@ -193,7 +193,7 @@ def test_on_dev(out: Path, table: Path, tones: Path, serein: Call) -> None:
     run = out / content["rows"][0]["runs"][0]
     num_dev = len({p.id for path in run.glob("fold-*/*/dev_predictions.jsonl") for p in read_predictions(path)})
     assert f"Ours: dev predictions of {num_dev} utterances" in " ".join(content["notes"])
-    assert "the numbers are optimistic" in " ".join(content["notes"])
+    assert "so they are optimistic" in " ".join(content["notes"])
 
 
 def test_a_row_that_fuses_the_others(out: Path, table: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
@@ -213,13 +213,16 @@ def test_a_row_that_fuses_the_others(out: Path, table: Path, tones: Path, tmp_pa
     assert ensemble["ours"]["macro_f1"] == pytest.approx(sum(by_seed) / 2)
     difference = ensemble["ours"]["macro_f1"] - content["rows"][0]["ours"]["macro_f1"]
     assert ensemble["compared"]["difference"] == pytest.approx(difference)
-    assert any(note.startswith("Ensemble: a weight for each row and class") for note in content["notes"])
+    assert any(note.startswith("Ensemble: for each seed, one weight per row and class") for note in content["notes"])
     after = times(out)
     assert {name: after[name] for name in before} == before
     assert serein(*call).out == first.out
     assert times(out) == after
     outcome = serein(*call[:-1], "--set", "tasks.emotion.pooling=mean", "--rows", "both")
-    assert (outcome.status, "row 'both': its rows are one and the same model" in outcome.complaint) == (1, True)
+    assert (
+        outcome.status,
+        "row 'both': the rows that it combines are one and the same model" in outcome.complaint,
+    ) == (1, True)
 
 
 # -- kills and company -------------------------------------------------------------------------------------------------
@@ -270,7 +273,7 @@ def test_two_at_once_share_the_work(table: Path, tones: Path, tmp_path: Path, in
         (("none.yaml",), "none.yaml: no such table file"),
         (("TABLE", "--rows", "std,max"), "unknown row 'max', expected one of: mean, std"),
         (("TABLE", "--set", "membrs=2"), "row 'mean': "),
-        (("TABLE", "--set", "ensemble_size"), "'ensemble_size' is no KEY=VALUE"),
+        (("TABLE", "--set", "ensemble_size"), "'ensemble_size' is not KEY=VALUE"),
         (("TABLE", "--set", "protocol.dev=none", "--split", "dev"), "--split dev: the rows mean, std have no dev set"),
     ],
 )
@@ -304,7 +307,7 @@ def test_a_row_that_fails_leaves_the_others(tones: Path, tmp_path: Path, serein:
     text = (tmp_path / "out" / "doe2020-table1.md").read_text()
     assert "| row | depth | ours | 95 % interval | to 'bad' | its interval | seeds |" in text
     assert "| bad | 3 | – | – | reference | – | – |" in text
-    assert "No scores were published to compare with." in text
+    assert "There are no published scores to compare with." in text
 
 
 def test_rows_of_other_utterances_are_not_compared(tones: Path, tmp_path: Path, serein: Call) -> None:
@@ -316,7 +319,7 @@ def test_rows_of_other_utterances_are_not_compared(tones: Path, tmp_path: Path, 
     content = json.loads(outcome.out)
     assert content["rows"][1]["ours"]["macro_f1"] is not None
     assert content["rows"][1]["compared"] is None
-    assert any("'two' cannot be compared with 'average' in pairs: " in note for note in content["notes"])
+    assert any("'two' and 'average' cannot be compared in pairs: " in note for note in content["notes"])
 
 
 def test_other_defaults_are_not_passed_off(out: Path, tmp_path: Path, table: Path, tones: Path, serein: Call) -> None:

@@ -98,11 +98,11 @@ def test_every_picture_is_drawn(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"rows": [{"name": "a", "against": "b"}]}, "row 'a' is compared with 'b', which is no other row"),
-        ({"rows": [{"name": "a", "against": "a"}]}, "row 'a' is compared with 'a', which is no other row"),
-        ({"picture": {"name": "sweep"}}, "'x' belongs to a 'sweep', which needs it"),
-        ({"picture": {"name": "sweep", "x": "l"}}, "row 'alone' has no 'l' in its configuration to be drawn at"),
-        ({"rows": [*ROWS, {"name": "f", "ensemble": True, "knn": "dev"}]}, "no recipe, set or knn"),
+        ({"rows": [{"name": "a", "against": "b"}]}, "row 'a' is compared with 'b', which is not another row"),
+        ({"rows": [{"name": "a", "against": "a"}]}, "row 'a' is compared with 'a', which is not another row"),
+        ({"picture": {"name": "sweep"}}, "'x' is required for a 'sweep', and allowed only there"),
+        ({"picture": {"name": "sweep", "x": "l"}}, "row 'alone' has no 'l' in its configuration to draw it at"),
+        ({"rows": [*ROWS, {"name": "f", "ensemble": True, "knn": "dev"}]}, "it cannot have recipe, set, knn"),
     ],
 )
 def test_tables_that_make_no_sense(changes: dict[str, Any], said: str, serein: Call, recipe: Path, tones: Path) -> None:

@@ -73,7 +73,7 @@ ONE = {"name": "one"}
     ("changes", "complaint"),
     [
         ({"rows": [ONE, ONE]}, "two rows share a name: one"),
-        ({"rows": [{**ONE, "publish": 3}]}, "rows.one.publish: unknown key 'publish'. Known are: against, "),
+        ({"rows": [{**ONE, "publish": 3}]}, "rows.one.publish: unknown key 'publish'. Known keys: against, "),
         ({"rows": [{**ONE, "published": {"macro_f1": 310}}]}, "rows.one.published.macro_f1: input should be less"),
         ({"rows": []}, "rows: "),
         ({"rows": [{"name": "a/b"}]}, "rows.a/b.name: "),
@@ -84,9 +84,9 @@ ONE = {"name": "one"}
             "two rows are the ensemble of the others",
         ),
         ({"rows": [{**ONE, "ensemble": True}]}, "no row trains anything"),
-        ({"rows": [{**ONE, "targets_only": True, "knn": "dev"}]}, "row 'one' is targets alone"),
-        ({"base": None}, "row 'one' has no recipe and the table no base"),
-        ({"metrics": "ua"}, "metrics: unknown key 'metrics'. Known are: base, caption, corpus, measured_on, "),
+        ({"rows": [{**ONE, "targets_only": True, "knn": "dev"}]}, "row 'one' is targets_only"),
+        ({"base": None}, "row 'one' has no recipe, and the table has no base"),
+        ({"metrics": "ua"}, "metrics: unknown key 'metrics'. Known keys: base, caption, corpus, measured_on, "),
         ({"metric": "accuracy"}, "metric: input should be 'macro_f1', 'ua' or 'wa'"),
     ],
 )
@@ -99,7 +99,7 @@ def test_a_wrong_table_is_refused(changes: dict[str, Any], complaint: str, tmp_p
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [(b"- a\n", "holds no keys"), (b"a: [\n", "not YAML (line 2"), (b"\xff\xfe\x00", "is not a text file")],
+    [(b"- a\n", "contains no keys"), (b"a: [\n", "not YAML (line 2"), (b"\xff\xfe\x00", "is not a text file")],
 )
 def test_what_is_no_table_is_refused(content: bytes, complaint: str, tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_bytes(content)

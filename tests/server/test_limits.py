@@ -83,7 +83,7 @@ def test_closed() -> None:
 
 
 def test_limits_are_positive() -> None:
-    with pytest.raises(RecipeError, match="per_client: 0 is no limit"):
+    with pytest.raises(RecipeError, match="per_client: 0 is not a limit"):
         Limits(per_client=0)
 
 

@@ -202,7 +202,7 @@ class TestTime:
         first, again = (HEAD, b"x") if "Length" in size else (b"%x\r\n%b\r\n" % (len(HEAD), HEAD), b"1\r\nx\r\n")
         said = answered(server.place, request("/v1/predict", size, FORM, "Connection: close") + first, again)
         assert b"HTTP/1.1 408" in said
-        assert b"Not all came within 0.7 s" in said
+        assert b"The upload did not arrive within 0.7 s" in said
         assert server.service.limiter.of_kind["request"] == server.service.limiter.num_bytes == 0
 
     @pytest.mark.parametrize("path", ["/", "/page/page.js", "/healthz", "/v1/models"])

@@ -298,7 +298,7 @@ class TestInABrowser:
         rows = page.locator("#items tr").all_inner_texts()
         assert "refused: notes.wav: cannot be decoded as audio" in rows[0]
         assert "refused: At most 25 MB are accepted. Send less, or FLAC instead of WAV." in rows[1]
-        assert "no answer: no speech" in rows[2]
+        assert "no label: no speech" in rows[2]
         page.get_by_role("button", name="notes.wav").click()
         assert page.locator("#result [role=alert]").inner_text().startswith("notes.wav: cannot be decoded as audio")
         shot(page, "page-list")
@@ -328,10 +328,10 @@ class TestInABrowser:
                 503,
                 "application/problem+json",
                 '{"detail": "Busy. Try again later."}',
-                "The server asks to wait 7\u00a0s.",
+                "The server asks you to wait 7\u00a0s.",
             ),
             (413, "text/html", "<h1>Too large</h1>", "too large for a proxy"),
-            (502, "text/html", "<h1>Bad gateway</h1>", "Answered 502"),
+            (502, "text/html", "<h1>Bad gateway</h1>", "The response was 502"),
         ],
     )
     def test_what_others_answer(self, page: Any, spoken: Path, status: int, kind: str, body: str, said: str) -> None:

@@ -89,7 +89,7 @@ def test_a_taken_port_is_one_line(serein: Call, model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         body = serein("serve", "--model", model, "--port", port, "--no-page")
-    assert body.complaint == f"error: 127.0.0.1:{port}: the address is in use. Choose another by --port."
+    assert body.complaint == f"error: 127.0.0.1:{port}: the address is in use. Choose another with --port."
     assert body.status == 1
 
 
@@ -98,7 +98,7 @@ def test_foreign_addresses() -> None:
         bound("192.0.2.1", 0)
 
 
-@pytest.mark.parametrize(("text", "complaint"), [("\n# none\n", "holds no key"), ("short\n", "fewer than 16")])
+@pytest.mark.parametrize(("text", "complaint"), [("\n# none\n", "contains no key"), ("short\n", "fewer than 16")])
 def test_keys_that_protect_nothing(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "keys"
     path.write_text(text)
@@ -129,7 +129,7 @@ def test_hosts_and_origins_are_options(serein: Call, model: Path) -> None:
         for origin, status in (("https://b.example", 200), ("https://evil.example", 403)):
             assert httpx.get(f"{server.address}/v1/models", headers={"Origin": origin}).status_code == status
     complaint = serein("serve", "--model", model, "--allowed-origins", "app.example.org/page").complaint
-    assert "Write it as https://example.org" in complaint
+    assert "Write it like https://example.org" in complaint
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ def test_unnamed_classes_are_those_of_the_data_after_merging() -> None:
 @pytest.mark.parametrize(
     ("emotions", "labels", "message"),
     [
-        (["sad", "sad"], Labels(), "1 emotion classes in the data. Emotions need at least two"),
+        (["sad", "sad"], Labels(), "1 emotion classes in the data. Provide at least two"),
         ([None], Labels(), "0 emotion classes"),
         (["sad", "calm"], Labels(classes=("sad",)), "1 emotion classes"),
         (["sad", "calm"], Labels(classes=("sad", "calm", "sad")), "a class is named twice"),

@@ -164,7 +164,7 @@ def test_the_raters_are_those_of_the_data_and_saved() -> None:
 def test_raters_without_names_cannot_be_told_apart() -> None:
     labels = {"target": "distribution", "raters": "each", "classes": ("happy", "sad")}
     unnamed = [rated("a", "happy", ("happy",), raters=False), rated("b", "sad", ("sad",), raters=False)]
-    with pytest.raises(RecipeError, match="no rating says whose it is"):
+    with pytest.raises(RecipeError, match="no rating names its rater"):
         ClassTask.fit("emotion", Category(), Recipe.model_validate({**STAGES, "labels": labels}), unnamed)
 
 
@@ -180,7 +180,7 @@ def test_raters_without_names_cannot_be_told_apart() -> None:
                 "labels": {"target": "distribution", "raters": "each"},
                 "stages": [{"name": "a", "spectrogram_augmentation": {"mixup": 0.2}}],
             },
-            "two raters have no mean",
+            "raters cannot be averaged",
         ),
     ],
 )

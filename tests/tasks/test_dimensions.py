@@ -50,7 +50,7 @@ def test_of_a_corpus_without_a_published_scale_the_recipe_says_it_or_ratings_lie
     percent = [rated("a", "mine", arousal=-100.0), rated("b", "mine", arousal=50.0)]
     task = DimensionTask.fit("arousal", Dimension(scale=(-100, 100)), RECIPE, percent)
     assert [task.truth(u) for u in percent] == [0.0, 0.75]
-    with pytest.raises(RecipeError, match=r"'mine' go from -100 to 50, the scale from 0 to 1"):
+    with pytest.raises(RecipeError, match=r"'mine' range from -100 to 50, the scale from 0 to 1"):
         DimensionTask.fit("arousal", Dimension(), RECIPE, percent)
     with pytest.raises(RecipeError, match="no utterance has arousal"):
         DimensionTask.fit("arousal", Dimension(), RECIPE, [rated("a", valence=1.0)])

@@ -100,24 +100,24 @@ def test_words_that_are_no_utf8_are_mended_and_counted(tmp_path: Path) -> None:
 )
 def test_a_wrong_line_is_named_by_its_number_or_skipped(line: bytes, tmp_path: Path) -> None:
     content = b"sad 0.5 -1 2e-1\n" + line + b"\nglad 1 2 3\nmad 1 2 3\n"
-    with pytest.raises(VocabularyError, match="line 2: no word followed by 3 finite numbers"):
+    with pytest.raises(VocabularyError, match="line 2 is not a word followed by 3 finite numbers"):
         read(tmp_path, content)
     words, _, file = read(tmp_path, content, "skip")
     assert words == ["sad", "glad", "mad"]
     assert file.counts["skipped"] == 1
-    with pytest.raises(VocabularyError, match="line 3: no word"):
+    with pytest.raises(VocabularyError, match="line 3 is not a word"):
         read(tmp_path, b"4 3\n" + content)
 
 
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        pytest.param(b"", "no lines of words", id="empty"),
-        pytest.param(b"\x00\x01\x02", "no lines of words", id="bytes"),
+        pytest.param(b"", "contains neither lines of words", id="empty"),
+        pytest.param(b"\x00\x01\x02", "contains neither lines of words", id="bytes"),
         pytest.param(b"only words\nno numbers\n", "line 1", id="words"),
-        pytest.param(b"words\nalone\n", "no words followed by numbers", id="single words"),
-        pytest.param(b"0 3\n", "promises 0 words", id="no words"),
-        pytest.param(b"9 3\n" + GLOVE, "has 4 words, and its header promises 9", id="too few lines"),
+        pytest.param(b"words\nalone\n", "the lines are not words followed by numbers", id="single words"),
+        pytest.param(b"0 3\n", "states 0 words", id="no words"),
+        pytest.param(b"9 3\n" + GLOVE, "has 4 words, but its header states 9", id="too few lines"),
         pytest.param(binary(count=5), "ends after 3 of 5 words", id="too few rows"),
         pytest.param(binary()[:-6], "ends after 2 of 3 words", id="cut"),
         pytest.param(
@@ -202,7 +202,7 @@ def test_the_same_source_has_the_same_digest_and_another_has_not(tmp_path: Path)
 
 def test_a_folder_that_is_there_stays(tmp_path: Path) -> None:
     random_vocabulary(tmp_path, 5)
-    with pytest.raises(VocabularyError, match="is there already"):
+    with pytest.raises(VocabularyError, match="already exists"):
         prepare(tmp_path / "made.txt", tmp_path / "made")
 
 
@@ -248,11 +248,15 @@ def test_what_is_no_vocabulary_is_refused(tmp_path: Path) -> None:
     (tmp_path / "glove.txt").write_text("a 1 2\n")
     with pytest.raises(VocabularyError, match="serein words prepare"):
         open_vocabulary(tmp_path / "glove.txt")
-    with pytest.raises(VocabularyError, match="no prepared vocabulary"):
+    with pytest.raises(VocabularyError, match="not a prepared vocabulary"):
         open_vocabulary(tmp_path)
     with pytest.raises(VocabularyError, match="no such file"):
         prepare(tmp_path / "absent.txt", tmp_path / "out")
-    for content, what in (('{"format": 1}', "format 1, this reads 2"), ("{", "is damaged"), ("[]", "is damaged")):
+    for content, what in (
+        ('{"format": 1}', "format 1, this version reads 2"),
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+    ):
         (tmp_path / "vocabulary.json").write_text(content)
         with pytest.raises(VocabularyError, match=what):
             open_vocabulary(tmp_path)
@@ -290,7 +294,7 @@ def test_spellings(tmp_path: Path) -> None:
     assert opened.spellings("disgust", 3) == ["Disgust", "isgust", "disgusted"]
     assert opened.spellings("DISGUSTED", 1) == ["disgusted"]
     assert opened.spellings("xyz") == []
-    with pytest.raises(VocabularyError, match="the word 'hapy' has no vector; spelt most like it: happy"):
+    with pytest.raises(VocabularyError, match="the word 'hapy' has no vector; similar spellings: happy"):
         opened.vectors(["happy", "hapy"])
     with pytest.raises(VocabularyError, match="the word ' ' has no vector. Choose another word"):
         opened.vectors([" "])
@@ -302,7 +306,7 @@ def test_a_real_excerpt_of_glove(tmp_path: Path) -> None:
     opened = open_vocabulary(tmp_path / "glove")
     assert (len(opened), opened.size) == (5050, 50)
     assert opened.nearest(opened.vectors(["anger"]), 2)[0] == [["anger", "fear"]]
-    with pytest.raises(SereinError, match="'disgust' has no vector; spelt most like it: ") as caught:
+    with pytest.raises(SereinError, match="'disgust' has no vector; similar spellings: ") as caught:
         opened.vectors(["disgust"])
     assert "disgust" not in opened
     assert caught.value.remedy

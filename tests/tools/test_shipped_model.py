@@ -40,7 +40,7 @@ def test_a_model_is_made_and_predicts(
     assert card == capsys.readouterr().out.removesuffix("\n")
     for row in (
         "tones, unseen speakers",
-        "others, unseen speakers, told its 2 classes",
+        "others, unseen speakers, restricted to its 2 classes",
         "others, corpus left out",
         "tones, elsewhere, never seen",
     ):
@@ -52,7 +52,7 @@ def test_a_model_is_made_and_predicts(
     )
     assert re.search(r"Speed: \d+ times real time, \d+ files, ", card)
     assert "| GSM 06.10 | " in card
-    assert "Skipped for want of impulse responses of rooms (--rooms FOLDER): reverberation." in card
+    assert "Skipped for lack of room impulse responses (--rooms FOLDER): reverberation." in card
 
     checkpoint = folder.load(made)
     predicted = read_run_predictions(tmp_path / "work" / "default" / "speakers")

@@ -90,7 +90,7 @@ def test_parts_learn_what_the_whole_batch_learns(
     assert [size for size in tried if size > most_clips] == ([4] if most_clips == 2 else [4, 2])
     told = [record.getMessage() for record in caplog.records if "parts" in record.getMessage()]
     assert len(told) == 2 // most_clips
-    assert "does not hold a batch of 4 clips: from now on the stage 'emotion' learns each batch in 2 parts" in told[0]
+    assert "cannot hold a batch of 4 clips: from now on, the stage 'emotion' splits each batch into 2 parts" in told[0]
 
 
 class Marker:
@@ -132,7 +132,7 @@ def test_memory_that_ends_on_the_way_back(train: Train, monkeypatch: pytest.Monk
 
 def test_a_clip_that_does_not_fit_is_an_error(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     scarce(monkeypatch, 0)
-    with pytest.raises(RunError, match=r"clips\.crop_s: the memory of cpu does not hold a clip of 0\.\d s\. Lower it"):
+    with pytest.raises(RunError, match=r"clips\.crop_s: the memory of cpu cannot hold a clip of 0\.\d s\. Lower it"):
         train("none")
 
 
@@ -140,7 +140,7 @@ def test_several_processes_do_not_halve(monkeypatch: pytest.MonkeyPatch) -> None
     """Each would go back another number of times, and wait for gradients that never come."""
     batch = SimpleNamespace(num_samples=torch.tensor([1, 2]))
     module = SimpleNamespace(_batch=batch, device="cuda:1", trainer=SimpleNamespace(world_size=2))
-    with pytest.raises(RunError, match=r"batches\.max_clips: the memory of cuda:1 does not hold a batch of 2 clips"):
+    with pytest.raises(RunError, match=r"batches\.max_clips: the memory of cuda:1 cannot hold a batch of 2 clips"):
         StageModule.halve(module)  # type: ignore[arg-type]
 
 

@@ -414,7 +414,7 @@ def test_kill_nine_of_a_run_with_children(
     os.kill(children(call.pid)[0], signal.SIGKILL)
     outcome = call.wait(60)
     assert outcome.status == 1
-    assert f"error: {out}: a training process was ended from outside, perhaps for want of memory." in outcome.err
+    assert f"error: {out}: a training process was killed, perhaps because memory ran out." in outcome.err
     assert wait_until(lambda: not living(call.pid), 30)
 
     call = start_and_wait(in_child, out, arguments, 5)
@@ -443,7 +443,7 @@ def test_a_run_that_was_killed_while_it_started_can_be_started(
             serein(*arguments)
     (tmp_path / "out" / ".data.json.abcd_123.json").write_text("half")
     assert (tmp_path / "out" / "folds.json").exists()
-    assert "no run to go on with" in serein(*arguments, "--resume").complaint
+    assert "no run to resume" in serein(*arguments, "--resume").complaint
     outcome = serein(*arguments)
     assert outcome.status == 0
     assert not any(map(is_leftover, (tmp_path / "out").rglob(".*")))
@@ -455,7 +455,7 @@ def test_two_cannot_work_in_one_folder(tiny_run: Path, tiny: Path, tones: Path, 
         fcntl.flock(lock, fcntl.LOCK_EX)
         outcome = serein("run", tiny, "--data", tones, "--out", tiny_run, "--resume", "--jobs", 1)
     assert outcome.status == 1
-    assert outcome.complaint == f"error: {tiny_run}: another process is working in it. Wait for it or stop it."
+    assert outcome.complaint == f"error: {tiny_run}: another process is using it. Wait for it or stop it."
 
 
 @pytest.mark.slow
@@ -463,7 +463,7 @@ def test_two_cannot_work_in_one_folder(tiny_run: Path, tiny: Path, tones: Path, 
     ("number", "status", "says"),
     [
         (signal.SIGTERM, 128 + signal.SIGTERM, ""),
-        (signal.SIGINT, 128 + signal.SIGINT, "error: stopped by the keyboard. Continue a run with --resume.\n"),
+        (signal.SIGINT, 128 + signal.SIGINT, "error: interrupted from the keyboard. Continue a run with --resume.\n"),
     ],
 )
 def test_gentle_signals_stop_a_run_too(
@@ -478,7 +478,7 @@ def test_gentle_signals_stop_a_run_too(
     outcome = call.wait()
     reading, device, note, *rest = outcome.err.splitlines(keepends=True)
     assert reading == "reading audio  36 clips\n"
-    assert device.startswith("note:  trains by torch on ")
+    assert device.startswith("note:  trains with torch on ")
     assert note.startswith("note:  Train and test share sessions")
     assert "".join(rest) == says
     assert outcome.status == status

@@ -333,7 +333,7 @@ def test_a_full_disk_is_known_beforehand(
 def test_a_folder_that_cannot_be_written(corpus: Corpus, wav2vec2: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        RunError, match=r"file: features cannot be kept \(.*\)\. Name another feature_cache\.folder, or set"
+        RunError, match=r"file: features cannot be stored \(.*\)\. Name another feature_cache\.folder, or set"
     ):
         corpus.features(wav2vec2, folder=tmp_path / "file")
 
@@ -631,7 +631,7 @@ def test_a_frozen_stage_does_not_go_on_with_another_backbone(tones: Path, wav2ve
     trained(experiment, tmp_path / "done")
     save_wav2vec2(source, seed=1)
     for folder in ("killed", "done"):
-        with pytest.raises(RunError, match=r"the backbone's weights are not those that the training started with"):
+        with pytest.raises(RunError, match=r"the backbone's weights are not those that training started with"):
             trained(prepared(tones, source), tmp_path / folder)
 
 

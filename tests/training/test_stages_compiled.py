@@ -168,7 +168,7 @@ def test_a_machine_without_a_compiler_says_so_before_training(
     source = tmp_path / "wav2vec2"
     transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**CONFIG)).save_pretrained(source)
     with pytest.raises(
-        RunError, match=r"stages\.0\.compile: torch\.compile does not work here for cpu \(.*C\+\+"
+        RunError, match=r"stages\.0\.compile: torch\.compile does not work on this machine for cpu \(.*C\+\+"
     ) as found:
         runs.run(recipe_of(source, compile=True), tones, tmp_path / "out", resume=False, num_jobs=1, progress=silent)
     assert "g++" in (found.value.remedy or "")

@@ -1,4 +1,4 @@
-"""Sound in, mono float32 at 16 kHz out: files of any container, bytes, streams, samples. No other room decodes audio.
+"""Decode files of any container, bytes, streams and samples to mono float32 at 16 kHz. No other part decodes audio.
 
 source (bytes that can be read twice; lengths that headers do not state) -> decoders (libsndfile | PyAV)
     -> recording (whole, in part, block by block) -> samples (types, channels, rates)

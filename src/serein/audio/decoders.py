@@ -1,4 +1,4 @@
-"""What decodes: libsndfile, and for other containers PyAV."""
+"""Decoders: libsndfile, and PyAV for other containers."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from serein.audio.source import (
 )
 from serein.errors import AudioError
 
-MOST_PARTS = 1000  # of a file that joins recordings
-MISSING_S = 0.25  # containers state lengths with an encoder's padding, and round them
+MOST_PARTS = 1000  # recordings that one file may join
+MISSING_S = 0.25  # the lengths that containers state include an encoder's padding, and are rounded
 
-# What libsndfile notes of a cut WAV ("data"), AIFF ("SSND"), AU and W64; a wrong outer "RIFF" is harmless.
+# libsndfile's log of a truncated WAV ("data"), AIFF ("SSND"), AU and W64; a wrong outer "RIFF" is harmless.
 _STATED_LENGTH = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+)\s*\(should be (\d+)\)", re.MULTILINE)
-_LENGTH_UNKNOWN = 0x7FFFF000  # what SoX writes to a pipe; ffmpeg and arecord write more
-_CENTURY_S = 3e9  # what libsndfile says of a FLAC that does not know its length is longer
+_LENGTH_UNKNOWN = 0x7FFFF000  # written by SoX to a pipe; ffmpeg and arecord write more
+_CENTURY_S = 3e9  # libsndfile reports a longer duration for a FLAC of unknown length
 _DAMAGED_PAGES = re.compile(r"Junk after the last page|Corrupted bitstream|reports a hole")  # Ogg Vorbis and Opus
 _CONTAINERS = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"ID3", b"NIST")
 _MEDIA_CONTAINERS = (b"\x1aE\xdf\xa3", b"#!AMR", b"0&\xb2u\x8ef\xcf\x11", b"FLV\x01", b"wvpk", b"TTA1")
@@ -47,20 +47,20 @@ _MEDIA_CODECS = (
     "adpcm_ms,adpcm_ima_wav,adpcm_ima_qt,adpcm_swf,adpcm_yamaha,nellymoser,qdm2,qcelp,truespeech,dca,truehd,"
     "pcm_alaw,pcm_mulaw,pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,"
     "pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be,pcm_dvd,pcm_bluray"
-)  # of sound alone: no picture is ever decoded
+)  # audio only: no picture is ever decoded
 
 
 class TruncatedAudioError(AudioError):
-    """The file ends before its header says."""
+    """The file ends earlier than its header states."""
 
 
 class Decoder(Protocol):
-    """What reads encoded sound.
+    """The interface of decoders.
 
     Attributes:
         sample_rate_hz: Rate of the samples.
-        num_channels: Channels of the samples.
-        num_frames: Samples per channel; `None` where only reading tells.
+        num_channels: Number of channels.
+        num_frames: Samples per channel; `None` if it is unknown until the file is read.
         remarks: As in `AudioInfo`.
     """
 
@@ -73,7 +73,7 @@ class Decoder(Protocol):
         """Yield (sample, channel) float32 from frame `start` to the end, about `size` frames at once."""
 
     def close(self) -> None:
-        """Let go of what it holds: by itself nothing."""
+        """Release resources; does nothing by default."""
         return
 
 
@@ -83,17 +83,17 @@ def truncated(where: str, detail: str) -> AudioError:
 
 
 def damaged(where: str, reason: str) -> AudioError:
-    """Return the error for a file that a decoder gives up on."""
+    """Return the error for a file that a decoder fails to read."""
     return AudioError(f"damaged or cut off ({reason})", where=where, remedy="Copy the file again from its source.")
 
 
 def no_samples(where: str) -> AudioError:
-    """Return the error for a file of a header alone."""
-    return AudioError("holds no samples", where=where, remedy="Record it again, or remove it from the list.")
+    """Return the error for a file that has only a header."""
+    return AudioError("contains no samples", where=where, remedy="Record it again, or remove it from the list.")
 
 
 def is_text(start: bytes) -> bool:
-    """Tell whether a file begins as UTF-8 or, with its mark, UTF-16: no control characters but tabs and ends of lines.
+    """Return whether a file begins with UTF-8 or marked UTF-16 text: no control characters but tabs and line breaks.
 
     Example:
         >>> is_text("Größe".encode()), is_text("Größe".encode("utf-16")), is_text(b"RIFF\\0\\0")
@@ -108,7 +108,7 @@ def is_text(start: bytes) -> bool:
 
 
 def decoder_of(where: str, file: BinaryIO, raw_rate_hz: int | None) -> Decoder:
-    """Choose what reads a file, by its content: raw where that is said, libsndfile, else PyAV."""
+    """Choose the decoder of a file by its content: raw PCM if a rate is given, libsndfile, else PyAV."""
     import soundfile
 
     file.seek(0)
@@ -119,7 +119,7 @@ def decoder_of(where: str, file: BinaryIO, raw_rate_hz: int | None) -> Decoder:
         return Soundfile(where, file, raw_rate_hz)
     if is_bare and suffix in RAW_SUFFIXES:
         raise AudioError(
-            "headerless PCM does not say its sampling rate",
+            "headerless PCM does not state its sampling rate",
             where=where,
             remedy="Give it: --raw-rate 16000, in Python raw_rate_hz=16000 (16-bit, little-endian, mono).",
         )
@@ -133,7 +133,9 @@ def decoder_of(where: str, file: BinaryIO, raw_rate_hz: int | None) -> Decoder:
         return Soundfile(where, file)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         reason = str(error).split(": ")[-1].strip().rstrip(".")
-    is_adts = len(start) > 1 and start[0] == 0xFF and start[1] & 0xF6 == 0xF0  # AAC without container: ISO 13818-7, 6.2
+    is_adts = (
+        len(start) > 1 and start[0] == 0xFF and start[1] & 0xF6 == 0xF0
+    )  # AAC without a container: ISO 13818-7, 6.2
     if is_media or suffix in MEDIA_SUFFIXES or is_adts:
         return Pyav(where, file)
     if re.search("lost sync|malformed(?! 'fmt)|unspecified", reason, re.IGNORECASE):
@@ -150,16 +152,16 @@ def decoder_of(where: str, file: BinaryIO, raw_rate_hz: int | None) -> Decoder:
 
 
 class Soundfile(Decoder):
-    """What libsndfile reads: one file, or, of MP3 and Ogg, several joined end to end.
+    """Decoder of libsndfile's formats: one file, or several MP3 or Ogg files joined end to end.
 
     Args:
-        where: What complaints call it.
+        where: Name of the file in error messages.
         file: Its bytes.
         raw_rate_hz: The bytes are 16-bit little-endian mono PCM at this rate.
 
     Raises:
-        LibsndfileError: It is none of libsndfile's formats.
-        AudioError: It is cut off, or its parts do not fit together.
+        LibsndfileError: The file is in none of libsndfile's formats.
+        AudioError: The file is truncated, or its parts do not fit together.
     """
 
     def __init__(self, where: str, file: BinaryIO, raw_rate_hz: int | None = None) -> None:
@@ -169,7 +171,7 @@ class Soundfile(Decoder):
         mp3s = [] if raw_rate_hz else mp3_parts(file)
         joined = [] if raw_rate_hz else mp3_views(file, mp3s) if len(mp3s) > 1 else ogg_views(file)
         if len(joined) > MOST_PARTS:
-            raise AudioError(f"joins {len(joined)} recordings", where=where, remedy="Take them apart.")
+            raise AudioError(f"joins {len(joined)} recordings", where=where, remedy="Split it into its parts.")
         self.files: Sequence[BinaryIO | View] = joined or [mended or file]
         self.parts = [_sound_file(each, raw_rate_hz) for each in self.files]
         self.is_guess = [not mp3.are_all(mp3.num_stated) for mp3 in mp3s] or [self.parts[0].format == "MP3"] * len(
@@ -181,20 +183,22 @@ class Soundfile(Decoder):
         for part in self.parts:
             stated = _STATED_LENGTH.search(part.extra_info)
             if stated and int(stated[2]) < int(stated[1]) < _LENGTH_UNKNOWN:
-                raise truncated(where, f"the header promises {stated[1]} bytes, the file holds {stated[2]}")
+                raise truncated(where, f"the header states {stated[1]} bytes, the file contains {stated[2]}")
             if _DAMAGED_PAGES.search(part.extra_info):
                 raise truncated(where, "a page of the Ogg stream is cut off or damaged")
         rates = sorted({part.samplerate for part in self.parts})
         if len(rates) > 1:
-            raise AudioError(f"joins recordings of {rates} Hz", where=where, remedy="Take them apart.")
+            raise AudioError(f"joins recordings of {rates} Hz", where=where, remedy="Split it into its parts.")
         self.sample_rate_hz, self.num_channels = rates[0], max(part.channels for part in self.parts)
         num_frames = sum(part.frames for part in self.parts)
         self.num_frames = None if num_frames / self.sample_rate_hz > _CENTURY_S else num_frames
-        self.remarks = (f"the file joins {len(self.parts)} recordings: all are read",) if len(self.parts) > 1 else ()
+        self.remarks = (
+            (f"the file joins {len(self.parts)} recordings: all of them are read",) if len(self.parts) > 1 else ()
+        )
         stated = _STATED_LENGTH.search(self.parts[0].extra_info)
         is_false = stated and (int(stated[1]) < int(stated[2]) or int(stated[1]) >= _LENGTH_UNKNOWN)
         if mended is not None or self.num_frames is None or is_false:
-            self.remarks = ("the header states no length, or a false one: it is read to its end",)
+            self.remarks = ("the header states no length or a wrong one: the file is read to its end",)
 
     def blocks(self, start: int, size: int) -> Iterator[Waveform]:
         import soundfile
@@ -231,23 +235,23 @@ def _sound_file(file: BinaryIO | View, raw_rate_hz: int | None = None) -> Any:
     import soundfile
 
     raw = {"samplerate": raw_rate_hz, "channels": 1, "format": "RAW", "subtype": "PCM_16", "endian": "LITTLE"}
-    if isinstance(file, io.FileIO):  # libsndfile reads it without Python's lock
+    if isinstance(file, io.FileIO):  # libsndfile then reads it without Python's lock
         file.seek(0)
         opened = soundfile.SoundFile(file.fileno(), closefd=False, **(raw if raw_rate_hz else {}))
     else:
         view = file if isinstance(file, View) else View(file)
         opened = soundfile.SoundFile(view, **(raw if raw_rate_hz else {}))
-    # else each read ends with a seek, which fails at the end of a FLAC without a length
+    # otherwise each read ends with a seek, which fails at the end of a FLAC without a length
     opened.seekable = lambda: False
     return opened
 
 
 @cache
 def _pyav() -> Any:
-    """Import PyAV. Of its libraries, no allocation may be larger than 128 MB: an MP4 may state four billion samples."""
+    """Import PyAV, and limit its libraries to allocations of 128 MB: an MP4 may claim to have four billion samples."""
     import av
 
-    with suppress(AttributeError, OSError):  # Windows does not find a function of a library's library
+    with suppress(AttributeError, OSError):  # on Windows, functions of a library's dependencies are not found
         av_max_alloc = ctypes.CDLL(av._core.__file__).av_max_alloc
         av_max_alloc.argtypes, av_max_alloc.restype = [ctypes.c_size_t], None
         av_max_alloc(2**27)
@@ -265,10 +269,10 @@ _SAMPLE_TYPES = {
 
 
 class Pyav(Decoder):
-    """What ffmpeg's libraries read, through PyAV: the sound of any container, from its first byte on.
+    """Decoder of ffmpeg's formats, through PyAV: the audio of any container, always read from its first byte.
 
     Raises:
-        AudioError: PyAV is not installed, or the file holds no sound that it knows.
+        AudioError: PyAV is not installed, or the file contains no audio that it supports.
     """
 
     num_frames: int | None = None
@@ -287,11 +291,11 @@ class Pyav(Decoder):
         for frame in self._frames():
             if (frame.sample_rate, frame.layout.nb_channels) != (self.sample_rate_hz, self.num_channels):
                 raise AudioError(
-                    "changes its sampling rate or channels on the way",
+                    "changes its sampling rate or number of channels midway",
                     where=self.where,
                     remedy="Convert it with: ffmpeg -i IN OUT.flac.",
                 )
-            # (sample, channel); PyAV's own `to_ndarray` reads a ninth plane of eight (av 18.1)
+            # (sample, channel); PyAV's own `to_ndarray` reads beyond the eighth plane (av 18.1)
             sample_type = _SAMPLE_TYPES[frame.format.name.removesuffix("p")]
             if frame.format.is_planar:
                 planes = frame.planes[: self.num_channels]
@@ -310,7 +314,7 @@ class Pyav(Decoder):
             yield np.concatenate(waiting)
 
     def _frames(self) -> Iterator[Any]:
-        """Decode from the start; packets that are damaged or missing are errors."""
+        """Decode from the start; damaged or missing packets raise errors."""
         try:
             av = _pyav()
         except ImportError:
@@ -326,7 +330,7 @@ class Pyav(Decoder):
                 codec = stream and stream.codec_context and stream.codec_context.codec.name
                 if codec not in _MEDIA_CODECS.split(","):
                     raise AudioError(
-                        f"holds sound that is not read ({codec})" if stream else "holds no sound",
+                        f"contains audio that is not supported ({codec})" if stream else "contains no audio",
                         where=self.where,
                         remedy="Give WAV, FLAC, Ogg, MP3 or another recording.",
                     )
@@ -340,13 +344,15 @@ class Pyav(Decoder):
                     for frame in packet.decode():
                         seconds += frame.samples / frame.sample_rate
                         yield frame
-                stated_s = 0.0  # where none is stated, or it is guessed from the bit rate
+                stated_s = 0.0  # if none is stated, or only guessed from the bit rate
                 if set(container.format.name.split(",")) & {"mov", "matroska", "asf"}:
                     if stream.duration is not None:
                         stated_s = float(stream.duration * stream.time_base)
                     elif len(container.streams) == 1:
                         stated_s = (container.duration or 0) / 1e6
                 if seconds < stated_s - MISSING_S:
-                    raise truncated(self.where, f"the header promises {stated_s:.2f} s, the file holds {seconds:.2f} s")
+                    raise truncated(
+                        self.where, f"the header states {stated_s:.2f} s, the file contains {seconds:.2f} s"
+                    )
         except (av.FFmpegError, ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, ValueError) as error:
             raise damaged(self.where, getattr(error, "strerror", None) or str(error)) from None

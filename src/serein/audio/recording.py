@@ -1,4 +1,4 @@
-"""One recording, opened from any source, read whole, in part or block by block."""
+"""A recording, opened from any source and read whole, in part or block by block."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from serein.audio.samples import (
 from serein.audio.source import TooLongAudioError, Upload, bytes_of, name_of
 from serein.errors import AudioError
 
-SILENCE_PEAK = 1e-4  # -80 dB below full scale: below the noise floor of any 16-bit recording of speech
-LONGEST_WHOLE_S = 3_600.0  # 230 MB at 16 kHz; `blocks` reads what is longer
-FREE_VALUES, VALUES_PER_BYTE = 2**27, 64  # what a file may decode to: Opus at 6 kbit/s has 64, silence in FLAC 300
-LOUDEST = 16.0  # times full scale: of 32-bit float recorders
+SILENCE_PEAK = 1e-4  # -80 dB of full scale: below the noise floor of any 16-bit recording of speech
+LONGEST_WHOLE_S = 3_600.0  # 230 MB at 16 kHz; `blocks` reads longer recordings
+FREE_VALUES, VALUES_PER_BYTE = 2**27, 64  # limits of decoding; Opus at 6 kbit/s has 64 per byte, silence in FLAC 300
+LOUDEST = 16.0  # times full scale, from 32-bit float recorders
 
 
 class OutsideAudioError(AudioError):
-    """The part asked for lies outside the file."""
+    """The requested part lies outside the file."""
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What is known of a recording.
+    """Properties of a recording.
 
     Attributes:
-        duration_s: Length of the recording, or of the part asked for, in seconds.
+        duration_s: Length of the recording, or of the requested part, in seconds.
         sample_rate_hz: Rate before resampling.
-        num_channels: Channels before mixing down.
-        remarks: What is strange about it, but does not keep it from being read, as sentences without a full stop.
+        num_channels: Number of channels before mixing down.
+        remarks: Irregularities that do not prevent it from being read, as sentences without a full stop.
     """
 
     duration_s: float
@@ -56,16 +56,16 @@ class AudioInfo:
 
 @contextmanager
 def open(source: Any, *, sampling_rate: float | None = None, raw_rate_hz: int | None = None) -> Iterator[Recording]:
-    """Open sound in any form; what can be read once only, a pipe or stream, is kept aside and can be read twice.
+    """Open audio in any form; a pipe or stream, which can be read only once, is copied so that it can be read twice.
 
     Args:
-        source: Path, encoded bytes, binary file, `Upload`, samples as in `as_mono`, or what Hugging Face's datasets
-            hold, as in `unwrapped`.
-        sampling_rate: Rate of samples in Hz. Encoded sound states its own.
-        raw_rate_hz: Read what is no known container as 16-bit little-endian mono PCM at this rate.
+        source: Path, encoded bytes, binary file, `Upload`, samples as in `as_mono`, or an item of Hugging Face's
+            datasets as in `unwrapped`.
+        sampling_rate: Rate of samples in Hz. Encoded audio states its own.
+        raw_rate_hz: Read a file in no known container as 16-bit little-endian mono PCM at this rate.
 
     Raises:
-        AudioError: It is missing, empty, truncated, no audio, or as in `as_waveform`.
+        AudioError: The source is missing, empty, truncated or not audio, or as in `as_waveform`.
     """
     source, sampling_rate = unwrapped(source, sampling_rate)
     if not isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview, Upload)) and not hasattr(source, "read"):
@@ -74,7 +74,7 @@ def open(source: Any, *, sampling_rate: float | None = None, raw_rate_hz: int | 
     where = name_of(source)
     if sampling_rate is not None:
         raise AudioError(
-            "encoded sound states its own sampling rate",
+            "encoded audio states its own sampling rate",
             where=where,
             remedy="Leave sampling_rate out; for headerless PCM give raw_rate_hz.",
         )
@@ -82,7 +82,7 @@ def open(source: Any, *, sampling_rate: float | None = None, raw_rate_hz: int | 
         num_bytes = file.seek(0, os.SEEK_END)
         decoder = decoder_of(
             where, file, None if raw_rate_hz is None else rate_hz(raw_rate_hz)
-        )  # from here on the place in the file is the decoder's
+        )  # from here on, the decoder controls the position in the file
         try:
             yield Recording(where, decoder, num_bytes)
         finally:
@@ -90,16 +90,16 @@ def open(source: Any, *, sampling_rate: float | None = None, raw_rate_hz: int | 
 
 
 class Recording:
-    """Sound that is open for reading.
+    """A recording that is open for reading.
 
     Args:
-        where: What complaints call it.
-        decoder: Reads it.
-        num_bytes: Of the file; `None` for samples. Bounds what it may decode to.
+        where: Its name in error messages.
+        decoder: Decoder that reads it.
+        num_bytes: Size of the file, which bounds the number of decoded samples; `None` for samples.
 
     Raises:
-        AudioError: No samples, no rate or number of channels that speech is recorded with, more samples than its
-            bytes can hold.
+        AudioError: There are no samples, more samples than its bytes can contain, or a sampling rate or number of
+            channels that speech is not recorded with.
     """
 
     def __init__(self, where: str, decoder: Decoder, num_bytes: int | None = None) -> None:
@@ -108,7 +108,7 @@ class Recording:
         rate, num_channels, num_frames = decoder.sample_rate_hz, decoder.num_channels, decoder.num_frames
         if not RATES_HZ[0] <= rate <= RATES_HZ[1] or num_channels > MOST_CHANNELS:
             raise AudioError(
-                f"has {num_channels} channels at {rate} Hz, which is no recording of speech",
+                f"has {num_channels} channels at {rate} Hz, which is not a recording of speech",
                 where=where,
                 remedy=f"Give at most {MOST_CHANNELS} channels at {RATES_HZ[0]} to {RATES_HZ[1]} Hz.",
             )
@@ -118,12 +118,12 @@ class Recording:
             raise self._too_long()
 
     def info(self, start_s: float = 0.0, end_s: float | None = None, *, most_s: float = math.inf) -> AudioInfo:
-        """Return length, rate and channels; where no header states the length, all is decoded once to measure it.
+        """Return length, rate and channels; if no header states the length, decode the recording to measure it.
 
         Raises:
             OutsideAudioError: The part from `start_s` to `end_s` lies outside.
             TooLongAudioError: The recording is longer than `most_s`.
-            AudioError: As in `blocks`, where it is decoded.
+            AudioError: As in `blocks`, if it is decoded.
         """
         decoder = self.decoder
         if decoder.num_frames is None:
@@ -140,18 +140,19 @@ class Recording:
         return AudioInfo((stop - start) / rate, rate, decoder.num_channels, decoder.remarks)
 
     def blocks(self, start_s: float = 0.0, end_s: float | None = None, *, block_s: float = 10.0) -> Iterator[Waveform]:
-        """Read as `waveform` does, in memory that does not grow with the recording.
+        """Read like `waveform`, in memory that does not grow with the recording.
 
         Args:
             start_s: Start in seconds.
             end_s: End in seconds; `None` is the end of the recording.
-            block_s: Seconds that are read at once.
+            block_s: Seconds to read at once.
 
         Yields:
-            (sample,) float32, mono, 16 kHz; joined they are what `waveform` returns.
+            (sample,) float32, mono, 16 kHz; concatenated, they equal the result of `waveform`.
 
         Raises:
-            AudioError: Truncated, damaged, not finite, or the part lies outside, when the place is reached.
+            AudioError: The recording is truncated, damaged or not finite, or the part lies outside, once that place is
+                reached.
         """
         rate, start, stop = self.decoder.sample_rate_hz, 0, self.decoder.num_frames
         if start_s != 0.0 or end_s is not None:
@@ -165,7 +166,7 @@ class Recording:
             peak = float(np.abs(part).max(initial=0.0))
             if not math.isfinite(peak):
                 raise NotFiniteAudioError(
-                    "holds NaN or infinite samples", where=self.where, remedy="Export the recording again."
+                    "contains NaN or infinite samples", where=self.where, remedy="Export the recording again."
                 )
             if peak > LOUDEST:
                 raise AudioError(
@@ -194,14 +195,14 @@ class Recording:
         """
         if self.decoder.num_frames is not None:
             _require_at_most(self.where, self.info(start_s, end_s).duration_s, most_s)
-        joined = bytearray()  # grows in place, where a list of blocks would be copied
+        joined = bytearray()  # grows in place; a list of blocks would be copied
         for block in self.blocks(start_s, end_s):
             joined += memoryview(block.data).cast("B")
             _require_at_most(self.where, len(joined) / (4 * SAMPLE_RATE_HZ) - 0.001, most_s)  # resampling rounds
         return np.frombuffer(joined, np.float32) if joined else np.zeros(1, np.float32)
 
     def _samples(self, start: int, size: int = 2**20) -> Iterator[Waveform]:
-        """Yield what the decoder does, as long as its bytes can hold so much."""
+        """Yield the decoder's blocks, as long as the file is large enough to contain so many samples."""
         num_values = 0
         for samples in self.decoder.blocks(start, size):
             num_values += samples.size
@@ -225,7 +226,7 @@ class Recording:
 
     def _too_long(self) -> AudioError:
         return TooLongAudioError(
-            "holds more sound than speech in so few bytes can be: it is silent or damaged",
+            "contains more audio than speech of so few bytes can: it is silent or damaged",
             where=self.where,
             remedy="Record it again, or cut it.",
         )
@@ -239,10 +240,10 @@ def info(
     most_s: float = math.inf,
     raw_rate_hz: int | None = None,
 ) -> AudioInfo:
-    """Read what a recording's header says, as `Recording.info`.
+    """Return the properties of a recording from its header, as in `Recording.info`.
 
     Raises:
-        TooLongAudioError: It is longer than `most_s`; what would take long to read is refused by its header.
+        TooLongAudioError: It is longer than `most_s`; if reading it would take long, its header decides.
         AudioError: As in `open` and `Recording.info`.
     """
     with open(path, raw_rate_hz=raw_rate_hz) as recording:
@@ -258,7 +259,7 @@ def load(
     sampling_rate: float | None = None,
     raw_rate_hz: int | None = None,
 ) -> Waveform:
-    """Read speech: like `decode`, and refuse silence.
+    """Read speech: like `decode`, but reject silence.
 
     Returns:
         (sample,) float32, mono, 16 kHz.
@@ -287,13 +288,13 @@ def decode(
 ) -> Waveform:
     """Read a recording in any form, or the part from `start_s` to `end_s`, as `Recording.waveform` does.
 
-    Of a file that can be entered anywhere (all but those that need the extra `media`), only the part is read.
+    Only the part is read from files that support seeking (all except those that need the extra `media`).
 
     Args:
         path: As in `open`.
         start_s: Start in seconds.
         end_s: End in seconds; `None` is the end of the file.
-        most_s: Bounds memory and time, whatever the header says.
+        most_s: Maximum length in seconds; bounds memory and time, whatever the header states.
         sampling_rate: As in `open`.
         raw_rate_hz: As in `open`.
 
@@ -316,7 +317,7 @@ def blocks(
     sampling_rate: float | None = None,
     raw_rate_hz: int | None = None,
 ) -> Iterator[Waveform]:
-    """Read what `decode` reads block by block, as `Recording.blocks`.
+    """Read the audio that `decode` returns block by block, as in `Recording.blocks`.
 
     Raises:
         AudioError: As in `open` and `Recording.blocks`.
@@ -326,7 +327,7 @@ def blocks(
 
 
 class _Samples(Decoder):
-    """Samples in memory, read as a file is."""
+    """Samples in memory, read like a file."""
 
     remarks: tuple[str, ...] = ()
 
@@ -343,7 +344,7 @@ class _Samples(Decoder):
 def _require_at_most(where: str, duration_s: float, most_s: float) -> None:
     if duration_s > most_s:
         raise TooLongAudioError(
-            f"is {duration_s:.0f} s long, and at most {most_s:g} s are read at once",
+            f"is {duration_s:.0f} s long, but at most {most_s:g} s are read at once",
             where=where,
             remedy="Cut it, or send it in parts.",
         )

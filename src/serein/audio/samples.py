@@ -1,4 +1,4 @@
-"""Samples in memory, of any type, shape and rate, to mono float32 at 16 kHz."""
+"""Convert samples in memory, of any type, shape and rate, to mono float32 at 16 kHz."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Waveform = NDArray[np.float32]
 
 _SHAPES = "Give one recording as (sample,), (sample, channel) or (channel, sample), float or integer."
 _OFFSET = 1e-3  # of full scale
-OVERSHOOT = 1.5  # times full scale: what decoders and resamplers go beyond it
+OVERSHOOT = 1.5  # times full scale, which decoders and resamplers may exceed a little
 
 
 class NotFiniteAudioError(AudioError):
-    """The file holds NaN or infinite samples."""
+    """The file contains NaN or infinite samples."""
 
 
 def as_waveform(samples: Any, sampling_rate: float | None = None) -> Waveform:
-    """Return samples in any form as `load` returns a file: mono, 16 kHz.
+    """Return samples of any form as mono at 16 kHz, like `load` for files.
 
     Args:
         samples: As in `as_mono`; or a mapping `{"array": samples, "sampling_rate": 16000}`.
@@ -37,7 +37,7 @@ def as_waveform(samples: Any, sampling_rate: float | None = None) -> Waveform:
         (sample,) float32, 16 kHz.
 
     Raises:
-        AudioError: As in `as_mono`, or the rate is missing, no number, or none that speech is recorded at.
+        AudioError: As in `as_mono`, or the rate is missing, not a number, or not one that speech is recorded at.
 
     Example:
         >>> as_waveform(np.full((2, 24_000), 16_384, np.int16), 48_000).shape
@@ -58,8 +58,8 @@ def as_mono(samples: Any) -> Waveform:
         (sample,) float32.
 
     Raises:
-        AudioError: Empty, of another type or shape, beyond full scale.
-        NotFiniteAudioError: NaN or infinite.
+        AudioError: The samples are empty, of another type or shape, or beyond full scale.
+        NotFiniteAudioError: The samples contain NaN or infinite values.
 
     Example:
         >>> as_mono(np.array([0, 16_384, -32_768], np.int16))
@@ -71,7 +71,7 @@ def as_mono(samples: Any) -> Waveform:
             samples = samples.float() if samples.is_floating_point() else samples
         array = np.asarray(samples)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise AudioError(f"are no array of numbers ({error})", where="samples", remedy=_SHAPES) from None
+        raise AudioError(f"are not an array of numbers ({error})", where="samples", remedy=_SHAPES) from None
     if array.dtype.kind not in "fiu":
         kinds = {"U": "text", "S": "bytes", "O": "objects", "c": "complex numbers", "b": "truth values"}
         kind = kinds.get(array.dtype.kind, str(array.dtype))
@@ -79,7 +79,7 @@ def as_mono(samples: Any) -> Waveform:
         raise AudioError(f"are {kind}, not samples", where="samples", remedy=remedy)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)  # RIFX, AU and SPHERE are big-endian
     if array.size == 0:
-        raise AudioError("hold nothing: no samples", where="samples", remedy="Give at least one sample.")
+        raise AudioError("are empty: no samples", where="samples", remedy="Give at least one sample.")
     first, second = array.shape if array.ndim == 2 else (0, 0)
     if array.ndim == 1:
         array = array[:, None]
@@ -90,16 +90,16 @@ def as_mono(samples: Any) -> Waveform:
     if array.dtype.kind == "f":
         peak = float(np.abs(array).max())
         if not math.isfinite(peak):
-            raise NotFiniteAudioError("hold NaN or infinite values", where="samples", remedy="Remove them.")
+            raise NotFiniteAudioError("contain NaN or infinite values", where="samples", remedy="Remove them.")
         if peak > OVERSHOOT:
             raise AudioError(
-                f"float samples reach {peak:.4g}, and full scale is 1",
+                f"float samples reach {peak:.4g}, but full scale is 1",
                 where="samples",
                 remedy="Give 16-bit values as int16, or divide them by 32768.",
             )
     elif array.dtype not in (np.uint8, np.int8, np.int16, np.int32):
         raise AudioError(
-            f"of type {array.dtype} do not say what full scale is",
+            f"of type {array.dtype} have no defined full scale",
             where="samples",
             remedy="Convert them to float within [-1, 1], or to the type that they were recorded in, such as int16.",
         )
@@ -107,7 +107,7 @@ def as_mono(samples: Any) -> Waveform:
 
 
 def to_float(array: NDArray[Any]) -> Waveform:
-    """Return float32 within full scale; integers as WAV files store them: 8 bits without a sign, others with."""
+    """Return float32 within full scale; integers are read as in WAV files: 8 bits unsigned, others signed."""
     if array.dtype.kind == "f":
         return np.asarray(array, np.float32)
     full_scale = np.float32(2 ** (8 * array.dtype.itemsize - 1))
@@ -122,13 +122,13 @@ def mixed_down(samples: Waveform) -> Waveform:
 
 
 def unwrapped(source: Any, sampling_rate: float | None) -> tuple[Any, float | None]:
-    """Return what Hugging Face's datasets hold: samples and their rate, or encoded bytes or a path.
+    """Return the audio of an item of Hugging Face's datasets: samples and their rate, or encoded bytes or a path.
 
     Args:
         source: A mapping with `array` and `sampling_rate`, or with `bytes` or `path`; a decoder of torchcodec, which
-            datasets give since version 4; a pair of samples and their rate, in any order. Anything else is returned as
-            it is.
-        sampling_rate: In Hz; may be `None` where the mapping has it.
+            datasets return since version 4; a pair of samples and their rate, in any order. Anything else is returned
+            unchanged.
+        sampling_rate: In Hz; may be `None` if the mapping has it.
     """
     if hasattr(source, "get_all_samples"):
         decoded = source.get_all_samples()
@@ -146,7 +146,7 @@ def unwrapped(source: Any, sampling_rate: float | None) -> tuple[Any, float | No
                 raise AudioError(
                     f"sampling rates of {stated} and {sampling_rate} Hz are given",
                     where="samples",
-                    remedy="Leave sampling_rate out, or out of the mapping.",
+                    remedy="Leave out sampling_rate, or remove it from the mapping.",
                 )
             return source[key], sampling_rate if stated is None else stated
     for key in ("bytes", "path"):
@@ -158,10 +158,10 @@ def unwrapped(source: Any, sampling_rate: float | None) -> tuple[Any, float | No
 
 
 def rate_hz(sampling_rate: Any) -> int:
-    """Return a sampling rate as a whole number of Hz at which speech is recorded.
+    """Return a sampling rate as a whole number of Hz, checked to be one that speech is recorded at.
 
     Raises:
-        AudioError: It is missing, no such number, or none that speech is recorded at.
+        AudioError: It is missing, not a whole number, or not a rate that speech is recorded at.
     """
     if sampling_rate is None:
         raise AudioError("come without a sampling rate", where="samples", remedy="Give it: sampling_rate=16000.")
@@ -171,7 +171,7 @@ def rate_hz(sampling_rate: Any) -> int:
         rate = math.nan
     if not RATES_HZ[0] <= rate <= RATES_HZ[1] or rate != round(rate):
         raise AudioError(
-            f"the sampling rate {sampling_rate!r} is no whole number of Hz from {RATES_HZ[0]} to {RATES_HZ[1]}",
+            f"the sampling rate {sampling_rate!r} is not a whole number of Hz from {RATES_HZ[0]} to {RATES_HZ[1]}",
             where="samples",
             remedy="Give it as a number: sampling_rate=16000.",
         )
@@ -179,10 +179,10 @@ def rate_hz(sampling_rate: Any) -> int:
 
 
 class Resampler:
-    """A waveform that comes in pieces, to 16 kHz as by `resample`.
+    """Resamples a waveform that arrives in pieces to 16 kHz, like `resample`.
 
     Args:
-        rate_hz: Rate of what comes.
+        rate_hz: Sampling rate of the pieces.
     """
 
     def __init__(self, rate_hz: int) -> None:
@@ -192,14 +192,14 @@ class Resampler:
         self.stream = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, "float32", "HQ") if is_needed else None
 
     def __call__(self, waveform: Waveform) -> Waveform:
-        """Return what can be told after (sample,) more."""
+        """Return the output that is complete after another piece, (sample,)."""
         if self.stream is None:
             return np.ascontiguousarray(waveform, dtype=np.float32)
         resampled: Waveform = self.stream.resample_chunk(np.ascontiguousarray(waveform, dtype=np.float32))
         return resampled
 
     def rest(self) -> Waveform:
-        """Return the end, once all has come."""
+        """Return the remaining output after the last piece."""
         nothing = np.zeros(0, np.float32)
         if self.stream is None:
             return nothing
@@ -208,7 +208,7 @@ class Resampler:
 
 
 def resample(waveform: Waveform, rate_hz: int) -> Waveform:
-    """Resample (sample,) from `rate_hz` to 16 kHz with soxr's high quality; the same array at 16 kHz."""
+    """Resample (sample,) from `rate_hz` to 16 kHz with soxr's high quality; a waveform at 16 kHz is unchanged."""
     if rate_hz == SAMPLE_RATE_HZ:
         return np.ascontiguousarray(waveform, dtype=np.float32)
     import soxr
@@ -218,7 +218,7 @@ def resample(waveform: Waveform, rate_hz: int) -> Waveform:
 
 
 def without_offset(waveform: Waveform) -> Waveform:
-    """Return (sample,) without a constant offset, such as cheap sound cards add; a mean below `_OFFSET` stays.
+    """Return (sample,) without a constant offset, which cheap sound cards add; a mean below `_OFFSET` is kept.
 
     Example:
         >>> without_offset(np.array([0.5, 0.25], np.float32)).tolist()
@@ -229,9 +229,9 @@ def without_offset(waveform: Waveform) -> Waveform:
 
 
 def trimmed(waveform: Waveform, below_peak_db: float | None) -> Waveform:
-    """Cut silence off both ends, but for 0.1 s beyond the frames within `below_peak_db` of the loudest.
+    """Trim silence at both ends, keeping 0.1 s beyond the frames within `below_peak_db` of the loudest frame.
 
-    Frames are 25 ms long, every 10 ms. `None` cuts nothing.
+    Frames are 25 ms long with a step of 10 ms. `None` trims nothing.
 
     Example:
         >>> second = np.ones(SAMPLE_RATE_HZ, np.float32)
@@ -245,7 +245,7 @@ def trimmed(waveform: Waveform, below_peak_db: float | None) -> Waveform:
     loud = np.flatnonzero(energy_db > energy_db.max() - below_peak_db)
     start = max(0, int(loud[0]) * _HOP - _MARGIN)
     stop = min(len(waveform), int(loud[-1]) * _HOP + _FRAME + _MARGIN)
-    return waveform[start:stop].copy()  # a view would keep what was cut in memory
+    return waveform[start:stop].copy()  # a view would keep the trimmed parts in memory
 
 
 _FRAME, _HOP, _MARGIN = SAMPLE_RATE_HZ // 40, SAMPLE_RATE_HZ // 100, SAMPLE_RATE_HZ // 10

@@ -1,7 +1,7 @@
-"""Where encoded sound comes from: files, bytes, pipes and streams, as bytes that can be read twice; and folders.
+"""Sources of encoded audio: files, bytes, pipes and streams, as bytes that can be read twice; and folders.
 
-Lengths that headers leave out or state falsely are mended on the way: files of pipes and killed recorders, joined MP3s
-and Oggs."""
+Lengths that headers leave out or state wrongly are corrected, as in files of pipes and killed recorders, and in joined
+MP3 and Ogg files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from serein.errors import AudioError
 
-MOST_BYTES_PIPED = 2**31  # of a stream, which is kept aside to be read twice
+MOST_BYTES_PIPED = 2**31  # of a stream, which is copied so that it can be read twice
 
 # fmt: off
 SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".w64", ".rf64",
@@ -46,7 +46,7 @@ class Upload:
 
     Attributes:
         content: The whole file.
-        name: What complaints call it; never a path.
+        name: Its name in error messages; never a path.
 
     Example:
         >>> str(Upload(b"RIFF", "call.wav"))
@@ -64,7 +64,7 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Up
 
 
 def name_of(source: Any) -> str:
-    """Return what complaints call a source."""
+    """Return the name of a source in error messages."""
     if isinstance(source, (str, os.PathLike, Upload)):
         return str(source) or "''"
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -75,7 +75,7 @@ def name_of(source: Any) -> str:
 
 @contextmanager
 def bytes_of(source: Any, where: str) -> Iterator[BinaryIO]:
-    """Open a file that can be read twice: a regular one as it is, anything else kept aside."""
+    """Open a file that can be read twice: a regular file directly, anything else as a copy."""
     if isinstance(source, Upload):
         source = source.content
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -97,14 +97,14 @@ def bytes_of(source: Any, where: str) -> Iterator[BinaryIO]:
             raise MissingAudioError("no such file", where=where, remedy=remedy) from None
         except (OSError, ValueError) as error:
             what = f"cannot be opened ({getattr(error, 'strerror', None) or error})"
-            raise AudioError(what, where=where, remedy="Check the path and its rights.") from None
+            raise AudioError(what, where=where, remedy="Check the path and its permissions.") from None
         if not stat.S_ISREG(kind):
             with opened as pipe:
                 opened = _kept_aside(pipe, where)
     with opened as file:
         try:
             num_bytes = file.seek(0, os.SEEK_END)
-        except OSError as error:  # what the kernel shows as files, below /proc
+        except OSError as error:  # such as files below /proc
             raise AudioError(f"cannot be read ({error.strerror})", where=where, remedy="Name a recording.") from None
         if num_bytes == 0:
             raise AudioError("the file is empty (0 bytes)", where=where, remedy="Copy or record it again.")
@@ -112,16 +112,16 @@ def bytes_of(source: Any, where: str) -> Iterator[BinaryIO]:
 
 
 def _kept_aside(stream: Any, where: str) -> BinaryIO:
-    """Read a pipe or stream to its end: in memory where it is short, else in a file that has no name."""
+    """Read a pipe or stream to its end: into memory if it is short, else into a file without a name."""
     kept: BinaryIO = io.BytesIO()
     try:
         while chunk := stream.read(2**20):
             if not isinstance(chunk, (bytes, bytearray, memoryview)):
-                raise AudioError("gives text, not bytes", where=where, remedy="Open it in binary mode: 'rb'.")
+                raise AudioError("returns text, not bytes", where=where, remedy="Open it in binary mode: 'rb'.")
             kept.write(chunk)
             if kept.tell() > MOST_BYTES_PIPED:
                 raise TooLongAudioError(
-                    f"gives more than {MOST_BYTES_PIPED / 2**30:g} GiB", where=where, remedy="Name a file instead."
+                    f"returns more than {MOST_BYTES_PIPED / 2**30:g} GiB", where=where, remedy="Name a file instead."
                 )
             if isinstance(kept, io.BytesIO) and kept.tell() > 2**25:
                 in_memory, kept = kept, tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
@@ -130,7 +130,7 @@ def _kept_aside(stream: Any, where: str) -> BinaryIO:
             raise AudioError("is at its end", where=where, remedy="Go back to its start: seek(0).")
     except (OSError, ValueError) as error:
         kept.close()
-        raise AudioError(f"cannot be read ({error})", where=where, remedy="Give a file that is open.") from None
+        raise AudioError(f"cannot be read ({error})", where=where, remedy="Give an open file.") from None
     except BaseException:
         kept.close()
         raise
@@ -139,7 +139,7 @@ def _kept_aside(stream: Any, where: str) -> BinaryIO:
 
 @contextmanager
 def content_of(file: BinaryIO) -> Iterator[Any]:
-    """Look at all bytes of a file without reading them into memory."""
+    """Yield all bytes of a file without reading them into memory."""
     if isinstance(file, io.BytesIO):
         with file.getbuffer() as content:
             yield content
@@ -149,9 +149,9 @@ def content_of(file: BinaryIO) -> Iterator[Any]:
 
 
 class View(io.RawIOBase):
-    """`head`, then the bytes of a file from `start` to `stop`.
+    """File-like object of `head`, then the bytes of a file from `start` to `stop`.
 
-    Who seeks to before the start, as libsndfile does by broken headers, stays where he is.
+    Seeking to before the start, as libsndfile does with broken headers, does not change the position.
     """
 
     def __init__(self, file: BinaryIO, head: bytes = b"", start: int = 0, stop: int | None = None) -> None:
@@ -183,15 +183,15 @@ class View(io.RawIOBase):
 
 
 def find(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Path]:
-    """Return every file below `folder` with one of the suffixes, sorted; what is hidden is left out, and pipes are.
+    """Return every file below `folder` with one of the suffixes, sorted, without hidden files and pipes.
 
-    Linked folders are entered, once each. A link whose file is gone is returned, so that reading it says so.
+    Linked folders are followed, once each. Broken links are returned, so that reading them raises an error.
     """
     return [path for path in find_files(folder) if path.suffix.lower() in suffixes and not path.is_fifo()]
 
 
 def find_files(folder: Path) -> list[Path]:
-    """Return every file below `folder`, sorted, as `find` does, whatever its suffix."""
+    """Return every file below `folder`, sorted, like `find` but with any suffix."""
     found: list[Path] = []
     seen: set[str] = set()
     waiting = [folder]
@@ -207,7 +207,7 @@ def find_files(folder: Path) -> list[Path]:
 
 
 def require_utf8(path: Path) -> None:
-    """Raise AudioError when a name is not UTF-8, as in an archive of another age: no manifest could hold it."""
+    """Raise AudioError if a name is not UTF-8, as in old archives, because no manifest could contain it."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -219,7 +219,7 @@ _CHUNKS = {b"RIFF": ("<4sI", 12), b"RIFX": (">4sI", 12), b"RF64": ("<4sI", 12), 
 
 
 def with_its_length(file: BinaryIO) -> View | None:
-    """Return a WAV, CAF or AU with its length, where a pipe or a killed recorder wrote none or too short a one.
+    """Return a WAV, CAF or AU with its true length, if a pipe or a killed recorder wrote none or a shorter one.
 
     Source: RIFF, EBU Tech 3306 (RF64), Apple Core Audio Format Specification 1.0: chunks of name, length, content.
     """
@@ -227,7 +227,7 @@ def with_its_length(file: BinaryIO) -> View | None:
     file.seek(0)
     start = file.read(12)
     if start[:4] == b".snd" and start[8:12] == bytes(4):
-        return View(file, start[:8] + b"\xff\xff\xff\xff", 12)  # AU's word for it
+        return View(file, start[:8] + b"\xff\xff\xff\xff", 12)  # AU's code for an unknown length
     if start[:4] not in _CHUNKS:
         return None
     form, place = _CHUNKS[start[:4]]
@@ -255,7 +255,7 @@ def with_its_length(file: BinaryIO) -> View | None:
     file.seek(end)
     rest = file.read(4096)
     if all(32 <= byte < 127 for byte in rest[:4]) or rest[:3] == b"ID3" or not rest.strip(b"\0"):
-        return None  # what follows is no sound, but another chunk, a tag or padding
+        return None  # another chunk, a tag or padding follows, not audio
     if ds64:
         struct.pack_into("<q", head, ds64, size - place)
     elif form.endswith("q"):
@@ -266,7 +266,7 @@ def with_its_length(file: BinaryIO) -> View | None:
 
 
 def ogg_views(file: BinaryIO) -> list[View]:
-    """Return each of the Ogg streams that a file joins end to end; none if it is one, or no Ogg.
+    """Return each of the Ogg streams that a file joins end to end; none if it is a single one, or not Ogg.
 
     Source: RFC 3533, section 6: the first page of a stream is marked.
     """
@@ -278,13 +278,13 @@ def ogg_views(file: BinaryIO) -> list[View]:
 
 @dataclass
 class Mp3:
-    """One MP3 of those that a file joins end to end.
+    """One of the MP3s that a file joins end to end.
 
     Attributes:
-        start: Its first byte, of a tag or frame.
-        num_stated: Samples that its first frame states (a "Xing", "Info" or "VBRI" header); 0 where there is none.
-        sound: The first byte of its first frame of sound.
-        num_samples: Of its frames of sound.
+        start: Position of its first byte, of a tag or frame.
+        num_stated: Samples stated by its first frame (a "Xing", "Info" or "VBRI" header); 0 if there is none.
+        sound: Position of the first byte of its first audio frame.
+        num_samples: Samples of its audio frames.
     """
 
     start: int
@@ -293,7 +293,7 @@ class Mp3:
     num_samples: int = 0
 
     def are_all(self, num_samples: int) -> bool:
-        """Return whether so many samples are all, but for the two frames by which encoders delay and pad."""
+        """Return whether this many samples are all, except for two frames of an encoder's delay and padding."""
         return 0 < num_samples >= self.num_samples - 2 * 1152
 
 
@@ -303,9 +303,9 @@ _KBPS_MPEG2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 
 
 def mp3_parts(file: BinaryIO) -> list[Mp3]:
-    """Return the MP3s that a file joins end to end, or the one; none if it is no MP3.
+    """Return the MP3s that a file joins end to end, or the single one; none if it is not an MP3.
 
-    Walks from frame to frame of MPEG layer III, past tags. Where a frame states a length, another MP3 begins.
+    Walks from frame to frame of MPEG layer III, skipping tags. A frame that states a length begins another MP3.
     """
     parts: list[Mp3] = []
     place, tag = 0, -1
@@ -315,7 +315,7 @@ def mp3_parts(file: BinaryIO) -> list[Mp3]:
             start = bytes(content[place : place + 64])
             num_bytes, num_samples = _mp3_frame(start)
             if num_bytes:
-                # a "Xing", "Info" or "VBRI" frame states the samples, behind an empty side information and a checksum
+                # a "Xing", "Info" or "VBRI" frame states the samples, after empty side information and a checksum
                 body, num_stated = start[4 if start[1] & 1 else 6 :].lstrip(b"\0"), None
                 if body[:4] in (b"Xing", b"Info"):
                     is_stated = len(body) > 11 and body[7] & 1
@@ -331,7 +331,7 @@ def mp3_parts(file: BinaryIO) -> list[Mp3]:
             elif start[:3] == b"ID3":  # its length is four bytes of seven bits
                 tag = place
                 place += 10 + sum(byte << shift for byte, shift in zip(start[6:10], (21, 14, 7, 0), strict=True))
-            else:  # a frame was cut off, or another kind of tag stands here: on to the next that another one follows
+            else:  # a truncated frame or another kind of tag: skip to the next frame that is followed by another
                 for match in _LAYER_III.finditer(content, place):
                     place = match.start()
                     head = bytes(content[place : place + 4])
@@ -344,7 +344,7 @@ def mp3_parts(file: BinaryIO) -> list[Mp3]:
 
 
 def mp3_views(file: BinaryIO, parts: Sequence[Mp3]) -> list[View]:
-    """Return each of the MP3s that a file joins; before the sound of one that states too short a length, its own."""
+    """Return each of the MP3s that a file joins; one that states too short a length is given its true length."""
     views = []
     stops = [*(part.start for part in parts[1:]), file.seek(0, os.SEEK_END)]
     for part, stop in zip(parts, stops, strict=True):
@@ -357,7 +357,7 @@ def mp3_views(file: BinaryIO, parts: Sequence[Mp3]) -> list[View]:
 
 
 def _mp3_frame(start: bytes) -> tuple[int, int]:
-    """Return bytes and samples of the frame of MPEG layer III that begins so, 0 if none does (ISO 11172-3, 2.4.2.3)."""
+    """Return bytes and samples of the MPEG layer III frame with this header, 0 for none (ISO 11172-3, 2.4.2.3)."""
     head = int.from_bytes(start[:4], "big")
     version, layer, kbps_index, rate_index = head >> 19 & 3, head >> 17 & 3, head >> 12 & 15, head >> 10 & 3
     if head >> 21 != 0x7FF or version == 1 or layer != 1 or kbps_index in (0, 15) or rate_index == 3:
@@ -369,7 +369,7 @@ def _mp3_frame(start: bytes) -> tuple[int, int]:
 
 
 def _xing_frame(head: bytes, num_samples: int) -> bytes:
-    """Return a frame without sound, like the one that begins with `head`, that states a length."""
+    """Return a frame without audio, like the one that begins with `head`, that states a length."""
     head = bytes([head[0], head[1] | 1, 0x90 | (head[2] & 0x0C), head[3]])  # no checksum, 128 or 80 kbit/s, no padding
     num_bytes, samples_per_frame = _mp3_frame(head)
     is_mpeg1, is_mono = samples_per_frame == 1152, head[3] >> 6 == 3

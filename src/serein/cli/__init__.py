@@ -1,4 +1,4 @@
-"""The command line: parse, call, print, exit status. Results on stdout, complaints on stderr."""
+"""The command line: parse, call, print, exit status. Results go to stdout, errors and notes to stderr."""
 
 from serein.cli import (  # noqa: F401  (adds commands)
     corpora,

@@ -1,4 +1,4 @@
-"""`python -m serein.cli`, as `torchrun -m` needs it."""
+"""`python -m serein.cli`, for `torchrun -m`."""
 
 from serein.cli import main
 

@@ -1,4 +1,4 @@
-"""The program: its commands, errors and exit status; and the options and tables that commands share."""
+"""The program: its commands, error messages and exit status, and the options and tables that commands share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from serein.inference.sources import Source
 
 _STOPPED = 130
-# As a user meets them: predict, and what else a model is used for; train and judge; data, and what refines models.
+# One group per line: use a model; deploy it; train and evaluate; data and the rest.
 ORDER = (
     *("predict", "models", "stream", "embed", "serve", "transcribe", "verify"),
     *("export", "benchmark", "bundle", "merge"),
@@ -36,22 +36,22 @@ ORDER = (
 
 
 class Commands(TyperGroup):
-    """The commands, listed in `ORDER`."""
+    """The commands, listed in the order of `ORDER`."""
 
     def list_commands(self, context: Any) -> list[str]:
-        """Return the names; those without a place come last."""
+        """Return the command names; those missing from `ORDER` come last."""
         return sorted(self.commands, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
 
 class Notes(logging.Handler):
-    """Prints what the package logs on stderr, each line once: what a model runs on, for instance."""
+    """Prints the package's log messages on stderr, each only once, such as the device that a model runs on."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
         self.said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a record; above bars, where there are any, which have taken the place of `sys.stderr`."""
+        """Print a record, above any progress bars, which replace `sys.stderr`."""
         if (message := record.getMessage()) not in self.said:
             self.said.add(message)
             print(f"note: {message}", file=sys.stderr, flush=True)
@@ -66,19 +66,19 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,  # brackets in help texts are shown as they are
 )
-corpus = typer.Typer(help="Make and check manifests of recordings.", no_args_is_help=True)
+corpus = typer.Typer(help="Create and check manifests of recordings.", no_args_is_help=True)
 app.add_typer(corpus, name="corpus")
 
 
 def main() -> None:
-    """Run the command line; every foreseeable failure is one line on stderr."""
+    """Run the command line, and report every foreseeable failure as one line on stderr."""
     keep_freed_memory()
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  (closed by the caller, `<&-`: nothing to read)
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  (closed by the caller, `>&-`; in their places,
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  or files would get their numbers)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  (closed by the caller, `>&-`; otherwise,
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  other files would get their descriptors)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and (stream.encoding or "").lower().replace("-", "") != "utf8":
-            stream.reconfigure(errors="backslashreplace")  # a terminal that has no such letter
+            stream.reconfigure(errors="backslashreplace")  # the terminal's encoding may lack a character
     package = logging.getLogger("serein")
     package.setLevel(logging.INFO)
     package.handlers = [Notes()]
@@ -91,13 +91,13 @@ def main() -> None:
         _fail(str(error))
     except SystemExit as stop:
         if stop.code == _STOPPED:  # typer's status of a keyboard interrupt
-            _fail("stopped by the keyboard. Continue a run with --resume.", _STOPPED)
+            _fail("interrupted from the keyboard. Continue a run with --resume.", _STOPPED)
         raise
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
     except IsADirectoryError as error:
-        _fail(f"{error.filename2 or error.filename}: is a folder. Name a file that is to be written.")
+        _fail(f"{error.filename2 or error.filename}: is a folder. Name a file to write to.")
     except OSError as error:
         _fail(f"{error.filename2 or error.filename or 'system'}: {error.strerror or error}.")
 
@@ -108,7 +108,7 @@ def _fail(message: str, status: int = 1) -> None:
 
 
 def print_version(is_asked: bool) -> None:
-    """Print the version where it is asked for, and end."""
+    """Print the version and exit, if requested."""
     if is_asked:
         import serein
 
@@ -127,7 +127,7 @@ def _options(
 
 LabelMapFile = Annotated[
     Path | None,
-    typer.Option("--map", metavar="YAML", help="New names of labels, one on each line: 'Angry: anger'."),
+    typer.Option("--map", metavar="YAML", help="File that renames labels, one per line: 'Angry: anger'."),
 ]
 Metric = Literal["ua", "wa", "macro_f1"]
 Split = Literal["test", "dev"]
@@ -137,55 +137,58 @@ AllowSeenSpeakers = Annotated[
 ]
 Classes = Annotated[
     Literal["model", "corpus"],
-    typer.Option(help="Which classes may be predicted: all of the model, or those that the manifest has."),
+    typer.Option(help="Classes that may be predicted: all classes of the model, or only those in the manifest."),
 ]
 Data = Annotated[Path, typer.Option("--data", help="Manifest (.jsonl).")]
 MovedBackbone = Annotated[
     Path | None,
-    typer.Option("--backbone", metavar="FOLDER", help="Where the model's pretrained backbone is now, if it has moved."),
+    typer.Option(
+        "--backbone", metavar="FOLDER", help="Current folder of the model's pretrained backbone, if it has moved."
+    ),
 ]
 DefaultModel = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Model folder, Hub name or exported file.", show_default="the default model"),
 ]
-Device = Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1 or mps.")]
+Device = Annotated[str, typer.Option(help="Device to run the model on: auto, cpu, cuda, cuda:1 or mps.")]
 Runtime = Annotated[
     Literal["torch", "onnx", "openvino"] | None,
     typer.Option(
         "--runtime",
-        help="What runs the network; onnx and openvino read a file of serein export.",
+        help="Runtime of the network; onnx and openvino need a file written by serein export.",
         show_default="onnx for a .onnx file, else torch",
     ),
 ]
 Precision = Annotated[
     Literal["float32", "bfloat16"] | None,
     typer.Option(
-        help="What the network computes in; bfloat16 is faster where the processor or GPU has it.",
+        help="Precision of the network; bfloat16 is faster if the processor or GPU supports it.",
         show_default="the model's",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Model folder or Hub name.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe; may be repeated."),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Output path.")]
 Recordings = Annotated[
     list[Path],
     typer.Argument(
         metavar="FILE|FOLDER|PATTERN|LIST|MANIFEST|-...",
-        help="Recordings; - reads a recording, or a list of them, from stdin.",
+        help="Recordings; - reads a recording or a list of recordings from stdin.",
     ),
 ]
 Task = Annotated[
     str | None,
-    typer.Option("--task", help="Train this task alone, for instance 'gender'.", show_default="the recipe's tasks"),
+    typer.Option("--task", help="Train only this task, for example 'gender'.", show_default="the recipe's tasks"),
 ]
 Segments = Annotated[
     Literal["auto", "always", "never"],
     typer.Option(
         "--segments",
-        help="Which recordings to cut into segments of speech; auto: all but the utterances of a manifest.",
+        help="Which recordings to cut into segments of speech; auto: all except the utterances of a manifest.",
     ),
 ]
 
@@ -211,7 +214,7 @@ MinConfidence = Annotated[
     ),
 ]
 MinDuration = Annotated[
-    float, typer.Option("--min-duration", metavar="SECONDS", help="Reject predictions from less speech.", min=0)
+    float, typer.Option("--min-duration", metavar="SECONDS", help="Reject predictions based on less speech.", min=0)
 ]
 
 
@@ -234,7 +237,7 @@ def finish(run: Path, as_json: bool) -> None:
 
 
 def print_scores(scores: Scores | Sequence[TaskScore], as_json: bool) -> None:
-    """Print scores as tables, or as one JSON object: those of a main task of classes, or those of all tasks."""
+    """Print the scores of a classification, or of all tasks, as tables or as one JSON object."""
     from serein.evaluation.graded import graded_rows
     from serein.evaluation.scores import Scores
     from serein.evaluation.tables import scores_table, table_of, tasks_table
@@ -253,7 +256,7 @@ def print_scores(scores: Scores | Sequence[TaskScore], as_json: bool) -> None:
 
 
 def print_tables(tables: Iterable[Any]) -> None:
-    """Print tables of rich."""
+    """Print rich tables."""
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 10_000)  # tables in files do not wrap
@@ -262,7 +265,7 @@ def print_tables(tables: Iterable[Any]) -> None:
 
 
 def sliding_window_of(window_s: float | None, step_s: float | None) -> SlidingWindow:
-    """Return windows of a length, half of which is between their starts unless said otherwise."""
+    """Return a sliding window; its step is half its length unless it is given."""
     from serein.inference.recording import SLIDING_WINDOW, SlidingWindow
 
     length_s = SLIDING_WINDOW.window_s if window_s is None else window_s
@@ -270,7 +273,7 @@ def sliding_window_of(window_s: float | None, step_s: float | None) -> SlidingWi
 
 
 def points_of(found: Difference, score: str) -> str:
-    """Return a difference of a score, with its interval, in points."""
+    """Return the difference of a score in points, with its interval, as text."""
     points = f"{100 * found.difference:+.1f} points of {score}"
     if found.interval is None:
         return f"{points} (no interval: {found.resampled})"
@@ -279,10 +282,10 @@ def points_of(found: Difference, score: str) -> str:
 
 
 def recordings_in(names: Sequence[Path]) -> tuple[list[Source], int]:
-    """Return the recordings that are named, and the number of names that hold none, which are said on stderr.
+    """Return the named recordings and the number of names without any, whose errors are printed on stderr.
 
     Raises:
-        typer.Exit: None holds any.
+        typer.Exit: No name contains a recording.
     """
     from serein.inference.sources import sources_in
 
@@ -296,7 +299,7 @@ def recordings_in(names: Sequence[Path]) -> tuple[list[Source], int]:
 
 
 def exit_if_unread(num_failed: int, num_all: int | None = None) -> None:
-    """Say how many recordings could not be read, and exit with 1 if there are any."""
+    """Print how many recordings could not be read, and exit with status 1 if there are any."""
     if num_failed:
         of_all = "" if num_all is None else f" of {num_all}"
         print(f"{num_failed}{of_all} recordings could not be read.", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Commands that make and check manifests."""
+"""Commands that create and check manifests."""
 
 from __future__ import annotations
 
@@ -52,22 +52,22 @@ def corpus_prepare(
         str,
         typer.Argument(
             metavar="CORPUS",
-            help="A name of 'serein corpus list', or a generic layout: folder, csv, audformat, hub.",
+            help="A name from 'serein corpus list', or a generic layout: folder, csv, audformat, hub.",
             autocompletion=_corpus_names,
         ),
     ],
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Its folder, or its CSV or Parquet file.")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the corpus, or its CSV or Parquet file.")],
     out: Out = Path("manifest.jsonl"),
     partial: Annotated[
-        bool, typer.Option("--partial", help="Accept fewer recordings than the corpus publishes.")
+        bool, typer.Option("--partial", help="Accept fewer recordings than the corpus was published with.")
     ] = False,
-    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out broken files, and list them.")] = False,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip broken files and list them.")] = False,
     label_map: Annotated[
         Path | None,
-        typer.Option("--map", metavar="YAML", help="New names of labels, one on each line: 'Angry: anger'."),
+        typer.Option("--map", metavar="YAML", help="File that renames labels, one per line: 'Angry: anger'."),
     ] = None,
 ) -> None:
-    """Read a corpus from its own layout and write a manifest."""
+    """Read a corpus in its own layout and write a manifest."""
     from serein.corpora import corpus_named
     from serein.corpora.prepare import NO_MAP, prepare, read_label_map
     from serein.data import manifest
@@ -95,15 +95,15 @@ def corpus_prepare(
 
 @corpus.command("merge")
 def corpus_merge(
-    data: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Manifests (.jsonl), one for each corpus.")],
+    data: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Manifests (.jsonl), one per corpus.")],
     out: Out = Path("merged.jsonl"),
     labels: Annotated[
         Path | None,
-        typer.Option("--labels", metavar="YAML", help="New names of labels, one on each line: 'Angry: anger'."),
+        typer.Option("--labels", metavar="YAML", help="File that renames labels, one per line: 'Angry: anger'."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Join corpora into one manifest with one set of labels.
+    """Merge corpora into one manifest with a common set of labels.
 
     Ids and speakers of different corpora stay distinct; duplicate recordings are listed.
     """
@@ -121,7 +121,7 @@ def corpus_merge(
     for note in merged.notes:
         print(f"note: {note}", file=sys.stderr)
     for name, earlier in merged.duplicates:
-        print(f"duplicate: {name} has the samples of {earlier}", file=sys.stderr)
+        print(f"duplicate: {name} has the same samples as {earlier}", file=sys.stderr)
     corpora = Counter(u.corpus or "" for u in merged.utterances)
     if as_json:
         content = {
@@ -143,9 +143,9 @@ def corpus_merge(
 def corpus_synth(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the recordings and the manifest.")],
     seed: Annotated[int, typer.Option(help="Seed of the speakers.", min=0)] = 0,
-    clips: Annotated[int, typer.Option(help="Clips for each speaker and emotion.", min=1)] = 10,
+    clips: Annotated[int, typer.Option(help="Clips per speaker and emotion.", min=1)] = 10,
 ) -> None:
-    """Make the embedded synthetic corpus: 10 speakers, 4 emotions, spoken by espeak-ng."""
+    """Generate the built-in synthetic corpus: 10 speakers, 4 emotions, spoken by espeak-ng."""
     from serein.corpora import synth
     from serein.data import manifest
     from serein.progress import Bars
@@ -168,7 +168,7 @@ def corpus_check(
     max_s: Annotated[float, typer.Option(metavar="SECONDS", help="Report longer recordings.", min=0)] = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Decode every recording and list problems of the data.
+    """Decode every recording and list problems in the data.
 
     The exit status is 1 if something must be fixed.
     """
@@ -191,7 +191,7 @@ def corpus_check(
     else:
         print_tables(found.tables())
         for name, alpha in alphas.items():
-            print(f"{name}: Krippendorff's alpha of the raters' first labels is {alpha:.3f} (1: one mind, 0: chance)")
+            print(f"{name}: Krippendorff's alpha of the raters' first labels is {alpha:.3f} (1: agreement, 0: chance)")
     if not found.is_sound:
         raise typer.Exit(1)
 
@@ -209,12 +209,10 @@ def corpus_preview_augmentation(
     seed: Annotated[int, typer.Option(help="Seed of the random draws.", min=0)] = 0,
     recipe: Annotated[
         Path | None,
-        typer.Option(
-            help="Take the ranges of waveform_augmentation from this recipe.", show_default="the default ranges"
-        ),
+        typer.Option(help="Take the waveform_augmentation ranges from this recipe.", show_default="the default ranges"),
     ] = None,
 ) -> None:
-    """Write clips before and after waveform augmentation, to listen to."""
+    """Write clips before and after waveform augmentation, for listening."""
     from serein.data import manifest
     from serein.data.augmentation import WaveformAugmenter, write_examples
     from serein.progress import Bars
@@ -251,25 +249,25 @@ def corpus_augment(
     data: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest (.jsonl).")],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Manifest of utterances and copies; the audio is written beside it."),
+        typer.Option("--out", "-o", help="Manifest of utterances and copies; the audio is written next to it."),
     ],
-    copies: Annotated[int, typer.Option(help="Copies of each utterance, recorded elsewhere.", min=0)] = 3,
-    speeds: Annotated[int, typer.Option(help="Copies of each that differ in speed alone.", min=0)] = 0,
+    copies: Annotated[int, typer.Option(help="Copies of each utterance under other recording conditions.", min=0)] = 3,
+    speeds: Annotated[int, typer.Option(help="Copies of each utterance that differ only in speed.", min=0)] = 0,
     noises: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Recordings of noise.", show_default="generated noise alone")
+        Path | None, typer.Option(metavar="FOLDER", help="Noise recordings.", show_default="only generated noise")
     ] = None,
     rooms: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Impulse responses of rooms.", show_default="no rooms")
+        Path | None, typer.Option(metavar="FOLDER", help="Room impulse responses.", show_default="no rooms")
     ] = None,
     num_simulated_rooms: Annotated[
-        int, typer.Option("--simulated-rooms", help="Rooms to simulate beside them.", min=0)
+        int, typer.Option("--simulated-rooms", help="Number of rooms to simulate in addition.", min=0)
     ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the random draws.", min=0)] = 0,
     num_jobs: Annotated[int, typer.Option("--jobs", help="Processes.", min=1)] = 1,
 ) -> None:
-    """Add changed copies for training: other speed, rooms, noise, codecs, telephones.
+    """Add modified copies for training: other speeds, rooms, noise, codecs, telephones.
 
-    A copy is trained on where its utterance is, and never part of dev or test.
+    A copy is used for training if its utterance is, and never for dev or test.
     """
     from serein.data import manifest
     from serein.data.conditions import Surroundings, write_copies
@@ -293,7 +291,7 @@ def corpus_augment(
 
 @corpus.command("annotate")
 def corpus_annotate(
-    data: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest (.jsonl); its labels stay as they are.")],
+    data: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest (.jsonl); its labels are not changed.")],
     gender: Annotated[
         str | None, typer.Option(metavar="MODEL|RUN", help="Predict the gender of each utterance with this model.")
     ] = None,
@@ -304,26 +302,24 @@ def corpus_annotate(
         Path | None, typer.Option("--out", "-o", help="Output path.", show_default="MANIFEST.annotated.jsonl")
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Also transcribe utterances that have a transcript.")
+        bool, typer.Option("--all", help="Also transcribe utterances that already have a transcript.")
     ] = False,
     language: Annotated[
         str | None, typer.Option(help="Spoken language, for Whisper.", show_default="each utterance's own")
     ] = None,
     allow_seen_speakers: AllowSeenSpeakers = False,
-    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip broken files, and list them.")] = False,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip broken files and list them.")] = False,
     device: Device = "auto",
 ) -> None:
     """Predict missing genders and transcripts with models (pseudo-labels).
 
-    Repeat the command to continue.
+    Repeat the command to continue an interrupted annotation.
     """
     from serein.inference.annotate import TranscriptAnnotator, annotate, gender_annotator
     from serein.progress import Bars
 
     if gender is None and transcripts is None:
-        raise SereinError(
-            "nothing to annotate", where="corpus annotate", remedy="Name --gender, --transcripts or both."
-        )
+        raise SereinError("nothing to annotate", where="corpus annotate", remedy="Add --gender, --transcripts or both.")
     annotators = [gender_annotator(gender, "allow" if allow_seen_speakers else "refuse", device)] if gender else []
     if transcripts:
         annotators.append(TranscriptAnnotator(transcripts, "all" if everything else "missing", language, device))

@@ -1,4 +1,4 @@
-"""Commands that train, evaluate, compare and combine models; also under other conditions and on other corpora."""
+"""Commands that train, evaluate, compare and combine models, also under other conditions and on other corpora."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 _SPLITS = {"test": "test predictions", "dev": "dev predictions"}
 _FITTED_BY = {
-    "dev": "a fold's weights were fitted to its dev predictions, and are evaluated on its test set",
-    "nested folds": "a fold's weights were fitted to the predictions of the other folds (nested folds)",
-    "nested speakers": "the weights of some speakers were fitted to the predictions of the others (nested folds)",
-    "nested utterances": "the weights of some utterances were fitted to the predictions of the others (nested folds)",
+    "dev": "each fold's weights were fitted to its dev predictions and are evaluated on its test set",
+    "nested folds": "each fold's weights were fitted to the predictions of the other folds (nested folds)",
+    "nested speakers": "each part's weights were fitted to the predictions for other speakers (nested folds)",
+    "nested utterances": "each part's weights were fitted to the predictions for other utterances (nested folds)",
     "none": "nothing is fitted",
-    "file": "the weights are those of the file; nothing is fitted",
+    "file": "the weights come from the file; nothing is fitted",
 }
 
 
@@ -50,16 +50,17 @@ def ensemble(
         list[Path], typer.Argument(metavar="RUN|PREDICTIONS...", help="Run folders, or prediction files (.jsonl).")
     ],
     method: Annotated[
-        str, typer.Option(metavar="cobyla|mean|FILE", help="Fit the weights, use equal ones, or read them from a file.")
+        str,
+        typer.Option(metavar="cobyla|mean|FILE", help="Fit the weights, use equal weights, or read them from a file."),
     ] = "cobyla",
-    split: Annotated[Split, typer.Option(help="The predictions to evaluate.")] = "test",
+    split: Annotated[Split, typer.Option(help="Which predictions to evaluate.")] = "test",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write an ensemble file (.json) for serein predict --ensemble.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random starts and of the folds over speakers.", min=0)] = 0,
     as_json: Json = False,
 ) -> None:
-    """Combine several systems with a weight for each class, and evaluate the ensemble beside each system."""
+    """Combine several systems with one weight per class, and evaluate the ensemble and each system."""
     from rich.table import Table
     from rich.text import Text
 
@@ -111,15 +112,15 @@ def ensemble(
 
 
 def _with_labels(recipe: Recipe, path: Path | None) -> Recipe:
-    """Return a recipe with the labels of a file merged as well, so that the run folder states them."""
+    """Return the recipe with the label map of a file added, so that the run folder records it."""
     from serein.corpora.prepare import read_label_map
 
     if path is None:
         return recipe
     found = read_label_map(path)
     if found.of_corpus:
-        remedy = "Prepare one manifest: serein corpus merge A.jsonl B.jsonl --labels YAML."
-        raise RecipeError(f"has labels of single corpora: {', '.join(found.of_corpus)}", where=path, remedy=remedy)
+        remedy = "Merge the manifests instead: serein corpus merge A.jsonl B.jsonl --labels YAML."
+        raise RecipeError(f"renames labels of single corpora: {', '.join(found.of_corpus)}", where=path, remedy=remedy)
     merge = {label: name for label, name in found.of_all.items() if name is not None}
     drop = tuple(label for label, name in found.of_all.items() if name is None)
     own = recipe.labels
@@ -139,15 +140,15 @@ def compare(
         str | None,
         typer.Option(
             metavar="ua|wa|macro_f1|ccc|pearson|mae|rmse|wer",
-            help="The score to compare, one of the runs' task; of one dimension of several: 'ccc valence'.",
+            help="Score to compare, one of those of the runs' task; for one of several dimensions: 'ccc valence'.",
             show_default="ua, ccc or wer",
         ),
     ] = None,
-    all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Compare every two runs.")] = False,
+    all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Compare every pair of runs.")] = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write the comparison to a file: .json, .csv or .md.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of resamples and permutations.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the resamples and permutations.", min=0)] = 0,
     as_json: Json = False,
 ) -> None:
     """Compare runs on the same test utterances: differences with intervals over speakers, and p-values."""
@@ -182,11 +183,11 @@ def run(
     task: Task = None,
     label_map: LabelMapFile = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder.", show_default="runs/NAME-TIME")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run, or add seeds.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run, or add seeds.")] = False,
     folds: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME,NAME", help="Train these folds only; --resume can train others.", show_default="all"
+            metavar="NAME,NAME", help="Train only these folds; --resume can train others.", show_default="all"
         ),
     ] = None,
     jobs: Annotated[
@@ -196,12 +197,12 @@ def run(
     shared: Annotated[
         Path | None,
         typer.Option(
-            "--share-stages", metavar="FOLDER", help="Take stages that an equal run left there, and leave them there."
+            "--share-stages", metavar="FOLDER", help="Reuse equal stages of other runs from there, and store new ones."
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train, predict, score and report every fold and seed of a recipe."""
+    """Train and evaluate every fold and seed of a recipe, and write a report."""
     from serein import recipe as recipes
 
     resolved = _with_labels(recipes.load(recipe, overrides or (), task=task), label_map)
@@ -225,7 +226,7 @@ def train(
     overrides: Overrides = None,
     task: Task = None,
     label_map: LabelMapFile = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped training.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training.")] = False,
     device: Device = "auto",
 ) -> None:
     """Train one model on the train and dev sets of a manifest."""
@@ -248,7 +249,7 @@ def evaluate(
     allow_seen_speakers: AllowSeenSpeakers = False,
     conditions: Annotated[
         Literal["predicted", "oracle"] | None,
-        typer.Option(help="Source of a conditioned model's gender and text.", show_default="the recipe's"),
+        typer.Option(help="Source of the gender and text for a conditioned model.", show_default="the recipe's"),
     ] = None,
     label_map: LabelMapFile = None,
     classes: Classes = "model",
@@ -309,7 +310,7 @@ def robustness(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="Model folder, Hub name, 'default'; or a run: its folds predict what they were tested on.",
+            help="Model folder, Hub name or 'default'; or a run, whose folds each predict their own test set.",
             show_default=False,
         ),
     ] = None,
@@ -318,27 +319,27 @@ def robustness(
         typer.Option(
             "--answers",
             metavar="CONDITION=FILE",
-            help="Score the answers of another system (.jsonl) instead; may be repeated, one is named 'clean'.",
+            help="Score another system's predictions (.jsonl) instead; may be repeated; one condition must be 'clean'.",
         ),
     ] = None,
     noises: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Recordings of noise.", show_default="skip recorded noise")
+        Path | None, typer.Option(metavar="FOLDER", help="Noise recordings.", show_default="skip recorded noise")
     ] = None,
     rooms: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Impulse responses of rooms.", show_default="skip reverberation"),
+        typer.Option(metavar="FOLDER", help="Room impulse responses.", show_default="skip reverberation"),
     ] = None,
     conditions: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME", help="Conditions, or kinds of them.", show_default="all")
+        str | None, typer.Option(metavar="NAME,NAME", help="Conditions, or kinds of conditions.", show_default="all")
     ] = None,
     label_map: LabelMapFile = None,
     classes: Classes = "model",
     allow_seen_speakers: AllowSeenSpeakers = False,
     max_clips: Annotated[
         int | None,
-        typer.Option("--max-clips", help="Take at most this many clips, evenly spread.", show_default="all", min=1),
+        typer.Option("--max-clips", help="Use at most this many clips, evenly spread.", show_default="all", min=1),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of noise, rooms, lost packets and cuts.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the noise, rooms, lost packets and cuts.", min=0)] = 0,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Also write the scores (.json, .md, .csv).")
     ] = None,
@@ -348,17 +349,17 @@ def robustness(
         typer.Option(
             "--write-audio",
             metavar="FOLDER",
-            help="Write the changed recordings, with a manifest for each condition, for other systems.",
+            help="Write the modified recordings, with a manifest for each condition, for other systems.",
         ),
     ] = None,
     device: Device = "auto",
     backbone: MovedBackbone = None,
     as_json: Json = False,
 ) -> None:
-    """Score a model on recordings that are changed: level, silence, noise, rooms, codecs, lost packets, speed, cuts.
+    """Score a model on modified recordings: level, silence, noise, rooms, codecs, lost packets, speed, cuts.
 
-    Speech is found in each recording first. Intervals are over speakers. Conditions whose recordings are not given are
-    skipped and named.
+    Speech is detected in each recording first. Intervals are over speakers. Conditions whose recordings are not given
+    are skipped and listed.
     """
     pairs = [each.partition("=") for each in answers or ()]
     names = None if conditions is None else [name.strip() for name in conditions.split(",") if name.strip()]
@@ -367,11 +368,11 @@ def robustness(
     if len({name for name, _, _ in pairs}) < len(pairs):
         raise typer.BadParameter("a condition is named twice", param_hint="'--answers'")
     if model is not None and answers:
-        raise typer.BadParameter("name a model or the answers of another system, not both", param_hint="'--answers'")
+        raise typer.BadParameter("name a model or another system's predictions, not both", param_hint="'--answers'")
     if label_map is not None and (answers or write_audio is not None):
-        raise typer.BadParameter("it renames what a model is scored on", param_hint="'--map'")
+        raise typer.BadParameter("labels are renamed only when a model is scored", param_hint="'--map'")
     if model is None and not answers and write_audio is None:
-        raise typer.BadParameter("name a model; or --answers, or --write-audio", param_hint="'MODEL'")
+        raise typer.BadParameter("name a model, or use --answers or --write-audio", param_hint="'MODEL'")
     from serein.corpora.prepare import NO_MAP, read_label_map
     from serein.data import manifest
     from serein.data.files import require_suffix
@@ -413,21 +414,21 @@ def robustness(
 
 @app.command("cross-corpus")
 def cross_corpus(
-    recipe: Annotated[Path, typer.Argument(help="Recipe (.yaml); its protocol divides each corpus by itself.")],
-    data: Annotated[list[Path], typer.Option("--data", help="Manifest (.jsonl) of a corpus; repeat it for each.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs, tables and the picture.")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe (.yaml); its protocol is applied to each corpus separately.")],
+    data: Annotated[list[Path], typer.Option("--data", help="Manifest (.jsonl) of a corpus; repeat for each corpus.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the runs, tables and picture.")],
     overrides: Overrides = None,
     label_map: LabelMapFile = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue where it was stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted call.")] = False,
     jobs: Annotated[
         int | None, typer.Option(help="Folds to train in parallel.", show_default="by the size of the model", min=1)
     ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Train on each corpus and test on every other, and leave each corpus out.
+    """Train on each corpus and test on every other one; also train on all corpora but one and test on that one.
 
-    Scores are given where all classes of the model may be predicted, and where only those of the tested corpus may be.
+    Scores are given for predictions among all classes of the model, and among those of the tested corpus only.
     """
     from serein import recipe as recipes
 

@@ -1,4 +1,4 @@
-"""Commands about kNN: datastores of labelled clips, whose nearest neighbours refine a model's predictions."""
+"""Commands for kNN: datastores of labelled clips, whose nearest neighbours refine a model's predictions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ knn = typer.Typer(
 )
 app.add_typer(knn, name="knn")
 
-_SYSTEMS = {"model": "model", "neighbours": "neighbours alone", "knn": "model and neighbours"}
+_SYSTEMS = {"model": "model", "neighbours": "neighbours only", "knn": "model and neighbours"}
 
 
 Votes = Literal["uniform", "softmax"]
@@ -33,12 +33,12 @@ KnnWeight = Annotated[
 ]
 DatastoreFolder = Annotated[Path, typer.Argument(metavar="DATASTORE", help="Folder of the datastore.")]
 MovedModel = Annotated[
-    str | None, typer.Option("--model", "-m", help="Where its model is now.", show_default="where it was")
+    str | None, typer.Option("--model", "-m", help="Current location of its model.", show_default="original location")
 ]
 VotesOption = Annotated[
     Votes, typer.Option("--votes", help="Equal votes, or votes weighted by the softmax of negative distances.")
 ]
-MetricOption = Annotated[Metric, typer.Option("--metric", help="The score to maximise.")]
+MetricOption = Annotated[Metric, typer.Option("--metric", help="Score to maximise.")]
 SearchIndex = Annotated[
     Index, typer.Option("--index", help="faiss: approximate, with measured recall; auto: faiss from 200,000 clips on.")
 ]
@@ -54,7 +54,7 @@ def knn_build(
     backbone: MovedBackbone = None,
     as_json: Json = False,
 ) -> None:
-    """Build a datastore of a manifest's clips; clips without a class of the model are left out."""
+    """Build a datastore from the clips of a manifest, except those whose label is not a class of the model."""
     from serein.knn import building as neighbour_building
     from serein.progress import Bars
 
@@ -88,7 +88,7 @@ def knn_add(
         )
     _print_datastore(datastore, header, as_json, num_known=num_known)
     if num_known:
-        print(f"{num_known} clips were in the datastore already.", file=sys.stderr)
+        print(f"{num_known} clips were already in the datastore.", file=sys.stderr)
 
 
 @knn.command("tune")
@@ -126,10 +126,12 @@ def knn_tune(
 @knn.command("evaluate")
 def knn_evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    data: Annotated[Path | None, typer.Option("--data", help="Its manifest.", show_default="where it was")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Manifest of the run.", show_default="original location")
+    ] = None,
     selection: Annotated[
         Literal["dev", "oracle"],
-        typer.Option(help="Tune on dev; or on test, as wang2023 does: the scores are marked as oracle."),
+        typer.Option(help="Tune on dev; or on test, like wang2023, and mark the scores as oracle."),
     ] = "dev",
     votes: VotesOption = "uniform",
     metric: MetricOption = "ua",
@@ -140,7 +142,7 @@ def knn_evaluate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Evaluate a finished run with kNN on each fold's train and dev sets, beside the model alone."""
+    """Evaluate a finished run with kNN on each fold's train and dev sets, in comparison with the model alone."""
     from rich.table import Table
 
     from serein.evaluation.intervals import interval_text

@@ -1,4 +1,4 @@
-"""Commands about models as they are (list, measure, export, merge, bundle), and about what is cached."""
+"""Commands for trained models (list, measure, export, merge, bundle) and for the cache."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import typer
 from serein.cli.app import Device, Json, Model, MovedBackbone, Out, Precision, Runtime, app, print_tables
 from serein.errors import ModelError, expected_one_of
 
-NUM_COMPARED = 64  # utterances, of which int8 is calibrated on a quarter
+NUM_COMPARED = 64  # utterances; int8 is calibrated on a quarter of them
 
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or Hub name, or 'default'.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write: model.onnx.")],
-    int8: Annotated[bool, typer.Option("--int8", help="Store weights as 8-bit integers; measured on --data.")] = False,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, Hub name or 'default'.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write, such as model.onnx.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Store weights as 8-bit integers, measured on --data.")] = False,
     data: Annotated[
         Path | None,
         typer.Option(
             "--data",
             metavar="MANIFEST",
-            help="Speech to compare on and to calibrate int8.",
-            show_default="sounds made",
+            help="Speech for the comparison and for the calibration of int8.",
+            show_default="generated sounds",
         ),
     ] = None,
     backbone: MovedBackbone = None,
@@ -37,8 +37,8 @@ def export(
 ) -> None:
     """Write a model as one ONNX file: waveforms in, probabilities out.
 
-    The file runs in onnxruntime and OpenVINO, without PyTorch and serein; docs/deployment.md shows how. Beside it, a
-    report tells how exactly it repeats the model.
+    The file runs in onnxruntime and OpenVINO, without PyTorch and serein; docs/deployment.md shows how. A report next
+    to it states how exactly it reproduces the model.
     """
     from serein import audio
     from serein.data import manifest
@@ -58,14 +58,14 @@ def export(
     print(f"{out}: {size:.1f} MB, {report['precision']}, tasks: {', '.join(report['tasks'])}")
     print(f"largest difference of outputs {report['difference']['output']:.1e} (of {report['largest_output']:.1f})")
     sounds = sum(map(len, report["batches_s"]))
-    print(f"equal labels: {100 * report['equal_labels']:.1f} % of {sounds} {'clips' if data else 'sounds made'}")
+    print(f"equal labels: {100 * report['equal_labels']:.1f} % of {sounds} {'clips' if data else 'generated sounds'}")
     for name in report["left_out"]:
-        print(f"'{name}' is left out: words are searched for (CTC), which is no part of the file")
+        print(f"'{name}' is left out: decoding words (CTC) is a search, which is not part of the file")
 
 
 @app.command()
 def benchmark(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, Hub name, exported file, or 'default'.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, Hub name, exported file or 'default'.")],
     device: Device = "auto",
     runtime: Runtime = None,
     precision: Precision = None,
@@ -73,18 +73,18 @@ def benchmark(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Compare these runtimes, with commas between: torch,onnx,openvino. Those that are not installed are "
-            "left out; the fastest that keeps the predictions is named.",
+            help="Compare these runtimes, separated by commas: torch,onnx,openvino. Those that are not installed are "
+            "left out; the fastest one that preserves the predictions is named.",
         ),
     ] = None,
     clip_s: Annotated[float, typer.Option("--clip", metavar="SECONDS", help="Length of a clip.", min=0.1)] = 3.0,
-    seconds: Annotated[float, typer.Option(metavar="SECONDS", help="Time to measure for.", min=0.1)] = 10.0,
+    seconds: Annotated[float, typer.Option(metavar="SECONDS", help="Duration of the measurement.", min=0.1)] = 10.0,
     backbone: MovedBackbone = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a model on this machine: speed in batches, delay of a lone clip, memory, use of the processor or GPU.
+    """Measure a model on this machine: speed in batches, latency of a single clip, memory, processor or GPU usage.
 
-    Clips are made, not read: decoding and the search for speech are not measured.
+    Clips are generated, not read, so decoding and speech detection are not measured.
     """
     from rich.table import Table
 
@@ -93,11 +93,13 @@ def benchmark(
 
     if runtimes is not None:
         if runtime is not None:
-            remedy = "Name one runtime by --runtime, or several by --runtimes."
+            remedy = "Name one runtime with --runtime, or several with --runtimes."
             raise ModelError("both are given", where="--runtime, --runtimes", remedy=remedy)
         if precision is not None:
-            remedy = "Leave --precision out, or measure one runtime by --runtime."
-            raise ModelError("runtimes are compared as they are", where="--precision, --runtimes", remedy=remedy)
+            remedy = "Leave out --precision, or measure one runtime with --runtime."
+            raise ModelError(
+                "runtimes are compared in their default precision", where="--precision, --runtimes", remedy=remedy
+            )
         names = [name.strip() for name in runtimes.split(",")]
         compared = compare_runtimes(model, names, device, clip_s=clip_s, seconds=seconds, backbone=backbone)
         if as_json:
@@ -117,7 +119,7 @@ def benchmark(
         print_tables([table])
         for name, remedy in compared.missing.items():
             print(f"{name} is not installed. {remedy}")
-        print(f"fastest for many files: {compared.fastest}; for a lone clip: {compared.quickest}")
+        print(f"fastest for many files: {compared.fastest}; for a single clip: {compared.quickest}")
         print("\n".join(compared.commands()))
         return
     found = measure(
@@ -134,7 +136,7 @@ def benchmark(
 
 @app.command()
 def merge(model: Model, out: Out, backbone: MovedBackbone = None) -> None:
-    """Merge a model's LoRA adapter into its backbone: a folder that holds all weights and needs no peft."""
+    """Merge a model's LoRA adapter into its backbone; the new folder contains all weights and does not need peft."""
     from serein import checkpoint
     from serein.inference.predictor import model_folder
 
@@ -148,7 +150,7 @@ def bundle(
     out: Out,
     backbone: MovedBackbone = None,
 ) -> None:
-    """Copy a model together with its pretrained backbone: a folder that needs no other."""
+    """Copy a model together with its pretrained backbone into a self-contained folder."""
     from serein import checkpoint
     from serein.inference.predictor import model_folder
 
@@ -161,19 +163,19 @@ def bundle(
 
 @app.command(hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def push() -> None:
-    """Say how a model is published; serein uploads nothing itself."""
+    """Explain how to publish a model; serein itself uploads nothing."""
     raise ModelError(
         "serein uploads nothing",
         where="push",
-        remedy="Publish a model folder with the Hub's program: hf upload NAME FOLDER. It is then loaded by NAME.",
+        remedy="Publish a model folder with the Hub's program: hf upload NAME FOLDER. Then load it by NAME.",
     )
 
 
 @app.command()
 def models(as_json: Json = False) -> None:
-    """List the models inside the package: classes, size, speed, languages, licences, scores.
+    """List the models that ship with the package: classes, size, speed, languages, licences, scores.
 
-    'serein predict --model NAME' runs one.
+    Run one with 'serein predict --model NAME'.
     """
     from serein import checkpoint as checkpoints
     from serein.inference.predictor import model_folder, shipped_models
@@ -203,7 +205,7 @@ def models(as_json: Json = False) -> None:
     tables = []
     for each in found:
         table = Table(title=each["name"], title_style="bold", title_justify="left", show_header=False)
-        first = {on: ua for on, ua in each["scores"].items() if "told" not in on and "left out" not in on}
+        first = {on: ua for on, ua in each["scores"].items() if "restricted" not in on and "left out" not in on}
         scores = ", ".join(f"{ua:.1f} ({on})" for on, ua in first.items())
         for row in (
             ("classes", ", ".join(each["classes"])),
@@ -219,17 +221,17 @@ def models(as_json: Json = False) -> None:
     print_tables(tables)
 
 
-cache = typer.Typer(help="List and clear what is kept so that it is not computed again.")
+cache = typer.Typer(help="List and clear the cache of computed results.")
 app.add_typer(cache, name="cache")
 
 Stages = Annotated[
     list[Path] | None,
-    typer.Option("--stages", metavar="FOLDER", help="Shared stages lie here.", show_default="runs/reproduce/stages"),
+    typer.Option("--stages", metavar="FOLDER", help="Folder of shared stages.", show_default="runs/reproduce/stages"),
 ]
 Features = Annotated[
     list[Path] | None,
     typer.Option(
-        "--features", metavar="FOLDER", help="Features lie here, too, as a recipe's feature_cache.folder says."
+        "--features", metavar="FOLDER", help="Additional folder of features, as in a recipe's feature_cache.folder."
     ),
 ]
 DEFAULT_STAGES = (Path("runs/reproduce/stages"),)
@@ -237,10 +239,11 @@ DEFAULT_STAGES = (Path("runs/reproduce/stages"),)
 
 @cache.callback(invoke_without_command=True)
 def cache_list(context: typer.Context, stages: Stages = None, features: Features = None, as_json: Json = False) -> None:
-    """List what is kept: features of frozen backbones, vectors of texts, vocabularies of encoders, shared stages.
+    """List the cache: features of frozen backbones, text vectors, transcripts, vocabularies, shared stages.
 
-    At most a tenth of the disk, from 10 to 100 GB, or what $SEREIN_CACHE_SIZE says (20GB, none): what was used longest
-    ago goes first, and nothing that a process uses. Shared stages count where that is set.
+    Its size is limited to a tenth of the disk, from 10 to 100 GB, or to $SEREIN_CACHE_SIZE (20GB, none). The least
+    recently used entries are removed first, except those that a process uses. Shared stages count only if
+    $SEREIN_CACHE_SIZE is set.
     """
     if context.invoked_subcommand is not None:
         return
@@ -255,7 +258,7 @@ def cache_list(context: typer.Context, stages: Stages = None, features: Features
         ]
         print(json.dumps(listed))
         return
-    table = Table(title=f"Kept in {cache_folder()} and in folders of shared stages")
+    table = Table(title=f"Cached in {cache_folder()} and in folders of shared stages")
     for heading in ("kind", "folder", "MB", "used"):
         table.add_column(heading, overflow="fold", justify="right" if heading in ("MB", "used") else "left")
     for entry in reversed(found):
@@ -264,7 +267,7 @@ def cache_list(context: typer.Context, stages: Stages = None, features: Features
         )
     print_tables([table])
     limit = "no limit" if math.isinf(size_limit()) else f"at most {size_limit() / 1e9:.1f} GB"
-    counted = "" if os.environ.get("SEREIN_CACHE_SIZE") else ", shared stages beside that"
+    counted = "" if os.environ.get("SEREIN_CACHE_SIZE") else ", not counting shared stages"
     print(f"{len(found)} entries, {sum(entry.num_bytes for entry in found) / 1e9:.2f} GB")
     print(f"kept: {limit}{counted}; set $SEREIN_CACHE_SIZE to a size, or to none")
 
@@ -274,21 +277,21 @@ def cache_clear(
     kind: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KIND", help="Only features, sentences, transcripts, vocabularies or stages; can be repeated."
+            metavar="KIND", help="Only features, sentences, transcripts, vocabularies or stages; may be repeated."
         ),
     ] = None,
     max_size: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE", help="Stop when the rest is as small as this, such as 20GB; the oldest goes first."
+            metavar="SIZE", help="Remove least recently used entries only until this size remains, such as 20GB."
         ),
     ] = None,
-    unused_days: Annotated[float | None, typer.Option(help="Only what was not used for so many days.", min=0)] = None,
+    unused_days: Annotated[float | None, typer.Option(help="Only entries not used for this many days.", min=0)] = None,
     stages: Stages = None,
     features: Features = None,
     as_json: Json = False,
 ) -> None:
-    """Remove what is kept; what a process uses stays. Everything can be computed again."""
+    """Clear the cache, except entries that a process uses. Everything can be computed again."""
     from serein.cache import KINDS, STAGES, entries, parse_size, remove, trim
 
     for name in kind or ():
@@ -308,4 +311,4 @@ def cache_clear(
     else:
         print(f"removed {len(removed)} entries, {num_bytes / 1e9:.2f} GB")
     if in_use:
-        print(f"note: {in_use} entries stay, because a process uses them", file=sys.stderr)
+        print(f"note: {in_use} entries remain because a process uses them", file=sys.stderr)

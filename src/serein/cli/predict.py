@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 Format = Literal["table", "json", "csv", "textgrid", "audacity", "srt", "audformat", "msp-challenge"]
 FILE_FORMATS = ("textgrid", "audacity", "srt", "audformat", "msp-challenge")
-_SHOWN_FROM_S = 60.0  # of a recording: shorter ones need no bar of their own
+_SHOWN_FROM_S = 60.0  # shorter recordings have no progress bar of their own
 
 
 @app.command()
@@ -62,7 +62,7 @@ def predict(
     backbone: MovedBackbone = None,
     task: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Predict this task of the model alone.", show_default="all of its tasks"),
+        typer.Option(metavar="NAME", help="Predict only this task of the model.", show_default="all of its tasks"),
     ] = None,
     labels: Annotated[
         str | None,
@@ -79,7 +79,9 @@ def predict(
     show_neighbours: Annotated[bool, typer.Option("--show-neighbours", help="Also print the nearest clips.")] = False,
     transcribe: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Put the words beside the emotion: a Whisper or CTC model of Transformers."),
+        typer.Option(
+            metavar="MODEL", help="Also transcribe the recordings with this Whisper or CTC model of Transformers."
+        ),
     ] = None,
     segments: Segments = "auto",
     window: Window = None,
@@ -92,20 +94,22 @@ def predict(
     ] = None,
     max_files: Annotated[
         int | None,
-        typer.Option("--max-files", help="Predict at most this many, evenly spread.", show_default="all", min=1),
+        typer.Option(
+            "--max-files", help="Predict at most this many recordings, evenly spread.", show_default="all", min=1
+        ),
     ] = None,
     device: Device = "auto",
     runtime: Runtime = None,
     precision: Precision = None,
     engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="Predict on this machine, or on all of a Ray cluster.")
+        Literal["local", "ray"], typer.Option(help="Predict on this machine, or on all machines of a Ray cluster.")
     ] = "local",
     workers: Annotated[
         int | None,
         typer.Option(
             help="Number of processes that predict on the CPU.",
-            show_default="half as many as cores, at most 8, and one for every 256 files; "
-            "with --engine ray one for each GPU of the cluster, else for each core",
+            show_default="half the number of cores, at most 8, and at most one per 256 files; "
+            "with --engine ray, one per GPU of the cluster, or per core without GPUs",
             min=1,
         ),
     ] = None,
@@ -141,16 +145,16 @@ def predict(
         (task is not None and is_joined, ("task",), "ensembles and datastores have one task"),
         (labels is not None and is_joined, ("labels",), "ensembles and datastores have fixed classes"),
         (runtime not in (None, "torch") and is_joined, ("runtime",), "ensembles and datastores run in PyTorch"),
-        (precision is not None and is_joined, ("precision",), "ensembles and datastores compute as their models do"),
-        (wants_neighbours and not knn, ("k", "knn-weight", "show-neighbours"), "name a datastore by --knn"),
-        (show_neighbours and shown == "csv", ("show-neighbours",), "neighbours do not fit into a line; take --json"),
-        (len({*(["json"] * as_json), *(["csv"] * as_csv), shown}) > 1, ("format", "json", "csv"), "name one format"),
-        (plot and plot.suffix.lower() not in (".png", ".svg", ".pdf"), ("plot",), "name a .png, .svg or .pdf"),
-        (transcribe is not None and is_heard_once, ("transcribe",), "a pipe can be read but once; name files"),
+        (precision is not None and is_joined, ("precision",), "ensembles and datastores use their models' precision"),
+        (wants_neighbours and not knn, ("k", "knn-weight", "show-neighbours"), "name a datastore with --knn"),
+        (show_neighbours and shown == "csv", ("show-neighbours",), "neighbours do not fit into a CSV line; use --json"),
+        (len({*(["json"] * as_json), *(["csv"] * as_csv), shown}) > 1, ("format", "json", "csv"), "choose one format"),
+        (plot and plot.suffix.lower() not in (".png", ".svg", ".pdf"), ("plot",), "name a .png, .svg or .pdf file"),
+        (transcribe is not None and is_heard_once, ("transcribe",), "a pipe can be read only once; name files"),
         (out and shown in ("table", "csv"), ("out",), f"predictions are appended as JSON lines, not as {shown}"),
         (out is None and getattr(sys.stdout, "name", "") == os.devnull, ("out",), "stdout is closed; name a file"),
-        (engine == "ray" and is_joined, ("engine",), "ensembles and datastores are predicted on this machine"),
-        (engine == "ray" and (out is None or shown != "json"), ("engine",), "name a file of JSON lines by --out"),
+        (engine == "ray" and is_joined, ("engine",), "ensembles and datastores run only on this machine"),
+        (engine == "ray" and (out is None or shown != "json"), ("engine",), "name a file for JSON lines with --out"),
     )
     from serein.inference.prediction import RejectOption
     from serein.inference.processes import load_for, predict_in_processes, predict_over_ray, suitable_processes
@@ -198,14 +202,14 @@ def predict(
 
 
 def _refuse(*combinations: tuple[object, Sequence[str], str]) -> None:
-    """Raise the first combination that is wrong: whether it is, the options at fault, why."""
+    """Raise an error for the first wrong combination; each states whether it is wrong, its options, and the reason."""
     for is_wrong, options, why in combinations:
         if is_wrong:
             raise typer.BadParameter(why, param_hint=", ".join(f"'--{name}'" for name in options))
 
 
 def _transcripts_of(name: str, device: str) -> TranscriptCache:
-    from serein.inference.transcription import TranscriptCache, load_transcriber  # would slow every prediction
+    from serein.inference.transcription import TranscriptCache, load_transcriber  # would slow down every prediction
 
     return TranscriptCache(load_transcriber(name, device))
 
@@ -213,11 +217,11 @@ def _transcripts_of(name: str, device: str) -> TranscriptCache:
 def _recordings(
     names: Sequence[Path], shown: str, max_files: int | None, plot: Path | None
 ) -> tuple[list[Source], int]:
-    """Return the recordings to predict, and the number of names that hold none."""
+    """Return the recordings to predict, and the number of names without any."""
     from serein.inference.sources import evenly_spread
 
     files, num_absent = recordings_in(names)
-    if shown == "msp-challenge":  # of a manifest of the corpus, the test set whose labels the challenge keeps
+    if shown == "msp-challenge":  # of the corpus's manifest, only the test set with secret labels
         files = [each for each in files if getattr(each, "split", None) == "test3"] or files
     files = files if max_files is None else evenly_spread(files, max_files)
     if plot is not None and len(files) > 1:
@@ -232,7 +236,7 @@ def _readable(
     on_error: OnError | None,
     transcripts: TranscriptCache | None,
 ) -> Iterator[Pair]:
-    """Yield recordings with their predictions, drawn and transcribed when asked for; others' errors go to `failed`."""
+    """Yield recordings with their predictions, drawn and transcribed on request; collect the errors in `failed`."""
     from serein.inference.prediction import Prediction
 
     for source, result in results:
@@ -285,10 +289,10 @@ def append_json(
     identity: Sequence[object],
     bars: Bars,
 ) -> None:
-    """Append the predictions that a prediction file lacks.
+    """Predict the recordings that a prediction file lacks, and append the predictions.
 
     Args:
-        identity: What tells the model and the options of a prediction file from others.
+        identity: Values that identify the model and the options of a prediction file.
     """
     from serein.inference.sources import utterance_of
     from serein.inference.writers import PredictionFile
@@ -304,9 +308,9 @@ def append_json(
 
 
 def write_files(pairs: Iterable[Pair], files: Sequence[Source], shown: str, out: Path | None) -> None:
-    """Print the label file of one recording, or write those of many below a folder, with the recordings' tree.
+    """Print the label file of one recording, or write those of several below a folder, in the recordings' tree.
 
-    The submission to the MSP-Podcast challenge is one file of all recordings, an audformat database one folder.
+    A submission to the MSP-Podcast challenge is one file for all recordings, an audformat database is one folder.
     """
     from serein.data.files import write_text
     from serein.inference.sources import utterance_of
@@ -323,7 +327,7 @@ def write_files(pairs: Iterable[Pair], files: Sequence[Source], shown: str, out:
         return
     if out is None and len(files) > 1:
         raise typer.BadParameter(f"name a folder for the label files of {len(files)} recordings", param_hint="'--out'")
-    # a label file lies below the folder as its recording lies below its own; all are distinct
+    # the tree of label files mirrors that of the recordings; all paths are distinct
     paths = [Path(os.path.abspath(getattr(source, "audio", str(source)))) for source in files]
     common = Path(os.path.commonpath([path.parent for path in paths]))
     alike = Counter(path.with_suffix("") for path in set(paths))
@@ -353,7 +357,7 @@ def print_json(pairs: Iterable[Pair], classes: Sequence[str], dimensions: Sequen
 
 
 def print_csv(pairs: Iterable[Pair], classes: Sequence[str], dimensions: Sequence[str] = ()) -> None:
-    """Print a row for each segment; one for a recording without segments."""
+    """Print a row for each segment, or one row for a recording without segments."""
     writer = csv.writer(sys.stdout)
     writer.writerow(["file", "id", "start_s", "end_s", "label", "confidence", "rejected", *classes, *dimensions])
     for _, prediction in pairs:
@@ -369,7 +373,7 @@ def print_csv(pairs: Iterable[Pair], classes: Sequence[str], dimensions: Sequenc
 
 
 def print_table(predicted: Iterable[Pair], classes: Sequence[str], dimensions: Sequence[str] = ()) -> None:
-    """Print a row for each recording; a single one has its segments below, and neighbours where they are shown."""
+    """Print a row for each recording; below, the segments of a single recording, and neighbours if requested."""
     from rich.table import Table
     from rich.text import Text
 

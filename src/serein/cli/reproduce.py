@@ -25,8 +25,8 @@ def reproduce(
         str | None,
         typer.Argument(
             metavar="TABLE|PAPER|all",
-            help="PAPER/TABLE, for instance diatlova2024/table3; a table file (.yaml); all of a paper; or all of them. "
-            "Without it, the tables are listed.",
+            help="PAPER/TABLE, for example diatlova2024/table3; a table file (.yaml); PAPER for all of its tables; or "
+            "all. Without it, the tables are listed.",
             show_default=False,
         ),
     ] = None,
@@ -35,33 +35,35 @@ def reproduce(
         typer.Option(
             "--data",
             metavar="MANIFEST|CORPUS=MANIFEST",
-            help="Manifest (.jsonl). Tables of several corpora: repeat it, each manifest after its corpus's name, and "
+            help="Manifest (.jsonl). For tables of several corpora, repeat the option with the name of each corpus; "
             "tables of other corpora are left out.",
             show_default=False,
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds of each row: 0, 1, ...; a later call can add more.", min=1)] = 3,
+    seeds: Annotated[
+        int, typer.Option(help="Number of seeds per row (0, 1, ...); a later call can add more.", min=1)
+    ] = 3,
     rows: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME", help="Train these rows only.", show_default="all")
+        str | None, typer.Option(metavar="NAME,NAME", help="Train only these rows.", show_default="all")
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(help="Use at most this many utterances of each speaker and emotion.", show_default="all", min=1),
+        typer.Option(help="Use at most this many utterances per speaker and emotion.", show_default="all", min=1),
     ] = None,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the run folders and tables.")] = Path(
         "runs/reproduce"
     ),
     engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="Train one run after another, or as tasks of a Ray cluster.")
+        Literal["local", "ray"], typer.Option(help="Train the runs one after another, or as tasks of a Ray cluster.")
     ] = "local",
     jobs: Annotated[
         int | None, typer.Option(help="Folds to train in parallel.", show_default="by the size of the model", min=1)
     ] = None,
-    split: Annotated[Split, typer.Option(help="The predictions to score.")] = "test",
-    metric: Annotated[Metric | None, typer.Option(help="The score to compare.", show_default="the table's")] = None,
+    split: Annotated[Split, typer.Option(help="Which predictions to score.")] = "test",
+    metric: Annotated[Metric | None, typer.Option(help="Score to compare.", show_default="the table's")] = None,
     device: Device = "auto",
-    plan: Annotated[bool, typer.Option("--plan", help="Print what would be trained and shared, and stop.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what would be trained and shared, and exit.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train every row of a paper's table, and compare the published scores with ours.
@@ -121,7 +123,7 @@ def reproduce(
 
 
 def with_manifests(tables: Sequence[Table], data: Sequence[str]) -> list[tuple[Table, Path]]:
-    """Return each table with the manifest of its corpus, or with the only one that was named without a corpus."""
+    """Return each table with the manifest of its corpus, or with the only manifest, given without a corpus."""
     from serein.reproduce.comparison import plain_name
 
     pairs = [each.partition("=") for each in data]
@@ -129,17 +131,17 @@ def with_manifests(tables: Sequence[Table], data: Sequence[str]) -> list[tuple[T
     if len(data) == 1 and not named:
         return [(table, Path(data[0])) for table in tables]
     if len(named) < len(data):
-        raise typer.BadParameter("name each manifest after its corpus: IEMOCAP=iemocap.jsonl", param_hint="'--data'")
+        raise typer.BadParameter("give each manifest with its corpus: IEMOCAP=iemocap.jsonl", param_hint="'--data'")
     corpora_of = {table.name: table.measured_on or table.corpus for table in tables}
     found = [(table, named[name]) for table in tables if (name := plain_name(corpora_of[table.name])) in named]
     if not found:
         corpora = ", ".join(sorted({*corpora_of.values()}))
-        raise typer.BadParameter(f"no manifest of the tables' corpora: {corpora}", param_hint="'--data'")
+        raise typer.BadParameter(f"no manifest for the tables' corpora: {corpora}", param_hint="'--data'")
     return found
 
 
 def _reproduce(table: Table, data: Path, request: Request, as_json: bool) -> bool:
-    """Reproduce one table, print it, and tell whether a row failed."""
+    """Reproduce one table, print it, and return whether a row failed."""
     from serein.progress import Bars
     from serein.reproduce.comparison import PAGE, as_tables, paths
     from serein.reproduce.comparison import as_json as to_json

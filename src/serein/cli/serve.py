@@ -1,4 +1,4 @@
-"""Commands that predict what arrives: recordings over HTTP, and a live stream."""
+"""Commands that predict audio as it arrives: recordings over HTTP, and a live stream."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 _NEEDED = ("fastapi", "uvicorn", "websockets", "python_multipart", "prometheus_client")
-_EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  # no names: a client names the address that it connects to
+_EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  # not host names: a client names the address that it connects to
 BLOCK_S = 0.1
 _BAR = 20
 
@@ -48,15 +48,19 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 chooses a free one.", min=0, max=65535)] = 8000,
     api_key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File of API keys, one on each line; clients must send one.")
+        Path | None, typer.Option(metavar="FILE", help="File of API keys, one per line; clients must send one of them.")
     ] = None,
     allowed_hosts: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Other names of this service, as of a proxy before it; '*' is any."),
+        typer.Option(
+            metavar="NAME", help="Other host names of this service, such as that of a proxy in front of it; '*': any."
+        ),
     ] = None,
     allowed_origins: Annotated[
         list[str] | None,
-        typer.Option(metavar="ORIGIN", help="Other web pages that may use it, as https://example.org; '*' is any."),
+        typer.Option(
+            metavar="ORIGIN", help="Origins of other web pages that may use it, such as https://example.org; '*': any."
+        ),
     ] = None,
     knn: Annotated[
         Path | None, typer.Option(metavar="DATASTORE", help="Also return the nearest clips of this datastore.")
@@ -68,19 +72,21 @@ def serve(
     backbone: MovedBackbone = None,
     min_confidence: MinConfidence = 0.0,
     min_duration: MinDuration = 0.0,
-    max_mb: Annotated[float, typer.Option("--max-mb", help="Largest recording, in megabytes.")] = 25.0,
-    max_seconds: Annotated[float, typer.Option("--max-seconds", help="Longest recording, in seconds.")] = 600.0,
-    max_requests: Annotated[int, typer.Option("--max-requests", help="Most concurrent requests.")] = 64,
+    max_mb: Annotated[float, typer.Option("--max-mb", help="Maximum size of a recording, in megabytes.")] = 25.0,
+    max_seconds: Annotated[
+        float, typer.Option("--max-seconds", help="Maximum length of a recording, in seconds.")
+    ] = 600.0,
+    max_requests: Annotated[int, typer.Option("--max-requests", help="Maximum number of concurrent requests.")] = 64,
     per_client: Annotated[
-        int, typer.Option("--max-per-client", help="Most concurrent requests, and streams, of one client.")
+        int, typer.Option("--max-per-client", help="Maximum number of concurrent requests and streams per client.")
     ] = 32,
-    max_streams: Annotated[int, typer.Option("--max-streams", help="Most concurrent streams.")] = 200,
+    max_streams: Annotated[int, typer.Option("--max-streams", help="Maximum number of concurrent streams.")] = 200,
 ) -> None:
     """Serve predictions over HTTP and WebSocket, with a web page to try them.
 
-    The page is http://127.0.0.1:8000. /openapi.json describes the routes: POST /v1/predict, POST /v1/predict/batch,
+    The page is at http://127.0.0.1:8000. /openapi.json describes the routes: POST /v1/predict, POST /v1/predict/batch,
     WS /v1/stream, GET /v1/models, /healthz, /readyz, /metrics. Ctrl-C or SIGTERM stops the service once running
-    requests are finished. docs/deployment.md shows systemd, nginx and clients.
+    requests are finished. docs/deployment.md covers systemd, nginx and clients.
     """
     for package in _NEEDED:
         if find_spec(package) is None:
@@ -114,7 +120,7 @@ def serve(
     )
     application = create_app(service, keys, known, has_page=not no_page)
     if keys is None and not is_loopback(host):
-        print(f"Everyone who can reach {host} can use this service: see --api-key-file.", file=sys.stderr)
+        print(f"Anyone who can reach {host} can use this service: see --api-key-file.", file=sys.stderr)
     where = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     server = uvicorn_server(application, lambda: print(f"serein listens at {where}", flush=True))
     with suppress(KeyboardInterrupt):  # uvicorn raises it again after a graceful shutdown
@@ -145,7 +151,7 @@ def stream(
 ) -> None:
     """Predict the emotions in live audio, window by window, and print the delay of each prediction.
 
-    For instance: arecord -f S16_LE -r 16000 | serein stream --stdin-pcm
+    For example: arecord -f S16_LE -r 16000 | serein stream --stdin-pcm
     """
     from serein.inference.prediction import RejectOption
     from serein.inference.predictor import load
@@ -182,7 +188,7 @@ def stream(
 
 
 def _predicted(stream: Stream, blocks: Iterator[Waveform], seconds: float | None) -> Iterator[tuple[Segment, float]]:
-    """Yield segments with their delays, until the audio or the time ends, or the keyboard interrupts."""
+    """Yield segments with their delays until the audio ends, the time is up, or the keyboard interrupts."""
     from serein.inference.streams import Arrivals
 
     arrivals = Arrivals()
@@ -237,5 +243,5 @@ def _microphone(device: str | None) -> Iterator[Iterator[Waveform]]:
             remedy="Choose another with --microphone, or pipe its samples into --stdin-pcm.",
         ) from None
     with microphone:
-        print("recording; stop with Ctrl-C", file=sys.stderr, flush=True)
+        print("recording; press Ctrl-C to stop", file=sys.stderr, flush=True)
         yield (blocks.get() for _ in count())

@@ -1,4 +1,4 @@
-"""Commands for what is said and who speaks: transcripts, speaker verification, embeddings, word vectors."""
+"""Commands for speech content and speakers: transcripts, speaker verification, embeddings, word vectors."""
 
 from __future__ import annotations
 
@@ -104,12 +104,12 @@ def transcribe(
 def verify(
     sources: Recordings,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Folder or Hub name of a model that learned speaker recognition.")
+        str, typer.Option("--model", "-m", help="Folder or Hub name of a model trained on speaker recognition.")
     ],
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="Least cosine of two recordings of one speaker.",
+            help="Minimum cosine of two recordings of the same speaker.",
             show_default="the model's, from its dev set",
             min=-1,
             max=1,
@@ -117,7 +117,7 @@ def verify(
     ] = None,
     segments: Segments = "auto",
     is_scored: Annotated[
-        bool, typer.Option("--score", help="Print error rates; needs manifests with speakers.")
+        bool, typer.Option("--score", help="Print error rates; requires manifests with speakers.")
     ] = False,
     device: Device = "auto",
     backbone: MovedBackbone = None,
@@ -166,8 +166,8 @@ def verify(
         print_tables([table])
     if threshold is None:
         print(
-            "The model has no threshold, because its dev set has too few clips of a speaker: only cosines are printed. "
-            "Set one by --threshold.",
+            "The model has no threshold because its dev set has too few clips per speaker; only cosines are printed. "
+            "Set one with --threshold.",
             file=sys.stderr,
         )
     elif not as_json and pairs:
@@ -182,7 +182,7 @@ def embed(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", help="Output path; its suffix is the format: .safetensors .npz .npy .parquet .csv."
+            "--out", "-o", help="Output path; its suffix sets the format: .safetensors .npz .npy .parquet .csv."
         ),
     ] = Path("embeddings.safetensors"),
     task: Annotated[
@@ -217,7 +217,7 @@ def embed(
 def _embed(
     predictor: Predictor, files: Sequence[Source], task: str | None, segments: Segments
 ) -> tuple[list[Embedded], int]:
-    """Return the predictions, with embeddings, of readable recordings that hold speech, and the number of others."""
+    """Return the predictions of readable recordings with speech, with embeddings, and the number of the others."""
     from serein.inference.batching import embedding_selection
     from serein.inference.prediction import Prediction
     from serein.inference.sources import utterance_of
@@ -244,7 +244,7 @@ def _embed(
 def _print_score(
     checkpoint: Checkpoint, embedded: Sequence[Embedded], threshold: float | None, *, as_json: bool
 ) -> None:
-    """Print how well embeddings tell the named speakers apart."""
+    """Print how well the embeddings distinguish the named speakers."""
     from dataclasses import asdict
 
     import numpy as np
@@ -262,7 +262,7 @@ def _print_score(
     found = score_verification(vectors, keys, np.random.default_rng(0), threshold=threshold)
     if found is None:
         raise ManifestError(
-            f"{len(named)} recordings name {len(set(keys))} speakers: two of one speaker and two speakers are needed",
+            f"{len(named)} recordings name {len(set(keys))} speakers, but two speakers are needed, one of them twice",
             where="--score",
             remedy="Give a manifest with several clips of several speakers.",
         )
@@ -270,7 +270,7 @@ def _print_score(
     if as_json:
         print(json.dumps({**asdict(found), "model_threshold": threshold, "num_training_speakers": len(known)}))
         return
-    drawn = "all" if found.num_same + found.num_different == found.num_possible else "drawn by seed 0 of all"
+    drawn = "all" if found.num_same + found.num_different == found.num_possible else "drawn with seed 0 from all"
     print(
         f"{found.num_same} pairs of the same speaker and {found.num_different} of different ones, "
         f"{drawn} {found.num_possible}"
@@ -294,7 +294,7 @@ WordModel = Annotated[
 
 @words.command("prepare")
 def words_prepare(
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the vocabulary.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the vocabulary.")],
     source: Annotated[
         Path | None, typer.Argument(metavar="FILE", help="GloVe text, word2vec text or binary; also .gz.")
     ] = None,
@@ -303,9 +303,9 @@ def words_prepare(
         typer.Option("--sentence-transformer", metavar="NAME", help="Encode the words of this model's tokenizer."),
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store float16: half the size, three digits.")] = False,
-    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out and count wrong lines.")] = False,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip and count malformed lines.")] = False,
 ) -> None:
-    """Convert a file of word vectors, so that it opens fast and is searched fast."""
+    """Convert a file of word vectors into a vocabulary that is fast to open and to search."""
     from serein.progress import Bars
     from serein.text.word_vectors import prepare, prepare_encoder
 
@@ -329,8 +329,8 @@ def words_prepare(
             )
     counts = {
         "duplicates left out": header.num_duplicates,
-        "wrong lines left out": header.num_skipped,
-        "with letters that are not UTF-8": header.num_mended,
+        "malformed lines skipped": header.num_skipped,
+        "with characters that are not UTF-8": header.num_mended,
     }
     notes = "".join(f", {count} {what}" for what, count in counts.items() if count)
     print(f"{out}: {header.num_words} words of {header.size} numbers{notes}")
@@ -342,7 +342,7 @@ def words_nearest(
     model: WordModel,
     k: Annotated[int, typer.Option("-k", help="Number of words.", min=1)] = 10,
     index: Annotated[
-        Literal["exact", "faiss"], typer.Option(help="faiss is approximate; its index is built at the first use.")
+        Literal["exact", "faiss"], typer.Option(help="faiss is approximate; its index is built on first use.")
     ] = "exact",
     segments: Segments = "auto",
     device: Device = "auto",
@@ -371,12 +371,14 @@ def words_nearest(
 def words_find(
     sources: Recordings,
     text: Annotated[
-        str, typer.Option("--text", metavar="WORDS", help="What to search for, for instance 'tender sadness'.")
+        str, typer.Option("--text", metavar="WORDS", help="Text to search for, for example 'tender sadness'.")
     ],
     model: WordModel,
     max_files: Annotated[
         int | None,
-        typer.Option("--max-files", help="Print at most this many, the most similar first.", show_default="all", min=1),
+        typer.Option(
+            "--max-files", help="Print at most this many recordings, most similar first.", show_default="all", min=1
+        ),
     ] = None,
     segments: Segments = "auto",
     device: Device = "auto",
@@ -416,7 +418,7 @@ def _word_vectors(
 ) -> tuple[list[Prediction], Vocabulary, int]:
     """Return the predictions of a model of words, its vocabulary, and the number of unreadable recordings.
 
-    A text that has no vector is refused before any prediction.
+    A text without a vector raises an error before any prediction.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""The corpora that serein reads from their own layouts."""
+"""The corpora that serein can read in their original layouts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in _KNOWN}
 
 
 def corpus_named(name: str) -> Corpus:
-    """Return a corpus by its name: one of serein's, or of an installed package (`serein.choices`).
+    """Return a corpus by its name, from serein or from an installed package (`serein.choices`).
 
     Raises:
         ManifestError: The name is unknown; lists the known ones.
@@ -37,14 +37,14 @@ def corpus_named(name: str) -> Corpus:
     if name not in (known := names("corpus")):
         raise ManifestError(
             expected_one_of(name, known, kind="corpus"),
-            remedy="Other corpora: give a table ('csv') or a folder for every emotion ('folder').",
+            remedy="For other corpora, use a table ('csv') or a folder per emotion ('folder').",
         )
     corpus: Corpus = choose("corpus", name)
     return corpus
 
 
 def licence_of(name: str | None) -> str | None:
-    """Return the licence of a corpus by the name in `Utterance.corpus`; `None` when serein does not know it.
+    """Return the licence of a corpus by the name in `Utterance.corpus`; `None` when it is unknown.
 
     Example:
         >>> licence_of("ravdess")
@@ -60,7 +60,7 @@ def licence_of(name: str | None) -> str | None:
 
 
 def citation_of(name: str | None) -> str | None:
-    """Return what to cite for a corpus, by the name in `Utterance.corpus`; `None` when it is unknown."""
+    """Return the citation of a corpus by the name in `Utterance.corpus`; `None` when it is unknown."""
     if name == "synth":
         from serein.corpora import synth
 

@@ -1,7 +1,7 @@
-"""Acted corpora whose file names hold everything: for each a pattern, what its codes stand for, licence and counts.
+"""Acted corpora whose file names contain all metadata: patterns, codes, licences and published counts.
 
-An utterance a file, wherever it lies; emotions are in the corpus's own words. Acted corpora that ship tables or texts
-beside their clips are in `serein.corpora.acted_tables`.
+Every file is one utterance, in whatever folder; emotions are in the corpus's own words. Acted corpora that ship tables
+or texts with their clips are in `serein.corpora.acted_tables`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EMODB_NAMES = Acted(
     ),
     example="03a01Fa.wav",
     pattern=r"(?P<speaker>03|08|09|1[0-6])(?P<text>a0[12457]|b0[1239]|b10)(?P<emotion>[WLEAFTN])[a-z]?",
-    # The letter is that of the German word: Wut, Langeweile, Ekel, Angst, Freude, Trauer.
+    # The letter is the initial of the German word: Wut, Langeweile, Ekel, Angst, Freude, Trauer.
     emotions={
         "W": "anger",
         "L": "boredom",
@@ -124,7 +124,7 @@ EMOVO = Acted(
         "tri": "sadness",
     },
     genders={"f": "female", "m": "male"},
-    texts={  # b: short, l: long, n: without sense, d: questions
+    texts={  # b: short, l: long, n: nonsense, d: questions
         "b1": "Gli operai si alzano presto.",
         "b2": "I vigili sono muniti di pistola.",
         "b3": "La cascata fa molto rumore.",
@@ -159,7 +159,7 @@ CAFE = Acted(
     ),
     example="01-C-1-1.wav",
     pattern=r"(?P<speaker>0[1-9]|1[0-2])-(?P<emotion>[CDJNPST])-[12]-(?P<text>[1-6])",
-    # The letter is that of the French word: colère, dégoût, joie, neutre, peur, surprise, tristesse.
+    # The letter is the initial of the French word: colère, dégoût, joie, neutre, peur, surprise, tristesse.
     emotions={
         "C": "anger",
         "D": "disgust",
@@ -212,7 +212,7 @@ SUBESCO = Acted(
 ).corpus()
 
 # Mexican women, men and children say single words in six emotions (Duville et al. 2021): emotion, voice (F, M, C for a
-# child), list of words, word. Which of the eleven speakers it is is not told, so no utterance has a speaker.
+# child), list of words, word. The eleven speakers are not identified, so no utterance has a speaker.
 MESD = Acted(
     name="mesd",
     title="MESD",
@@ -226,7 +226,7 @@ MESD = Acted(
     example="Happiness_F_A_de_nada.wav",
     pattern=r"(?i)(?P<emotion>anger|disgust|fear|happiness|neutral|sadness)_(?P<gender>[FMC])_[AB]_(?P<text>.+)",
     genders={"F": "female", "f": "female", "M": "male", "m": "male"},
-    # 864 were recorded; the release (version 5) holds 862, which EmoBox lists (Ma et al. 2024)
+    # 864 were recorded; the release (version 5) contains 862, which EmoBox lists (Ma et al. 2024)
     expected=Expected(
         emotions={
             "anger": 143,
@@ -240,8 +240,8 @@ MESD = Acted(
 ).corpus()
 
 
-# Two Canadian actresses, a young and an old one, say 200 words in seven emotions (Dupuis & Pichora-Fuller 2010): the
-# older actress says "Say the word back", angrily.
+# Two Canadian actresses, a younger and an older one, say 200 words in seven emotions (Dupuis & Pichora-Fuller 2010).
+# In the example, the older actress says "Say the word back" angrily.
 TESS = Acted(
     name="tess",
     title="TESS",
@@ -298,10 +298,11 @@ SAVEE_NAMES = Acted(
 
 
 def parse_savee(root: Path) -> list[Utterance]:
-    """Return every clip of SAVEE below `root`, by speaker and name; the id is that of the second layout, as in DC_a01.
+    """Return every clip of SAVEE below `root`, sorted by speaker and name; ids are as in the second layout (DC_a01).
 
     Raises:
-        ManifestError: No folder, no audio, a foreign file name, an unknown speaker, or one clip in two places.
+        ManifestError: There is no folder or no audio, a file name does not match, a speaker is unknown, or a clip is in
+            two places.
     """
     utterances = []
     for path in audio_files(root):
@@ -309,9 +310,9 @@ def parse_savee(root: Path) -> list[Utterance]:
         if not utterance.speaker:
             if speaker not in SAVEE_NAMES.genders:
                 raise ManifestError(
-                    f"lies in no folder of a speaker ({', '.join(SAVEE_NAMES.genders)})",
+                    f"is not in a speaker's folder ({', '.join(SAVEE_NAMES.genders)})",
                     where=path,
-                    remedy="Name the corpus's own folder, AudioData.",
+                    remedy="Specify the corpus's own folder, AudioData.",
                 )
             own = {"id": f"{speaker}_{utterance.id}", "speaker": speaker, "gender": SAVEE_NAMES.genders[speaker]}
             utterance = utterance.model_copy(update=own)
@@ -322,7 +323,7 @@ def parse_savee(root: Path) -> list[Utterance]:
 SAVEE = SAVEE_NAMES.corpus(parse_savee)
 
 # Greek actors say twenty sentences in five emotions (Vryzas et al. 2018); the release grows with actors. Emotion,
-# sentence, speaker and, where there are several, take. Which speakers are women is not told.
+# sentence, speaker and, if there are several, take. The genders of the speakers are not published.
 AESDD = Acted(
     name="aesdd",
     title="AESDD",
@@ -336,7 +337,7 @@ AESDD = Acted(
     example="a06 (5)b.wav",
     pattern=r"(?P<emotion>[adfhs])\d\d \(0?(?P<speaker>[1-9]\d?)\)[a-z]?",
     emotions={"a": "anger", "d": "disgust", "f": "fear", "h": "happiness", "s": "sadness"},
-    # of the release with six speakers, whose files EmoBox lists (Ma et al. 2024)
+    # counts of the release with six speakers, whose files EmoBox lists (Ma et al. 2024)
     expected=Expected(
         emotions={"anger": 121, "disgust": 122, "fear": 120, "happiness": 119, "sadness": 122},
         speakers={"1": 100, "2": 100, "3": 98, "4": 99, "5": 107, "6": 100},
@@ -383,10 +384,10 @@ RAVDESS_NAMES = Acted(
 
 
 def ravdess_kind(path: Path) -> str:
-    """Return what a clip of RAVDESS is: "speech", "song", or "video" of speech.
+    """Return the kind of a RAVDESS clip: "speech", "song", or "video" of speech.
 
     Raises:
-        ManifestError: It is not named as RAVDESS names its clips.
+        ManifestError: Its name does not match the clip names of RAVDESS.
     """
     parts = name_parts(
         path,
@@ -401,15 +402,15 @@ def ravdess_kind(path: Path) -> str:
 
 
 def parse_ravdess(root: Path) -> list[Utterance]:
-    """Return the audio-only speech clips of RAVDESS below `root`, by actor and name.
+    """Return the audio-only speech clips of RAVDESS below `root`, sorted by actor and name.
 
     Raises:
-        ManifestError: No folder, no speech clips, a foreign file name, or one clip in two places.
+        ManifestError: There is no folder or no speech clip, a file name does not match, or a clip is in two places.
     """
     utterances = [RAVDESS_NAMES.utterance(path) for path in audio_files(root) if ravdess_kind(path) == "speech"]
     if not utterances:
         raise ManifestError(
-            f"holds no audio-only speech clips ({'; '.join(ravdess_remarks(root))})",
+            f"contains no audio-only speech clips ({'; '.join(ravdess_remarks(root))})",
             where=root,
             remedy="Download Audio_Speech_Actors_01-24.zip from https://zenodo.org/records/1188976.",
         )
@@ -417,7 +418,7 @@ def parse_ravdess(root: Path) -> list[Utterance]:
 
 
 def ravdess_remarks(root: Path) -> list[str]:
-    """Return notes on the clips of song and video, which the parser leaves out."""
+    """Return notes on the song and video clips, which the parser leaves out."""
     kinds = [ravdess_kind(path) for path in audio_files(root)]
     counts = {kind: kinds.count(kind) for kind in ("song", "video")}
     return [f"left out {count} clips of {kind}" for kind, count in counts.items() if count]

@@ -1,4 +1,4 @@
-"""Corpora of actors that ship tables or texts beside their clips: what the names hold, and how the rest is read."""
+"""Acted corpora that ship tables or texts with their clips: their file names, and parsers for the rest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serein.corpora.tables import decoded, rows, years
 from serein.data.manifest import Gender, Rating, Utterance
 from serein.errors import ManifestError
 
-# 91 American actors say twelve sentences in six emotions, judged by a crowd (Cao et al. 2014): actor, sentence,
+# 91 American actors say twelve sentences in six emotions, rated by crowd workers (Cao et al. 2014): actor, sentence,
 # emotion, level. Only votes on the voice alone become ratings; those on the face, and on both, are left out.
 CREMAD_NAMES = Acted(
     name="cremad",
@@ -58,12 +58,12 @@ CREMAD_VOTES = Path("processedResults", "tabulatedVotes.csv")
 
 
 def parse_cremad(root: Path) -> list[Utterance]:
-    """Return every clip of CREMA-D, by actor and name, with age and sex of its actor and the votes of its listeners.
+    """Return every clip of CREMA-D, sorted by actor and name, with the actor's age and sex and the listeners' votes.
 
-    A vote is a rating; whose it is is not told.
+    Each vote is a rating without a rater, because the table does not identify the listeners.
 
     Raises:
-        ManifestError: As `Acted.parse`, or a table is broken.
+        ManifestError: As in `Acted.parse`, or a table is broken.
     """
     actors: dict[str, dict[str, object]] = {}
     if (root / CREMAD_ACTORS).is_file():
@@ -90,7 +90,7 @@ def parse_cremad(root: Path) -> list[Utterance]:
 
 
 def cremad_remarks(root: Path) -> list[str]:
-    """Return a note on each table that does not lie beside the clips."""
+    """Return a note on each table that is missing."""
     lacking = {CREMAD_ACTORS: "gender and age", CREMAD_VOTES: "ratings"}
     return [f"no {path.as_posix()}, so no {field}" for path, field in lacking.items() if not (root / path).is_file()]
 
@@ -129,27 +129,27 @@ NEMO_TABLE = "data.tsv"
 
 
 def nemo_table(root: Path) -> dict[str, dict[str, str]]:
-    """Return each row of nEMO's `data.tsv`, by the name of its clip without suffix: clips may have another.
+    """Return the rows of nEMO's `data.tsv` by clip name without suffix, since clips may have another suffix.
 
     Raises:
-        ManifestError: There is no such table, or it is broken.
+        ManifestError: The table is missing or broken.
     """
     require_folder(root)
     if not (root / NEMO_TABLE).is_file():
         raise ManifestError(
-            f"holds no {NEMO_TABLE}",
+            f"contains no {NEMO_TABLE}",
             where=root,
-            remedy=f"Name the corpus's own folder, with samples/ and {NEMO_TABLE}.",
+            remedy=f"Specify the corpus's own folder, with samples/ and {NEMO_TABLE}.",
         )
     table = rows(root / NEMO_TABLE, ("file_id", "raw_text", "gender", "age"), separator="\t")
     return {Path(row["file_id"]).stem: row for _, row in table}
 
 
 def parse_nemo(root: Path) -> list[Utterance]:
-    """Return every clip of nEMO below `root`, by speaker and name.
+    """Return every clip of nEMO below `root`, sorted by speaker and name.
 
     Raises:
-        ManifestError: As `Acted.parse` and `nemo_table`, or a clip is not listed.
+        ManifestError: As in `Acted.parse` and `nemo_table`, or a clip is not listed.
     """
     table = nemo_table(root)
     utterances = []
@@ -171,7 +171,7 @@ def parse_nemo(root: Path) -> list[Utterance]:
 
 
 def nemo_missing(root: Path) -> list[str]:
-    """Return the clips that nEMO's table lists and the folder does not hold."""
+    """Return the clips that nEMO's table lists but the folder lacks."""
     found = {u.id for u in parse_nemo(root)}
     return [f"no {name}" for name in sorted(nemo_table(root)) if name not in found]
 
@@ -179,8 +179,8 @@ def nemo_missing(root: Path) -> list[str]:
 NEMO = NEMO_NAMES.corpus(parse_nemo, missing=nemo_missing)
 
 # Ten Mandarin and ten English speakers say 350 sentences each in five emotions (Zhou et al. 2022).
-# `0001/Angry/0001_000351.wav`, in some copies `0001/Angry/train/0001_000351.wav`; `0001/0001.txt` holds the texts, in
-# whatever encoding, each line with the clip's name, its text and its emotion.
+# `0001/Angry/0001_000351.wav`, in some copies `0001/Angry/train/0001_000351.wav`; `0001/0001.txt` contains the texts,
+# in various encodings, each line with a clip's name, text and emotion.
 ESD_EMOTIONS = ("Angry", "Happy", "Neutral", "Sad", "Surprise")
 ESD_SPEAKERS = tuple(f"{speaker:04d}" for speaker in range(1, 21))
 ESD_MANDARIN = ESD_SPEAKERS[:10]
@@ -208,10 +208,10 @@ _ESD_TEXT = re.compile(rf"(?P<name>\d{{4}}_\d{{6}})(?P<text>\s.*?)(?:\s+(?:{_ESD
 
 
 def parse_esd(root: Path) -> list[Utterance]:
-    """Return every clip of ESD below `root`, by speaker and name.
+    """Return every clip of ESD below `root`, sorted by speaker and name.
 
     Raises:
-        ManifestError: As `Acted.parse`, or a clip is in no folder of an emotion.
+        ManifestError: As in `Acted.parse`, or a clip is not in an emotion's folder.
     """
     texts: dict[str, str] = {}
     above = {folder for path in audio_files(root) for folder in path.parents if folder.is_relative_to(root)}
@@ -219,16 +219,16 @@ def parse_esd(root: Path) -> list[Utterance]:
         path = folder / f"{folder.name}.txt"
         if folder.name in ESD_SPEAKERS and path.is_file():
             lines = decoded(path, "gb18030" if folder.name in ESD_MANDARIN else "latin-1").splitlines()
-            # lines that are no text are passed over
+            # other lines are skipped
             texts |= {parts["name"]: parts["text"].strip() for line in lines if (parts := _ESD_TEXT.fullmatch(line))}
     utterances = []
     for utterance in ESD_NAMES.parse(root):
         folders = Path(utterance.audio).relative_to(root.parent).parts[:-1]
         if not (emotions := [name for name in folders if name in ESD_EMOTIONS]):
             raise ManifestError(
-                f"lies in no folder of an emotion ({', '.join(ESD_EMOTIONS)})",
+                f"is not in an emotion's folder ({', '.join(ESD_EMOTIONS)})",
                 where=utterance.audio,
-                remedy="Name the corpus's own folder, with 0001/ to 0020/.",
+                remedy="Specify the corpus's own folder, with 0001/ to 0020/.",
             )
         beside = {
             "emotion": emotions[-1].lower(),
@@ -243,7 +243,7 @@ def parse_esd(root: Path) -> list[Utterance]:
 ESD = ESD_NAMES.corpus(parse_esd)
 
 # Four New Zealanders say fifteen sentences in five primary and five secondary emotions (James et al. 2018): speaker,
-# emotion, sentence and session, repetition; its text lies beside the clip, in female1_angry_10a_1.txt.
+# emotion, sentence and session, repetition; the text is next to the clip, in female1_angry_10a_1.txt.
 JL_NAMES = Acted(
     name="jl",
     title="JL-Corpus",
@@ -270,12 +270,12 @@ JL_NAMES = Acted(
 
 
 def parse_jl(root: Path) -> list[Utterance]:
-    """Return every clip of JL-Corpus, or below `root` when it is the folder of clips itself, by speaker and name.
+    """Return every clip of JL-Corpus, sorted by speaker and name; `root` may also be the folder of clips itself.
 
     The download's other folders are left out: a partial copy of this one, and the material of the perception test.
 
     Raises:
-        ManifestError: As `Acted.parse`, or a text is none.
+        ManifestError: As in `Acted.parse`, or a text file cannot be decoded.
     """
     require_folder(root)
     clips = root / "Raw JL corpus (unchecked and unannotated)" / "JL(wav+txt)"
@@ -289,8 +289,8 @@ def parse_jl(root: Path) -> list[Utterance]:
 
 JL = JL_NAMES.corpus(parse_jl)
 
-# 87 Persian speakers in radio plays, in six emotions, judged by twelve listeners (Mohamad Nezami et al. 2019): speaker,
-# emotion, number. A `shemo.json` beside the folders, as a corrected edition of the corpus has it, gives the texts.
+# 87 Persian speakers in radio plays, in six emotions, labelled by twelve listeners (Mohamad Nezami et al. 2019):
+# speaker, emotion, number. A `shemo.json` next to the folders, as in a corrected edition, contains the texts.
 SHEMO_NAMES = Acted(
     name="shemo",
     title="ShEMO",
@@ -313,10 +313,10 @@ SHEMO_NAMES = Acted(
 
 
 def parse_shemo(root: Path) -> list[Utterance]:
-    """Return every clip of ShEMO below `root`, by speaker and name.
+    """Return every clip of ShEMO below `root`, sorted by speaker and name.
 
     Raises:
-        ManifestError: As `Acted.parse`, or `shemo.json` is broken.
+        ManifestError: As in `Acted.parse`, or `shemo.json` is broken.
     """
     require_folder(root)
     path = root / "shemo.json"
@@ -327,7 +327,7 @@ def parse_shemo(root: Path) -> list[Utterance]:
             texts = {row["id"]: row["transcript"].strip("\ufeff ") for row in listed}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ManifestError(
-                f"is no list of clips with 'id' and 'transcript' ({error})",
+                f"is not a list of clips with 'id' and 'transcript' ({error})",
                 where=path,
                 remedy="Copy it again, or remove it: the clips then have no transcript.",
             ) from None
@@ -337,34 +337,37 @@ def parse_shemo(root: Path) -> list[Utterance]:
 SHEMO = SHEMO_NAMES.corpus(parse_shemo)
 
 
-# Utterances of the series Friends, with who says them, the text and one of seven emotions (Poria et al. 2019). Three
-# tables, `train_sent_emo.csv`, `dev_sent_emo.csv` and `test_sent_emo.csv`, and a folder of clips for each:
-# `train_splits/dia0_utt0.mp4`, `dev_splits_complete/`, `output_repeated_splits_test/`. Where the last holds
-# `final_videos_testdia0_utt0.mp4` as well, that is the corrected clip. Clips may be audio that was taken out
-# of the videos.
+# Utterances of the series Friends, with speaker, text and one of seven emotions (Poria et al. 2019). There are three
+# tables, `train_sent_emo.csv`, `dev_sent_emo.csv` and `test_sent_emo.csv`, with a folder of clips for each:
+# `train_splits/dia0_utt0.mp4`, `dev_splits_complete/`, `output_repeated_splits_test/`. If the last also contains
+# `final_videos_testdia0_utt0.mp4`, that is the corrected clip. Clips may also be audio extracted from the videos.
 MELD_EMOTIONS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
 MELD_FOLDERS = {"train": "train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}
-MELD_BROKEN = frozenset({"train_dia125_utt3", "dev_dia110_utt7"})  # cannot be decoded; is not in the release
+MELD_BROKEN = frozenset(
+    {"train_dia125_utt3", "dev_dia110_utt7"}
+)  # the first cannot be decoded, the second is not in the release
 MELD_VIDEO = ".mp4"
 
 _MELD_COLUMNS = ("Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID")
-_C1 = {code: bytes([code]).decode("cp1252", "ignore") for code in range(0x80, 0xA0)}  # quotes of a Windows text
+_C1 = {
+    code: bytes([code]).decode("cp1252", "ignore") for code in range(0x80, 0xA0)
+}  # quotation marks of a Windows text
 
 
 def parse_meld(root: Path) -> list[Utterance]:
-    """Return every row of the three tables but two without a clip, in their order; the session is the dialogue.
+    """Return every row of the three tables, in order, except two without a clip; the session is the dialogue.
 
     Raises:
-        ManifestError: No folder, a table or its folder of clips is missing, or a row is not of the corpus.
+        ManifestError: The folder, a table or its folder of clips is missing, or a row is not of the corpus.
     """
     require_folder(root)
-    known = (MELD_VIDEO, *reversed(audio.SUFFIXES))  # audio goes before video
+    known = (MELD_VIDEO, *reversed(audio.SUFFIXES))  # audio takes precedence over video
     utterances = []
     for split, folder in MELD_FOLDERS.items():
         found = [path for path in audio.find_files(root) if path.parent.name == folder and path.suffix.lower() in known]
         clips = {path.stem: path for path in sorted(found, key=lambda path: known.index(path.suffix.lower()))}
         for name, row in _meld_rows(root, split):
-            if name in MELD_BROKEN:  # dialogues are numbered anew in each split, so names begin with it
+            if name in MELD_BROKEN:  # dialogue numbers restart in each split, so names begin with the split
                 continue
             clip = name.removeprefix(f"{split}_")
             path = clips.get(f"final_videos_test{clip}") or clips.get(clip) or root / folder / f"{clip}{MELD_VIDEO}"
@@ -388,7 +391,7 @@ def parse_meld(root: Path) -> list[Utterance]:
 def meld_remarks(root: Path) -> list[str]:
     """Return a note on the rows that have no clip in the release."""
     found = sorted(name for split in MELD_FOLDERS for name, _ in _meld_rows(root, split) if name in MELD_BROKEN)
-    return [f"left out {', '.join(found)}: the release has no clip of it that can be decoded"] if found else []
+    return [f"left out {', '.join(found)}: the release has no clip that can be decoded"] if found else []
 
 
 def _meld_rows(root: Path, split: str) -> Iterator[tuple[str, dict[str, str]]]:
@@ -396,7 +399,7 @@ def _meld_rows(root: Path, split: str) -> Iterator[tuple[str, dict[str, str]]]:
     table = f"{split}_sent_emo.csv"
     paths = sorted(path for path in root.rglob(table) if path.is_file())
     if not paths:
-        raise ManifestError(f"holds no {table}", where=root, remedy="Name the folder MELD.Raw, unpacked.")
+        raise ManifestError(f"contains no {table}", where=root, remedy="Specify the unpacked folder MELD.Raw.")
     for where, row in rows(paths[0], _MELD_COLUMNS, otherwise="cp1252"):
         if (emotion := row["Emotion"].lower()) not in MELD_EMOTIONS:
             raise ManifestError(f"unknown emotion '{emotion}'", where=where, remedy="Copy the table again.")

@@ -1,11 +1,11 @@
-"""audformat: databases as audEERING's package writes them, `db.yaml` beside `db.<table>.csv` or `.parquet`.
+"""audformat: databases as written by audEERING's package, `db.yaml` with `db.<table>.csv` or `.parquet`.
 
-The files are read here and not by that package, whose loader runs whatever code a database brings: its tables may be
-pickles, and its header any YAML. Pickled tables are left out.
+The files are read here rather than with that package, whose loader runs any code that a database contains: its tables
+may be pickles, and its header any YAML. Pickled tables are left out.
 
-Utterances are the rows of the tables with emotions, or of all tables when none has them. What a table says of a whole
-file, such as its speaker, holds for every part of it; what the header says of a speaker (gender, age) holds for every
-utterance. A table with a column of emotions for each rater gives ratings.
+Utterances are the rows of the tables with emotions, or of all tables if none has them. Values that a table gives for a
+whole file, such as its speaker, apply to every part of it; values that the header gives for a speaker (gender, age)
+apply to every utterance of the speaker. A table with a column of emotions for each rater provides ratings.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from serein.errors import ManifestError
 
 HEADER = "db.yaml"
 
-_Segment = tuple[str, str, str]  # file, start, end; as they are written
+_Segment = tuple[str, str, str]  # file, start, end; as written
 _REMEDY = "Save the database again with audformat, or list the recordings in a table ('csv')."
 _SPLITS = ("train", "dev", "test")
 
@@ -38,7 +38,7 @@ class _Table:
 
     Attributes:
         fields: Column -> field of an utterance; other columns are left out.
-        raters: Column -> its rater, of columns that share the field "emotion" with others.
+        raters: Column -> its rater, if several columns have the field "emotion".
         rows: Segment -> cells by column.
     """
 
@@ -55,10 +55,10 @@ def parse(root: Path) -> list[Utterance]:
     """Return the utterances of a database, table by table.
 
     Args:
-        root: Its folder; or one of its tables (`FOLDER/db.emotion.csv`), which alone says what is an utterance.
+        root: Its folder; or one of its tables (`FOLDER/db.emotion.csv`), which alone then defines the utterances.
 
     Raises:
-        ManifestError: No database, a table that is missing or pickled, or two that say different things of a segment.
+        ManifestError: There is no database, a table is missing or pickled, or two tables contradict each other.
         MissingExtraError: Its tables are Parquet, and pyarrow is not installed.
     """
     folder, header, found = _open(root)
@@ -66,7 +66,7 @@ def parse(root: Path) -> list[Utterance]:
     languages = header.get("languages")
     language = str(languages[0]) if isinstance(languages, list) and len(languages) == 1 else ""
     common = {"corpus": str(header.get("name") or ""), "language": language}
-    # the header, or the table that it names, knows the gender, the age and the language of each speaker
+    # the header, or the table that it names, contains gender, age and language of each speaker
     speakers = _mapping(_mapping(header, "schemes"), "speaker").get("labels")
     if isinstance(speakers, str):
         speakers = {next(iter(row.values())): row for row in _rows(folder, speakers)[1]}  # the first column names them
@@ -78,42 +78,44 @@ def parse(root: Path) -> list[Utterance]:
     utterances = []
     for segment in dict.fromkeys(segment for table in main for segment in table.rows):
         file, start, end = segment
-        values = said[file, "", ""] | said[segment]  # what is said of the file holds for its parts
+        values = said[file, "", ""] | said[segment]  # values of a file apply to its parts
         row = common | about.get(values.get("speaker", ""), {}) | values
         row |= {"audio": file, "start_s": start, "end_s": end}
         utterance = tables.utterance(row, folder, where=f"{folder / HEADER}, {file}", columns={})
         given = ratings[segment] or ratings[file, "", ""]
         utterances.append(utterance.model_copy(update={"ratings": tuple(given)}))
     if not utterances:
-        raise ManifestError("its tables hold no rows", where=root, remedy=_REMEDY)
+        raise ManifestError("its tables contain no rows", where=root, remedy=_REMEDY)
     return utterances
 
 
 def remarks(root: Path) -> list[str]:
-    """Return notes on the licence, on columns that are no field of an utterance, and on pickled tables."""
+    """Return notes on the licence, on columns that match no field of an utterance, and on pickled tables."""
     folder, header, found = _open(root)
     notes = [f"{table.name}: left out the columns {', '.join(table.unknown)}" for table in found if table.unknown]
     if licence := header.get("license"):
-        notes.append(f"the database names its licence: {licence}")
+        notes.append(f"the database states its licence: {licence}")
     if pickles := sorted(path.name for path in folder.glob("db.*.pkl")):
         notes.append(f"did not read pickled tables: {', '.join(pickles)}")
     return notes
 
 
 def _open(root: Path) -> tuple[Path, dict[str, Any], list[_Table]]:
-    """Return the folder, the header and the tables of a database; of a single table, it and those without emotions."""
+    """Return folder, header and tables of a database; for a single table, that table and those without emotions."""
     if not root.exists():
-        raise ManifestError("no such folder", where=root, remedy="Name the folder of an audformat database.")
+        raise ManifestError("no such folder", where=root, remedy="Specify the folder of an audformat database.")
     folder = root if root.is_dir() else root.parent
     path = folder / HEADER
     if not path.is_file():
-        raise ManifestError(f"holds no {HEADER}", where=folder, remedy="Name the folder of an audformat database.")
+        raise ManifestError(
+            f"contains no {HEADER}", where=folder, remedy="Specify the folder of an audformat database."
+        )
     try:
         header = yaml.safe_load(tables.decoded(path, "utf-8"))
     except yaml.YAMLError as error:
-        raise ManifestError(f"is no plain YAML ({error})", where=path, remedy=_REMEDY) from None
+        raise ManifestError(f"is not plain YAML ({error})", where=path, remedy=_REMEDY) from None
     if not isinstance(header, dict) or not isinstance(header.get("tables"), dict):
-        raise ManifestError("names no tables", where=path, remedy=_REMEDY)
+        raise ManifestError("lists no tables", where=path, remedy=_REMEDY)
     found = []
     for name in header["tables"]:
         about = _mapping(_mapping(header, "tables"), name)
@@ -147,14 +149,16 @@ def _open(root: Path) -> tuple[Path, dict[str, Any], list[_Table]]:
     name = root.name.removesuffix(root.suffix).removeprefix("db.")
     if name not in header["tables"]:
         raise ManifestError(
-            f"is no table of the database, which has: {', '.join(header['tables'])}", where=root, remedy="Name one."
+            f"is not a table of the database, which has: {', '.join(header['tables'])}",
+            where=root,
+            remedy="Specify one of these.",
         )
     chosen = [table for table in found if table.name == name or "emotion" not in table.fields.values()]
     return folder, header, sorted(chosen, key=lambda table: table.name != name)
 
 
 def _rows(folder: Path, name: str) -> tuple[Path, list[dict[str, str]]]:
-    """Return the file of a table, and its cells by column."""
+    """Return the file of a table, and its rows as column -> cell."""
     rows: Iterable[Mapping[str, object]]
     path = folder / f"db.{name}.csv"
     if path.is_file():
@@ -164,7 +168,9 @@ def _rows(folder: Path, name: str) -> tuple[Path, list[dict[str, str]]]:
     else:
         is_pickled = (folder / f"db.{name}.pkl").is_file()
         raise ManifestError(
-            f"holds table '{name}' as a pickle only, which may run code" if is_pickled else f"holds no table '{name}'",
+            f"contains table '{name}' only as a pickle, which may run code"
+            if is_pickled
+            else f"contains no table '{name}'",
             where=folder,
             remedy="Save it as CSV: database.save(folder, storage_format='csv').",
         )
@@ -174,10 +180,10 @@ def _rows(folder: Path, name: str) -> tuple[Path, list[dict[str, str]]]:
 def _said(
     found: Sequence[_Table],
 ) -> tuple[defaultdict[_Segment, dict[str, str]], defaultdict[_Segment, list[Rating]]]:
-    """Return what tables say of each segment: field -> value; and its ratings."""
+    """Return the values of each segment (field -> value) in all tables, and its ratings."""
     said: defaultdict[_Segment, dict[str, str]] = defaultdict(dict)
     ratings: defaultdict[_Segment, list[Rating]] = defaultdict(list)
-    first: dict[tuple[_Segment, str], _Table] = {}  # the table that says so first
+    first: dict[tuple[_Segment, str], _Table] = {}  # the first table with the value
     for table in found:
         for segment, row in table.rows.items():
             if table.split:
@@ -195,7 +201,7 @@ def _said(
                     raise ManifestError(
                         f"tables '{by.name}' and '{table.name}' give {segment[0]} the {name} '{before}' and '{cell}'",
                         where=table.path,
-                        remedy=f"Name the table to take, such as {by.path}.",
+                        remedy=f"Specify the table to use, such as {by.path}.",
                     )
     return said, ratings
 

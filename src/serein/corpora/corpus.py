@@ -1,4 +1,4 @@
-"""What a corpus is to serein: a pure parser, a licence and published counts; and what parsers share."""
+"""The definition of a corpus (a pure parser, a licence and published counts), and functions that parsers share."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from serein.errors import ManifestError
 
 @dataclass(frozen=True)
 class Expected:
-    """The counts that a corpus publishes, by itself or in the papers on it.
+    """The published counts of a corpus, from its release or from papers about it.
 
     Attributes:
-        emotions: Utterances of each emotion, after `merged`.
-        speakers: Utterances of each speaker, among those emotions; empty when they are not published.
-        sessions: Utterances of each session, likewise.
+        emotions: Emotion -> number of utterances, after `merged`.
+        speakers: Speaker -> number of utterances with those emotions; empty when not published.
+        sessions: Session -> number of utterances with those emotions; empty when not published.
         merged: Emotion of the corpus -> the one that it is counted as; the utterances themselves keep their own.
-        num_others: Utterances of further emotions, or without one, which the other counts leave out.
-        splits: Utterances of each split, of a corpus without emotions.
-        num_speakers: Speakers, where utterances of each are not published.
+        num_others: Number of utterances of further emotions, or without one, which the other counts exclude.
+        splits: Split -> number of utterances, for a corpus without emotions.
+        num_speakers: Number of speakers, if the utterances of each are not published.
     """
 
     emotions: Mapping[str, int] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Expected:
         return self.merged.get(utterance.emotion or "", utterance.emotion or "(none)")
 
     def differences(self, utterances: Sequence[Utterance]) -> list[str]:
-        """Return 'speaker 05: 59 of 60' for all speakers, sessions, emotions and splits of another count."""
+        """Return texts such as 'speaker 05: 59 of 60' for all speakers, sessions, emotions and splits that differ."""
         is_other = [bool(self.num_others) and self.emotion(u) not in self.emotions for u in utterances]
         counted = [u for u, other in zip(utterances, is_other, strict=True) if not other]
         differences = [
@@ -71,20 +71,20 @@ class Expected:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus that serein can read from its own layout.
+    """A corpus that serein can read in its original layout.
 
     Attributes:
         name: The name on the command line.
         title: The name in a report.
-        licence: Under which the recordings may be used; `None` when that is for the user to know.
+        licence: The licence of the recordings; `None` if only the user knows it.
         citation: The publication to cite; `None` for a user's own recordings.
-        parse: From the corpus's folder to its utterances in a fixed order, without decoding audio.
-        expected: The counts that the corpus publishes, if any; of one that comes in parts, those of the parts at hand.
-        remarks: From the corpus's folder to notes on what `parse` leaves out.
-        missing: From the corpus's folder to what its own lists name and it does not hold, said when counts differ.
-        unpack: From the corpus's folder, and one to write recordings to that lie inside other files, to its utterances;
-            `parse` then is for those whose recordings lie beside them.
-        languages: Of the recordings, as ISO 639-1 codes; empty when they are not told, or are many.
+        parse: (folder) -> the utterances in a fixed order, without decoding audio.
+        expected: The published counts, if any; for a corpus that comes in parts, a function of the utterances at hand.
+        remarks: (folder) -> notes on what `parse` leaves out.
+        missing: (folder) -> items in the corpus's own lists that the folder lacks, reported when counts differ.
+        unpack: (folder, folder for recordings that are stored inside other files) -> the utterances; `parse` then
+            supports only recordings that are separate files.
+        languages: Languages of the recordings as ISO 639-1 codes; empty if they are not stated, or are many.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Corpus:
     languages: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """Return what it is; its numbers are `None` when it does not publish them, or comes in parts."""
+        """Return plain values; the counts are `None` if they are not published, or if the corpus comes in parts."""
         counts = self.expected if isinstance(self.expected, Expected) else None
         return {
             "name": self.name,
@@ -116,7 +116,7 @@ def audio_files(root: Path) -> list[Path]:
     """Return every audio file below `root`, sorted.
 
     Raises:
-        ManifestError: `root` is no folder, or holds no audio; says what it holds instead.
+        ManifestError: `root` is not a folder or contains no audio; lists what it contains instead.
     """
     require_folder(root)
     if paths := audio.find(root):
@@ -127,7 +127,7 @@ def audio_files(root: Path) -> list[Path]:
     is_packed = any(suffix in found for suffix in (".zip", ".tar", ".gz", ".7z", ".rar"))
     convert = f"serein reads {', '.join(audio.SUFFIXES)}; convert others with: ffmpeg -i IN OUT.flac."
     raise ManifestError(
-        f"holds no audio ({'found ' + found if found else 'the folder is empty'})",
+        f"contains no audio ({'found ' + found if found else 'the folder is empty'})",
         where=root,
         remedy="Unpack the archive first." if is_packed else convert,
     )
@@ -136,9 +136,11 @@ def audio_files(root: Path) -> list[Path]:
 def require_folder(root: Path) -> None:
     """Raise ManifestError unless `root` is a folder."""
     if root.is_file():
-        raise ManifestError("is a file, not a folder", where=root, remedy="Unpack it if need be, and name the folder.")
+        raise ManifestError(
+            "is a file, not a folder", where=root, remedy="Unpack it if necessary, and specify the folder."
+        )
     if not root.is_dir():
-        raise ManifestError("no such folder", where=root, remedy="Name the folder of the corpus.")
+        raise ManifestError("no such folder", where=root, remedy="Specify the folder of the corpus.")
 
 
 def summary_by_suffix(paths: Iterable[Path]) -> str:
@@ -158,25 +160,26 @@ def name_parts(
     *,
     corpus: str,
     example: str,
-    remedy: str = "Name the corpus's own folder of clips, or move this file out of it.",
+    remedy: str = "Specify the corpus's own folder of clips, or move this file out of it.",
 ) -> re.Match[str]:
     """Return the parts of a file's name.
 
     Args:
-        pattern: Of the name without its suffix.
-        corpus: Its title, for the complaint about a foreign file name; likewise `example`, one of its own.
+        pattern: Regular expression for the name without its suffix.
+        corpus: Title of the corpus, for the error message.
+        example: A valid file name, for the error message.
 
     Raises:
-        ManifestError: It is not named as the corpus names its clips.
+        ManifestError: It does not match the clip names of the corpus.
     """
     parts = re.fullmatch(pattern, path.stem)
     if parts is None:
-        raise ManifestError(f"is not named as {corpus} names its clips, such as {example}", where=path, remedy=remedy)
+        raise ManifestError(f"does not match the clip names of {corpus}, such as {example}", where=path, remedy=remedy)
     return parts
 
 
 def require_one_file_each(utterances: Sequence[Utterance], root: Path) -> None:
-    """Raise ManifestError when two files give one id: a corpus unpacked twice, or converted in place."""
+    """Raise ManifestError when two files yield the same id, as in a corpus unpacked twice or converted in place."""
     first: dict[str, str] = {}
     repeated = [u for u in utterances if first.setdefault(u.id, u.audio) != u.audio]
     if repeated:
@@ -184,15 +187,15 @@ def require_one_file_each(utterances: Sequence[Utterance], root: Path) -> None:
         raise ManifestError(
             f"{len(repeated)} names occur twice, such as {' and '.join(pair)}",
             where=root,
-            remedy="Name the folder of one copy, or remove the other.",
+            remedy="Specify the folder of one copy, or remove the other.",
         )
 
 
 def in_order(utterances: list[Utterance], root: Path) -> list[Utterance]:
-    """Return utterances by speaker and id.
+    """Return the utterances sorted by speaker and id.
 
     Raises:
-        ManifestError: One clip is in two places.
+        ManifestError: A clip is in two places.
     """
     require_one_file_each(utterances, root)
     return sorted(utterances, key=lambda u: (u.speaker or "", u.id))
@@ -200,23 +203,24 @@ def in_order(utterances: list[Utterance], root: Path) -> list[Utterance]:
 
 @dataclass(frozen=True)
 class Acted:
-    """An acted corpus: how its clips are named, and what it publishes.
+    """An acted corpus: the naming scheme of its clips, and its published counts.
 
     Attributes:
         name: The name on the command line.
         title: The name in a report.
-        languages: As ISO 639-1 codes; an utterance has the first.
-        licence: Under which the recordings may be used.
+        languages: ISO 639-1 codes; utterances get the first.
+        licence: The licence of the recordings.
         citation: The publication to cite.
-        example: A file's name.
-        pattern: Of a file's name without its suffix, with any of the groups `speaker`, `emotion`, `gender` and `text`.
-        expected: The counts that the corpus publishes.
-        emotions: Code of the group `emotion` -> emotion; without codes, the group is the emotion, in any case.
-        speakers: Code of the group `speaker` -> speaker, where it is not the code itself.
-        genders: Code of the group `gender` -> gender; of a pattern without that group, speaker -> gender.
+        example: An example of a file name.
+        pattern: Regular expression for a file name without its suffix, with any of the groups `speaker`, `emotion`,
+            `gender` and `text`.
+        expected: The published counts.
+        emotions: Code of the group `emotion` -> emotion; without codes, the group in lower case is the emotion.
+        speakers: Code of the group `speaker` -> speaker, if it is not the code itself.
+        genders: Code of the group `gender` -> gender; for a pattern without that group, speaker -> gender.
         ages: Speaker -> age in years, as published.
-        texts: Code of the group `text` -> what is said; without codes, the group is the words, joined by underscores.
-        carrier: Of a group `text` that is one word: the sentence around it, with `{}` in its place.
+        texts: Code of the group `text` -> transcript; without codes, the group is the words, joined by underscores.
+        carrier: Sentence around a group `text` that is a single word, with `{}` in its place.
         broken: Names of clips, without suffix, that cannot be decoded in the release; they are left out.
     """
 
@@ -237,10 +241,10 @@ class Acted:
     broken: tuple[str, ...] = ()
 
     def utterance(self, path: Path) -> Utterance:
-        """Return what a file's name says.
+        """Return the utterance that a file's name describes.
 
         Raises:
-            ManifestError: It is not named as the corpus names its clips.
+            ManifestError: The name does not match the clip names of the corpus.
         """
         parts = name_parts(path, self.pattern, corpus=self.title, example=self.example).groupdict()
         speaker, emotion, text = (parts.get(group) or "" for group in ("speaker", "emotion", "text"))
@@ -260,15 +264,15 @@ class Acted:
         )
 
     def parse(self, root: Path) -> list[Utterance]:
-        """Return every clip below `root` but the broken ones, by speaker and id.
+        """Return every clip below `root` except the broken ones, sorted by speaker and id.
 
         Raises:
-            ManifestError: No folder, no audio, a foreign file name, or one clip in two places.
+            ManifestError: There is no folder or no audio, a file name does not match, or a clip is in two places.
         """
         return in_order([u for u in map(self.utterance, audio_files(root)) if u.id not in self.broken], root)
 
     def remarks(self, root: Path) -> list[str]:
-        """Return a note on each broken clip that is there."""
+        """Return a note on each broken clip that is present."""
         broken = [path.stem for path in audio_files(root) if path.stem in self.broken]
         return [f"left out '{name}', which cannot be decoded in the release" for name in broken]
 
@@ -281,8 +285,9 @@ class Acted:
         """Return the corpus.
 
         Args:
-            parse: Its own parser, where the names do not hold everything.
-            remarks: Its own remarks; as `Corpus.remarks`; so is `missing`.
+            parse: Parser of its own, if the file names do not contain everything.
+            remarks: As in `Corpus.remarks`.
+            missing: As in `Corpus.missing`.
         """
         return Corpus(
             name=self.name,

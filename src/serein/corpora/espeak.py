@@ -1,8 +1,8 @@
-"""espeak-ng through its C interface, so that a sentence sounds the same whatever was said before it.
+"""espeak-ng through its C interface, with output that does not depend on earlier utterances.
 
 espeak-ng keeps state between utterances: flutter and roughness continue where the last utterance left
-them, breath noise comes from the C library's `rand`, and parameters persist. So every utterance is spoken
-by a voice file of its own, which sets all that matters and leaves those three out;
+them, breath noise comes from the C library's `rand`, and parameters persist. Every utterance therefore
+has its own voice file, which sets all relevant parameters and omits flutter, roughness and breath;
 `serein.corpora.synth` adds jitter and breath from its own generator.
 
 Interface: https://github.com/espeak-ng/espeak-ng/blob/master/src/include/espeak-ng/speak_lib.h
@@ -50,12 +50,12 @@ class Voice:
     """A voice of espeak-ng's formant synthesiser, as its voice files describe it.
 
     Attributes:
-        low_hz: F0 at the foot of the intonation.
-        high_hz: F0 at its top.
+        low_hz: F0 at the bottom of the intonation range.
+        high_hz: F0 at the top of the intonation range.
         words_per_minute: Speech rate.
         word_gap: Extra pause between words, in steps of 10 ms at the normal rate.
         formant_percent: Frequency of formants 0 to 8, in percent of the standard male voice.
-        height_percent: Their amplitude, likewise.
+        height_percent: Amplitude of formants 0 to 8, in percent of the standard male voice.
     """
 
     low_hz: float
@@ -81,17 +81,17 @@ class Voice:
 
 
 class Espeak:
-    """A running espeak-ng. Get one from `running`."""
+    """A running instance of espeak-ng, created by `running`."""
 
     def __init__(self, library: ctypes.CDLL, data_folder: Path, english: str) -> None:
         self._library, self._english = library, english
         self._voice_file = data_folder / "voices" / _VOICE_NAME
         self._chunks: list[_Samples] = []
-        self._callback = _Callback(self._keep)  # kept here, or it would be collected while C still calls it
+        self._callback = _Callback(self._keep)  # a reference, or it would be garbage-collected while C still calls it
         self.sample_rate_hz = int(library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data_folder), _DO_NOT_EXIT))
         if self.sample_rate_hz <= 0:
             raise SereinError(
-                "espeak-ng does not start from its data",
+                "espeak-ng cannot be started with its data",
                 where=data_folder,
                 remedy="Reinstall it with: pip install --force-reinstall espeakng-loader.",
             )
@@ -121,14 +121,14 @@ class Espeak:
     def _call(self, function: str, *arguments: object) -> None:
         call: Callable[..., int] = getattr(self._library, function)
         if status := call(*arguments):
-            raise SereinError(f"espeak-ng refuses {function} (status {status})", remedy="Reinstall espeakng-loader.")
+            raise SereinError(f"espeak-ng failed in {function} (status {status})", remedy="Reinstall espeakng-loader.")
 
 
 @contextmanager
 def running() -> Iterator[Espeak]:
-    """Start espeak-ng with a private data folder, and end it and delete the folder afterwards.
+    """Start espeak-ng with a private data folder; stop it and delete the folder afterwards.
 
-    The folder holds the English data and the voice of the moment: a voice beside the
+    The folder contains the English data and the current voice: a voice among the
     installed ones would outlive the run, and espeak-ng has little room for long paths.
 
     Raises:
@@ -155,9 +155,9 @@ Signal = NDArray[np.float64]
 
 
 def bend(speech: Signal, rise_st: float, jitter_percent: float, rng: np.random.Generator, rate_hz: int) -> Signal:
-    """Bend F0 by playing faster or slower: `rise_st` from start to end, jitter at 50 random points a second.
+    """Vary F0 by playing faster or slower: `rise_st` from start to end, jitter at 50 random points per second.
 
-    Durations and formants bend along by the same few percent.
+    Durations and formants change by the same few percent.
     """
     time = np.linspace(-0.5, 0.5, len(speech))
     num_points = 2 + len(speech) * 50 // rate_hz
@@ -169,17 +169,17 @@ def bend(speech: Signal, rise_st: float, jitter_percent: float, rng: np.random.G
 
 
 def breathe(speech: Signal, breath_db: float, rng: np.random.Generator) -> Signal:
-    """Add aspiration noise, `breath_db` against the speech and as loud as the speech is at each moment."""
+    """Add aspiration noise at `breath_db` relative to the speech, following the envelope of the speech."""
     frame = np.ones(320) / 320  # 20 ms
     envelope = np.sqrt(np.maximum(fftconvolve(speech**2, frame, mode="same"), 0.0))
-    noise = np.diff(rng.standard_normal(len(speech) + 1)) * envelope  # the difference lifts 6 dB per octave
+    noise = np.diff(rng.standard_normal(len(speech) + 1)) * envelope  # differencing adds 6 dB per octave
     scale = rms(speech) / rms(noise) * 10 ** (breath_db / 20)
     breathy: Signal = speech + noise * scale
     return breathy
 
 
 def tilt(speech: Signal, db_per_octave: float) -> Signal:
-    """Tilt the spectrum around 1 kHz, by the exponent that makes `db_per_octave`; flat below 200 Hz."""
+    """Tilt the spectrum around 1 kHz by `db_per_octave`; flat below 200 Hz."""
     num_points = next_fast_len(len(speech), real=True)
     hz = np.fft.rfftfreq(num_points, 1 / SAMPLE_RATE_HZ)
     gain = (np.maximum(hz, 200.0) / 1000.0) ** (db_per_octave / (20 * np.log10(2)))
@@ -188,7 +188,7 @@ def tilt(speech: Signal, db_per_octave: float) -> Signal:
 
 
 def in_room(speech: Signal, rng: np.random.Generator, room: np.random.Generator) -> Signal:
-    """Add the session's room: a decaying tail and a noise floor, both as `room` draws them."""
+    """Add the session's room: a decaying tail and a noise floor, both drawn from `room`."""
     decay_s = room.uniform(0.15, 0.4)
     tail_db, floor_db = room.uniform(-20.0, -12.0), room.uniform(-72.0, -62.0)
     time_s = np.arange(1, int(decay_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
@@ -199,7 +199,7 @@ def in_room(speech: Signal, rng: np.random.Generator, room: np.random.Generator)
 
 
 def limit(speech: Signal, ceiling: float = 0.9) -> Signal:
-    """Bend peaks softly so that none exceeds `ceiling` of full scale."""
+    """Limit peaks softly to at most `ceiling` of full scale."""
     limited: Signal = ceiling * np.tanh(speech / ceiling)
     return limited
 

@@ -1,8 +1,8 @@
 """Datasets of the Hugging Face Hub: Parquet files, or a folder that `datasets` saved (`save_to_disk`).
 
-The columns are named as in tables (`serein.corpora.tables`), labels are the names of their classes, and the split
-is that of the files (`data/train-00000-of-00001.parquet`) or of the folder. Recordings lie inside the files, and are
-written out as they are; nothing is downloaded, and no code of a dataset is run.
+Columns are named as in tables (`serein.corpora.tables`), labels are class names, and the split is taken from the file
+(`data/train-00000-of-00001.parquet`) or the folder. Recordings are stored inside the files and written out unchanged;
+nothing is downloaded, and no code of a dataset is run.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from serein.errors import ManifestError, MissingExtraError
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
 
-ROWS_AT_ONCE = 64  # of recordings, held in memory
+ROWS_AT_ONCE = 64  # rows of recordings in memory
 
 _SPLITS = {"train": "train", "validation": "dev", "valid": "dev", "val": "dev", "dev": "dev", "test": "test"}
 _SHARD = re.compile(r"(?P<split>[a-z]+)(?:[-_.]\d+(?:-of-\d+)?(?:-[0-9a-f]+)?)?", re.IGNORECASE)
 _SUFFIXES = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff\xfb": ".mp3", b"FORM": ".aiff"}
-_REMEDY = "Name a Parquet file, a folder of them, or one that dataset.save_to_disk wrote."
+_REMEDY = "Specify a Parquet file, a folder of them, or a folder written by dataset.save_to_disk."
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """What the columns of a dataset hold.
+    """The roles of a dataset's columns.
 
     Attributes:
         audio: The column of recordings, or of their paths.
-        fields: Column -> field of an utterance, of the others that are known.
-        classes: Column -> names of its classes, of columns whose cells are their numbers.
+        fields: Column -> field of an utterance, for the other known columns.
+        classes: Column -> its class names, for columns of class numbers.
         unknown: Columns that are left out.
     """
 
@@ -52,11 +52,11 @@ def parse(root: Path, folder: Path | None = None) -> list[Utterance]:
     """Return the utterances of a dataset.
 
     Args:
-        folder: To which the recordings that lie inside the dataset are written; without it, they must lie beside it.
+        folder: Folder for recordings that are stored inside the dataset; without it, they must be separate files.
 
     Raises:
-        ManifestError: No dataset, no column of recordings, one that may be of emotions and is not named so, a row that
-            is not an utterance, or recordings that lie inside and have no folder.
+        ManifestError: There is no dataset or no column of recordings, a column may contain the emotions but is not
+            named so, a row is not an utterance, or recordings are inside the dataset and there is no `folder`.
         MissingExtraError: pyarrow is not installed.
     """
     utterances = []
@@ -67,7 +67,7 @@ def parse(root: Path, folder: Path | None = None) -> list[Utterance]:
         for number, row in enumerate(rows):
             where = f"{path}, row {number}"
             recording = row[columns.audio]
-            # the name that no other row has: that of the recording's file where it has one
+            # a unique name: that of the recording's file, if it has one
             file = recording.get("path") if isinstance(recording, dict) else recording
             number_name = f"{path.stem}-{number:06d}"
             stem = re.sub(r"[^\w.() -]", "_", Path(str(file or "").replace("\\", "/")).stem) or number_name
@@ -83,12 +83,12 @@ def parse(root: Path, folder: Path | None = None) -> list[Utterance]:
             labels = {field: column for column, field in columns.fields.items()}
             utterances.append(tables.utterance(values | {"audio": audio}, path.parent, where=where, columns=labels))
     if not utterances:
-        raise ManifestError("the dataset holds no rows", where=root, remedy=_REMEDY)
+        raise ManifestError("the dataset contains no rows", where=root, remedy=_REMEDY)
     return utterances
 
 
 def remarks(root: Path) -> list[str]:
-    """Return a note on the columns that are no field of an utterance."""
+    """Return a note on the columns that match no field of an utterance."""
     path, _ = _shards(root)[0]
     unknown = _columns(path).unknown
     return [f"left out {len(unknown)} unknown columns: {', '.join(unknown)}"] if unknown else []
@@ -101,22 +101,22 @@ def _shards(root: Path) -> list[tuple[Path, str | None]]:
     if not root.is_dir():
         raise ManifestError("no such folder", where=root, remedy=_REMEDY)
     shards: list[tuple[Path, str | None]] = []
-    for state in sorted(root.rglob("state.json")):  # a folder that `datasets` saved; other arrow files are its cache
+    for state in sorted(root.rglob("state.json")):  # a folder that `datasets` saved; other Arrow files are its cache
         split = _split_of(state.parent.name) if state.parent != root else None
         for entry in _described(state.read_bytes(), state).get("_data_files") or ():
             shards.append((state.parent / Path(str(entry["filename"])).name, split))
     shards = shards or [(path, _split_of(path.stem)) for path in sorted(root.rglob("*.parquet"))]
     if not shards:
-        raise ManifestError("holds no dataset", where=root, remedy=_REMEDY)
+        raise ManifestError("contains no dataset", where=root, remedy=_REMEDY)
     return shards
 
 
 def _described(content: bytes, path: Path) -> dict[str, Any]:
-    """Return what JSON says of a dataset."""
+    """Return the JSON description of a dataset."""
     try:
         about = json.loads(content)
     except ValueError as error:
-        raise ManifestError(f"holds no JSON ({error})", where=path, remedy=_REMEDY) from None
+        raise ManifestError(f"contains no valid JSON ({error})", where=path, remedy=_REMEDY) from None
     return about if isinstance(about, dict) else {}
 
 
@@ -126,7 +126,7 @@ def _split_of(name: str) -> str | None:
 
 
 def _batches(path: Path, *, only_schema: bool = False) -> Iterator[RecordBatch]:
-    """Yield the rows of a Parquet or an Arrow file, some at a time; or one batch without rows, for its schema."""
+    """Yield the rows of a Parquet or Arrow file in batches, or one batch without rows for its schema."""
     try:
         import pyarrow
         from pyarrow import ipc, parquet
@@ -147,7 +147,7 @@ def _batches(path: Path, *, only_schema: bool = False) -> Iterator[RecordBatch]:
             for batch in stream:
                 yield from (batch.slice(start, ROWS_AT_ONCE) for start in range(0, len(batch), ROWS_AT_ONCE))
     except (OSError, pyarrow.ArrowException) as error:
-        raise ManifestError(f"is no readable dataset ({error})", where=path, remedy=_REMEDY) from None
+        raise ManifestError(f"is not a readable dataset ({error})", where=path, remedy=_REMEDY) from None
 
 
 def _columns(path: Path) -> _Columns:
@@ -174,9 +174,9 @@ def _columns(path: Path) -> _Columns:
     maybe = [name for name in unknown if name in classes or name.lower() in tables.MAYBE_EMOTION]
     if "emotion" not in others.values() and maybe:
         raise ManifestError(
-            f"has no column 'emotion', and may have it in column {' or '.join(repr(name) for name in maybe)}",
+            f"has no column 'emotion'; the emotions may be in column {' or '.join(repr(name) for name in maybe)}",
             where=path,
-            remedy="Are these the emotions? Save the dataset again after dataset.rename_column(..., 'emotion').",
+            remedy="If so, save the dataset again after dataset.rename_column(..., 'emotion').",
         )
     if len(set(others.values())) < len(others):
         raise ManifestError(
@@ -186,12 +186,12 @@ def _columns(path: Path) -> _Columns:
 
 
 def _written(recording: Mapping[str, Any], name: str, folder: Path | None, where: str) -> str:
-    """Return the path of a recording, written out of the dataset when it lies inside."""
+    """Return the path of a recording, which is written to a file if it is stored inside the dataset."""
     content, samples = recording.get("bytes"), recording.get("array")
     if content is None and samples is None:
         return str(recording.get("path") or "")
     if folder is None:
-        raise ManifestError("holds recordings inside", where=where, remedy="Say where to write them.")
+        raise ManifestError("contains embedded recordings", where=where, remedy="Specify where to write them.")
     suffix = next((suffix for start, suffix in _SUFFIXES.items() if (content or b"").startswith(start)), None)
     suffix = suffix or Path(str(recording.get("path") or "")).suffix or ".wav"
     target = folder.absolute() / f"{name}{suffix}"

@@ -1,7 +1,7 @@
-"""The files of IEMOCAP: what was heard in every turn (`dialog/EmoEvaluation`), what was said (`dialog/transcriptions`).
+"""The files of IEMOCAP: ratings of every turn (`dialog/EmoEvaluation`) and transcripts (`dialog/transcriptions`).
 
-An evaluation is a block of lines: the consensus with the means of valence, activation and dominance, the labels of the
-evaluators (C-E...) and of the actors judging themselves (C-F..., C-M...), and the attributes that each of them gave:
+An evaluation is a block of lines: the consensus with the means of valence, activation and dominance, the labels by the
+evaluators (C-E...) and by the actors rating themselves (C-F..., C-M...), and the attributes that each of them gave:
 
     [6.2901 - 8.2357]   Ses01F_impro01_F000     neu     [2.5000, 2.5000, 2.5000]
     C-E2:   Neutral;        ()
@@ -22,7 +22,7 @@ from serein.corpora.corpus import Corpus, Expected, require_folder
 from serein.data.manifest import Gender, Rating, Style, Utterance, is_self_evaluation
 from serein.errors import ManifestError, expected_one_of
 
-EMOTIONS = {  # in the words in which raters choose them
+EMOTIONS = {  # in the terms that the raters used
     "ang": "anger",
     "hap": "happiness",
     "exc": "excited",
@@ -48,15 +48,16 @@ _GENDERS: dict[str, Gender] = {"F": "female", "M": "male"}
 
 @dataclass(frozen=True)
 class Turn:
-    """A turn and how it was judged.
+    """A turn and its ratings.
 
     Attributes:
-        dialog: The dialogue it is cut from; its name holds the gender of who wore the markers, not of who speaks.
-        emotion: In the words of `EMOTIONS`; `None` when the evaluators did not agree.
+        dialog: The dialogue that it is cut from. Its name contains the gender of the actor who wore the markers, not
+            of the speaker.
+        emotion: One of the values of `EMOTIONS`; `None` when the evaluators did not agree.
         valence: Mean of the evaluators' answers. Each chose one of five self-assessment manikins, 1 to 5 (Busso et al.
-            2008), which stand in the file as whole numbers. So are `arousal` and `dominance`.
+            2008), which are whole numbers in the file. The same applies to `arousal` and `dominance`.
         ratings: Evaluators and self-evaluations, line by line.
-        attribute_comments: What stands beside the single raters' attributes.
+        attribute_comments: Comments on the individual raters' attributes.
     """
 
     name: str
@@ -72,7 +73,7 @@ class Turn:
 
     @property
     def session(self) -> str:
-        """The session as the turn's name has it: "Ses01" to "Ses05"."""
+        """The session, from the turn's name: "Ses01" to "Ses05"."""
         return self.name[:5]
 
     @property
@@ -85,18 +86,18 @@ def evaluations(path: Path) -> list[Turn]:
     """Return the turns of a dialogue, in the order of its file in `EmoEvaluation`.
 
     Raises:
-        ManifestError: A line is none of the five kinds, names an unknown emotion, or a turn of another dialogue.
+        ManifestError: A line is of none of the five kinds, or names an unknown emotion or a turn of another dialogue.
     """
     turns: list[Turn] = []
     for where, line in _lines(path):
         if line.startswith("["):
             if (parts := _CONSENSUS.fullmatch(line)) is None:
                 what = "consensus: [start - end], turn, emotion, [valence, activation, dominance]"
-                raise _broken(f"'{line}' is no {what}", where)
+                raise _broken(f"'{line}' is not a {what}", where)
             name, code, *numbers = parts.groups()
             words = _TURN.fullmatch(name)
             if words is None or words["dialog"] != path.stem:
-                raise _broken(f"'{name}' is no turn of the dialogue {path.stem}, such as {path.stem}_F000", where)
+                raise _broken(f"'{name}' is not a turn of the dialogue {path.stem}, such as {path.stem}_F000", where)
             if code not in EMOTIONS and code != NO_AGREEMENT:
                 raise _broken(expected_one_of(code, (*EMOTIONS, NO_AGREEMENT), kind="emotion"), where)
             style, gender = _STYLES[words["style"]], _GENDERS[words["gender"]]
@@ -104,23 +105,23 @@ def evaluations(path: Path) -> list[Turn]:
             turns.append(Turn(name, path.stem, gender, style, EMOTIONS.get(code), valence, arousal, dominance))
         elif turns and line.startswith("C-"):
             if (parts := _RATING.fullmatch(line)) is None:
-                raise _broken(f"'{line}' is no rating, such as 'C-E2: Neutral; (comment)'", where)
+                raise _broken(f"'{line}' is not a rating, such as 'C-E2: Neutral; (comment)'", where)
             labels = tuple(filter(None, (label.strip().lower() for label in parts["labels"].split(";"))))
             comment = parts["comment"].strip() or None
             turns[-1].ratings.append(Rating(labels=labels, comment=comment, rater=parts["rater"]))
         elif turns and line.startswith("A-"):
             if (parts := _ATTRIBUTES.fullmatch(line)) is None:
                 example = "A-E3: val 3; act 2; dom 2; (comment)"
-                raise _broken(f"'{line}' is no rating of attributes, such as '{example}'", where)
+                raise _broken(f"'{line}' is not a rating of attributes, such as '{example}'", where)
             if parts["comment"].strip():
                 turns[-1].attribute_comments.append(parts["comment"])
         elif not line.startswith("%"):
-            raise _broken(f"'{line}' is no line of an evaluation", where)
+            raise _broken(f"'{line}' is not a line of an evaluation", where)
     return turns
 
 
 def transcripts(path: Path) -> tuple[dict[str, str], list[str]]:
-    """Return the texts of a dialogue as they are written, with marks such as [LAUGHTER], and the lines of no turn.
+    """Return the verbatim texts of a dialogue, with marks such as [LAUGHTER], and the lines that belong to no turn.
 
     Raises:
         ManifestError: A line that begins with a turn's name is cut off, or a turn has two texts.
@@ -131,16 +132,18 @@ def transcripts(path: Path) -> tuple[dict[str, str], list[str]]:
         if parts := _TRANSCRIPT.fullmatch(line):
             text = parts["text"].strip()
             if texts.setdefault(parts["name"], text) != text:
-                raise _broken(f"{parts['name']} has another text in a line before", where)
+                raise _broken(f"{parts['name']} has a different text in an earlier line", where)
         elif line.startswith("Ses"):
-            raise _broken(f"'{line}' is no transcript, such as 'Ses01F_impro01_F000 [006.2901-008.2357]: Text'", where)
+            raise _broken(
+                f"'{line}' is not a transcript, such as 'Ses01F_impro01_F000 [006.2901-008.2357]: Text'", where
+            )
         else:
             of_no_turn.append(line)
     return texts, of_no_turn
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield file and number of every line that is not empty, and the line."""
+    """Yield every non-empty line with its file and number."""
     content = path.read_bytes()
     try:
         text = content.decode("utf-8-sig")
@@ -163,11 +166,11 @@ RECORDINGS = Path("sentences", "wav")
 
 @dataclass(frozen=True)
 class _Release:
-    """What the folder of the release says.
+    """The contents of the release's folder.
 
     Attributes:
-        turns: Every evaluated turn, with the session folder that it lies in.
-        texts: Turn -> transcript, of turns that were not evaluated, too.
+        turns: Every evaluated turn, with its session folder.
+        texts: Turn -> transcript, including turns that were not evaluated.
         of_no_turn: Lines of the transcriptions that name no turn.
     """
 
@@ -177,10 +180,10 @@ class _Release:
 
 
 def parse(root: Path) -> list[Utterance]:
-    """Return every evaluated turn: by session, dialogue and place in the dialogue's file.
+    """Return every evaluated turn, ordered by session, dialogue and position in the dialogue's file.
 
     Raises:
-        ManifestError: A folder is missing, or a line is broken or foreign; names the line.
+        ManifestError: A folder is missing, or a line is malformed or unexpected; names the line.
     """
     release = _read(root)
     return [
@@ -220,7 +223,7 @@ def remarks(root: Path) -> list[str]:
     if parts:
         notes.append(f"left out lines of the transcriptions: {', '.join(parts)}")
     if num_comments := sum(len(turn.attribute_comments) for turn in turns):
-        beside = "beside single raters' valence, activation and dominance (lines A-...)"
+        beside = "on individual raters' valence, activation and dominance (lines A-...)"
         notes.append(f"left out {num_comments} comments {beside}")
     named = {_recording(session, turn) for session, turn in release.turns}
     found = (path for session in _sessions(root) for path in sorted((session / RECORDINGS).glob("*/*.wav")))
@@ -252,9 +255,9 @@ def _sessions(root: Path) -> list[Path]:
     if not sessions:
         found = sorted(name for name in os.listdir(root) if not name.startswith("."))
         raise ManifestError(
-            f"holds no folder {SESSIONS[0]} to {SESSIONS[-1]}; found: {', '.join(found[:12]) or 'nothing'}",
+            f"contains no folder {SESSIONS[0]} to {SESSIONS[-1]}; found: {', '.join(found[:12]) or 'nothing'}",
             where=root,
-            remedy="Name the folder IEMOCAP_full_release, unpacked.",
+            remedy="Specify the unpacked folder IEMOCAP_full_release.",
         )
     for folder in (session / part for session in sessions for part in (EVALUATIONS, RECORDINGS)):
         if not folder.is_dir():
@@ -263,13 +266,13 @@ def _sessions(root: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the files of dialogues in a folder; those of single raters lie in folders below it, unread."""
+    """Return the files of dialogues in a folder; those of individual raters, in subfolders, are not read."""
     paths = sorted(folder.glob("Ses*.txt"))
     session = f"Ses0{folder.parts[-3].removeprefix('Session')}"
     foreign = [path for path in paths if not path.name.startswith(session)]
     if foreign:
         raise ManifestError(
-            f"belongs to another session than {session}", where=foreign[0], remedy="Unpack the release again."
+            f"belongs to a session other than {session}", where=foreign[0], remedy="Unpack the release again."
         )
     return paths
 

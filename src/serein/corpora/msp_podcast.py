@@ -1,6 +1,6 @@
-"""The label tables of MSP-Podcast: their rows, and what every rater said.
+"""The label tables of MSP-Podcast: consensus labels, and the ratings of every rater.
 
-`labels_detailed.csv` has two forms. Release 2.0 gives a rater's answers a column each; releases up to 1.12 put them
+`labels_detailed.csv` has two forms. Release 2.0 has a column for each answer of a rater; releases up to 1.12 put them
 into one cell as in `labels.txt`: `WORKER00000001; Other-confused; Concerned,Confused; A:3.0; V:3.0; D:4.0;`.
 """
 
@@ -21,7 +21,7 @@ from serein.data.manifest import Gender, Rating, Utterance
 from serein.errors import ManifestError, expected_one_of, first_of
 
 OTHER = "other"
-# What a rater may tick in the second question (the release's readme.txt); "Other" takes free text.
+# The choices of the second question (the release's readme.txt); "Other" allows free text.
 SECONDARY = frozenset(
     [
         "angry",
@@ -56,7 +56,7 @@ def header(path: Path) -> list[str]:
     """Return the column names of a table.
 
     Raises:
-        ManifestError: The file is empty or no text.
+        ManifestError: The file is empty or not text.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
@@ -69,7 +69,7 @@ def header(path: Path) -> list[str]:
 
 
 def rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yield the line number of every row below the header, and its cells of at least two `columns`.
+    """Yield the line number of every row below the header and its cells in `columns`, which are at least two.
 
     Raises:
         ManifestError: A column is missing, or a line is broken; names the line.
@@ -79,7 +79,7 @@ def rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, .
         raise ManifestError(
             f"has no column {' and no column '.join(missing)}; its columns are: {', '.join(names)}",
             where=path,
-            remedy="Use the table of release 1.10 or later as it was sent.",
+            remedy="Use the unmodified table of release 1.10 or later.",
         )
     pick = itemgetter(*(names.index(column) for column in columns))
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -91,7 +91,7 @@ def rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, .
                     yield reader.line_num, pick(row)
                 elif any(row):
                     raise ManifestError(
-                        f"has {len(row)} cells, the header has {len(names)}",
+                        f"has {len(row)} cells, but the header has {len(names)}",
                         where=f"{path}:{reader.line_num}",
                         remedy=_AGAIN,
                     )
@@ -112,14 +112,14 @@ def ratings(path: Path) -> dict[str, tuple[Rating, ...]]:
         rater, primary, secondary = cells if not is_one_cell else ("", "", "")
         if is_one_cell and (parts := _DETAIL.fullmatch(cells[0])):
             rater, labels = parts["rater"], parts["labels"].strip()
-            # the free text of the primary emotion may hold semicolons
+            # the free text of the primary emotion may contain semicolons
             is_free_text = _OTHER.match(labels) and ";" in labels
             primary, _, secondary = labels.rpartition(";") if is_free_text else labels.partition(";")
         if not rater.strip() or not primary.strip():
             raise ManifestError(
-                f"is no rating: '{'; '.join(cells)}'",
+                f"is not a rating: '{'; '.join(cells)}'",
                 where=f"{path}:{line}",
-                remedy="Copy the table again from the release: a rating names its rater and a primary emotion.",
+                remedy="Copy the table again from the release: a rating has a rater and a primary emotion.",
             )
         labels_said, comment = said(primary.strip(), secondary)
         found[name.strip()].append(Rating(labels=labels_said, comment=comment, rater=rater.strip()))
@@ -127,11 +127,11 @@ def ratings(path: Path) -> dict[str, tuple[Rating, ...]]:
 
 
 def answer(primary: str, secondary: str) -> tuple[tuple[str, ...], str | None]:
-    """Return what one rater said: labels, the primary emotion first, then the secondary ones, each once; and free text.
+    """Return one rater's distinct labels (the primary emotion, then the secondary ones), and the free text.
 
     Args:
         primary: One emotion, or "Other-" and free text.
-        secondary: Emotions separated by commas, possibly none; the free text of "Other-" may hold commas, too.
+        secondary: Emotions separated by commas, possibly none; the free text of "Other-" may also contain commas.
 
     Example:
         >>> answer("Angry", "Angry,Frustrated,Other-bored, really")
@@ -142,7 +142,7 @@ def answer(primary: str, secondary: str) -> tuple[tuple[str, ...], str | None]:
     is_free_text = False
     for place, word in enumerate((primary, *filter(None, (word.strip() for word in secondary.split(","))))):
         label = OTHER if _OTHER.match(word) else _SPELLING.get(word.lower(), word.lower())
-        goes_on = is_free_text and place > 1  # that of the primary emotion ends with it
+        goes_on = is_free_text and place > 1  # free text of the primary emotion does not
         is_free_text = label == OTHER or (goes_on and label not in SECONDARY)
         labels.append(OTHER if is_free_text else label)
         comments.append(_OTHER.sub("", word, count=1).strip() if is_free_text else "")
@@ -150,7 +150,7 @@ def answer(primary: str, secondary: str) -> tuple[tuple[str, ...], str | None]:
 
 
 def _unreadable(where: str, error: Exception) -> ManifestError:
-    what = "is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else f"is no readable CSV ({error})"
+    what = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"is not a readable CSV ({error})"
     return ManifestError(what, where=where, remedy=_AGAIN)
 
 
@@ -164,7 +164,7 @@ EMOTIONS = {
     "D": "disgust",
     "F": "fear",
 }
-NO_EMOTION = {"O": "Other", "X": "No agreement"}  # no plurality for one of the eight; rated all the same
+NO_EMOTION = {"O": "Other", "X": "No agreement"}  # no plurality for any of the eight, but still rated
 SPLITS = {"Train": "train", "Development": "dev", "Test1": "test1", "Test2": "test2", "Test3": "test3"}
 GENDERS: dict[str, Gender | None] = {"Male": "male", "Female": "female", "Unknown": None, "": None}
 
@@ -208,20 +208,20 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Release:
-    """What the folder of a release holds: the consensus table and the names of the audio files beside it."""
+    """The contents of a release's folder: the consensus table, and the names of audio files without a row in it."""
 
     root: Path
     rows: list[_Row]
     test3: list[str]  # audio without a row, because its labels are hidden
-    unknown: list[str]  # audio without a row for no reason
+    unknown: list[str]  # audio without a row for no known reason
 
     @property
     def utterances(self) -> list[_Row]:
-        """Rows of all utterances, those of Test3 that the table leaves out last."""
+        """Rows of all utterances; those of Test3 that the table leaves out come last."""
         return [*self.rows, *(_Row(name, "", None, None, "test3") for name in self.test3)]
 
     def transcript(self, row: _Row) -> str | None:
-        """Return the text of an utterance; `None` without a file, and for an empty one."""
+        """Return the text of an utterance; `None` if its file is missing or empty."""
         path = self.root / "Transcripts" / f"{Path(row.name).stem}.txt"
         try:
             return path.read_text(encoding="utf-8-sig").strip() or None
@@ -229,7 +229,7 @@ class _Release:
             return None
         except (OSError, UnicodeDecodeError) as error:
             raise ManifestError(
-                f"cannot be read as a text in UTF-8 ({error})",
+                f"cannot be read as UTF-8 text ({error})",
                 where=path,
                 remedy="Copy it again, or remove it: the utterance then has no transcript.",
             ) from None
@@ -238,25 +238,25 @@ class _Release:
 def parse(root: Path) -> list[Utterance]:
     """Return every utterance in the table's order, then Test3.
 
-    Where raters did not agree on one of the eight emotions (`NO_EMOTION`), an utterance has ratings and dimensions, but
-    no emotion. Test3 has no public labels: its utterances have no emotion, speaker or ratings, and can be predicted.
+    If raters did not agree on one of the eight emotions (`NO_EMOTION`), an utterance has ratings and dimensions, but no
+    emotion. Test3 has no public labels: its utterances have no emotion, speaker or ratings, but can be predicted.
 
     Raises:
-        ManifestError: A file or column is missing, a line is broken, or the two tables do not belong together.
+        ManifestError: A file or column is missing, a line is broken, or the two tables do not match.
     """
     release = _read(root)
     given = ratings(root / DETAILED)
     unrated = sorted({row.name for row in release.rows if row.split != "test3"} - given.keys())
     unlabelled = sorted(given.keys() - {row.name for row in release.rows})
     for names, what in (
-        (unrated, f"holds no rating of {len(unrated)} files of {CONSENSUS.name}"),
-        (unlabelled, f"rates {len(unlabelled)} files that {CONSENSUS.name} does not name"),
+        (unrated, f"contains no rating of {len(unrated)} files of {CONSENSUS.name}"),
+        (unlabelled, f"rates {len(unlabelled)} files that {CONSENSUS.name} does not list"),
     ):
         if names:
             raise ManifestError(
                 f"{what}, such as {names[0]}",
                 where=root / DETAILED,
-                remedy="Copy both tables again, from one release.",
+                remedy="Copy both tables again from the same release.",
             )
     if not any(row.emotion or row.split == "test3" for row in release.utterances):
         raise ManifestError(
@@ -289,7 +289,7 @@ def remarks(root: Path) -> list[str]:
     num_rows = len(release.rows)
     known = ", ".join(f"{name} {number}" for number, name in RELEASES.items() if name.startswith("release"))
     which = RELEASES.get(num_rows)
-    recognised = f"as many as in {which}" if which else f"as in no release that serein knows ({known})"
+    recognised = f"as many as in {which}" if which else f"unlike any known release ({known})"
     splits = Counter(row.split for row in release.rows) + Counter(test3=len(release.test3))
     by_split = _numbers(splits, SPLITS.values())
     notes = [f"{num_rows} rows in {CONSENSUS.name}, {recognised}; by split: {by_split}"]
@@ -300,13 +300,13 @@ def remarks(root: Path) -> list[str]:
         notes.append(f"left out {len(others)} unknown columns of {CONSENSUS.name}: {', '.join(others)}")
     if release.unknown:
         num_unknown = len(release.unknown)
-        notes.append(f"left out {num_unknown} files in Audios/ that no row names, such as {release.unknown[0]}")
+        notes.append(f"left out {num_unknown} files in Audios/ that no row lists, such as {release.unknown[0]}")
     rated = [row for row in release.utterances if row.split != "test3"]
     speakers, genders = sum(row.speaker is None for row in rated), sum(row.gender is None for row in rated)
     if speakers or genders:
         notes.append(f"of {len(rated)} rated utterances, {speakers} have no speaker and {genders} no gender")
     if not (root / "Transcripts").is_dir():
-        notes.append("no folder Transcripts/, so no utterance has a transcript; unpack Transcripts.zip to have them")
+        notes.append("no folder Transcripts/, so no utterance has a transcript; unpack Transcripts.zip to add them")
     elif lacking := [row for row in release.utterances if release.transcript(row) is None]:
         files = set(os.listdir(root / "Transcripts"))
         num_empty = sum(f"{Path(row.name).stem}.txt" in files for row in lacking)
@@ -323,9 +323,9 @@ def _read(root: Path) -> _Release:
             folder = (root / part).parent if (root / part).parent.is_dir() else root
             names = sorted(os.listdir(folder))
             raise ManifestError(
-                f"holds no {part.as_posix()}; found: {first_of(names, 12) or 'nothing'}",
+                f"contains no {part.as_posix()}; found: {first_of(names, 12) or 'nothing'}",
                 where=root,
-                remedy="Name the folder of release 1.10 or later, with its archives unpacked.",
+                remedy="Specify the folder of release 1.10 or later, with its archives unpacked.",
             )
     table: list[_Row] = []
     line_of: dict[str, int] = {}
@@ -334,14 +334,14 @@ def _read(root: Path) -> _Release:
         row = _row(cells, where=where)
         if (first := line_of.setdefault(row.name, line)) != line:
             raise ManifestError(
-                f"{row.name} stands in line {first} already",
+                f"{row.name} is listed in line {first} already",
                 where=where,
                 remedy="Copy the table again from the release, or remove one of the lines.",
             )
         table.append(row)
     if not table:
         raise ManifestError(
-            "holds no rows below the header", where=root / CONSENSUS, remedy="Copy it again from the release."
+            "contains no rows below the header", where=root / CONSENSUS, remedy="Copy it again from the release."
         )
     unnamed = sorted(name for name in os.listdir(root / "Audios") if name not in line_of and not name.startswith("."))
     test3 = [name for name in unnamed if _TEST3_NAME.fullmatch(name)]
@@ -352,9 +352,9 @@ def _row(cells: Sequence[str], *, where: str) -> _Row:
     name, letter, speaker, gender, split, *attributes = (cell.strip() for cell in cells)
     if not _NAME.fullmatch(name):
         raise ManifestError(
-            f"'{name}' is not named as MSP-Podcast names its files, such as MSP-PODCAST_0001_0008.wav",
+            f"'{name}' does not match the file names of MSP-Podcast, such as MSP-PODCAST_0001_0008.wav",
             where=where,
-            remedy="Use the table as it was sent.",
+            remedy="Use the unmodified table.",
         )
     letters = (*EMOTIONS, *NO_EMOTION) if letter or split != "Test3" else ("",)
     for value, known, column in (
@@ -366,13 +366,15 @@ def _row(cells: Sequence[str], *, where: str) -> _Row:
             raise ManifestError(
                 expected_one_of(value, [name for name in known if name], kind=column),
                 where=where,
-                remedy="Copy the table again; if this is a newer release, serein does not know it yet.",
+                remedy="Copy the table again; if this is a newer release, serein does not support it yet.",
             )
     numbers: list[float | None] = []
     for cell, column in zip(attributes, _ATTRIBUTES, strict=True):
         if cell and not re.fullmatch(r"\d+(\.\d+)?", cell):
             raise ManifestError(
-                f"column {column} holds '{cell}', which is no mean of answers from 1 to 7", where=where, remedy=_AGAIN
+                f"column {column} contains '{cell}', which is not a mean of answers from 1 to 7",
+                where=where,
+                remedy=_AGAIN,
             )
         numbers.append(float(cell) if cell else None)
     is_named = speaker not in ("", "Unknown")

@@ -1,4 +1,4 @@
-"""From corpora to manifests: counts compared, labels united, files opened; and several corpora as one."""
+"""Manifests from corpora: compare counts, unify labels, open files; and merge several corpora into one."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from serein.errors import AudioError, ManifestError, expected_one_of
 Counts = Literal["published", "partial"]
 Unreadable = Literal["stop", "skip"]
 
-HEADERS_AT_ONCE = 8  # files opened side by side: a disk answers several questions in the time of one
+HEADERS_AT_ONCE = 8  # files opened in parallel: a disk serves several requests in the time of one
 
-_REMEDY = "Write one line a label, such as 'Angry: angry'; a corpus of its own as 'emodb: {Wut: anger}'."
+_REMEDY = "Write one line per label, such as 'Angry: angry'; for a single corpus, 'emodb: {Wut: anger}'."
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """What labels become; a label of neither stays.
+    """A mapping of labels; labels that it does not contain stay unchanged.
 
     Attributes:
-        of_all: Label, in small letters -> the one it becomes; `None` takes it away.
-        of_corpus: Corpus -> likewise, of its utterances alone; goes before `of_all`.
+        of_all: Label in lower case -> new label; `None` removes it.
+        of_corpus: Corpus -> such a mapping for its utterances only, which takes precedence over `of_all`.
     """
 
     of_all: Mapping[str, str | None] = field(default_factory=dict)
     of_corpus: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
 
     def of(self, label: str | None, corpus: str | None) -> str | None:
-        """Return what a label of a corpus becomes.
+        """Return the new label for a label of a corpus.
 
         Example:
             >>> labels = LabelMap({"angry": "anger", "calm": "neutral", "bored": None}, {"ravdess": {"calm": "calm"}})
@@ -61,21 +61,21 @@ NO_MAP = LabelMap()
 
 
 def read_label_map(path: Path) -> LabelMap:
-    """Read a mapping of labels from YAML: `Angry: angry`, or a mapping of them below the name of a corpus.
+    """Read a label map from YAML: `Angry: angry`, or a mapping of such entries under the name of a corpus.
 
-    What stands for a missing value ("", null, none, -) takes the label away.
+    A missing value ("", null, none, -) removes the label.
 
     Raises:
-        ManifestError: There is no such file, it is no mapping of words, or it maps one label twice.
+        ManifestError: The file does not exist, is not a mapping of words, or maps one label twice.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)  # noqa: S506 (makes text only)
     except FileNotFoundError:
         raise ManifestError("no such file", where=path, remedy="Check the path.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ManifestError(f"is no YAML ({error})", where=path, remedy=_REMEDY) from None
+        raise ManifestError(f"is not valid YAML ({error})", where=path, remedy=_REMEDY) from None
     if not isinstance(content, dict) or not content:
-        raise ManifestError("is no mapping of labels", where=path, remedy=_REMEDY)
+        raise ManifestError("is not a mapping of labels", where=path, remedy=_REMEDY)
     sections = {name: values for name, values in content.items() if isinstance(values, dict)}
     labels = {name: value for name, value in content.items() if name not in sections}
     return LabelMap(_entries(labels, path), {name: _entries(values, path) for name, values in sections.items()})
@@ -93,7 +93,7 @@ def _entries(labels: Mapping[object, object], path: Path) -> dict[str, str | Non
 
 
 def with_labels(utterances: Sequence[Utterance], labels: LabelMap) -> tuple[list[Utterance], list[str]]:
-    """Return utterances whose emotions and raters' labels are mapped, and notes on what became what."""
+    """Return utterances with mapped emotions and raters' labels, and notes on the changes."""
     changed: Counter[tuple[str, str | None]] = Counter()
     mapped = []
     for utterance in utterances:
@@ -111,12 +111,12 @@ def with_labels(utterances: Sequence[Utterance], labels: LabelMap) -> tuple[list
     met = {plain_label(u.emotion) for u in utterances if u.emotion}
     named = {*labels.of_all, *(label for own in labels.of_corpus.values() for label in own)}
     if unmet := sorted(named - met):
-        notes.append(f"no utterance is labelled {', '.join(unmet)}, which the label map names")
+        notes.append(f"no utterance is labelled {', '.join(unmet)}, which the label map contains")
     return mapped, notes
 
 
 def with_one_spelling(utterances: Sequence[Utterance]) -> tuple[list[Utterance], list[str]]:
-    """Join emotions that differ by case or spaces alone: each is spelt as most are, of equally many in small letters.
+    """Merge emotions that differ only in case or spaces into the most frequent spelling; in a tie, the lower-case one.
 
     Returns:
         The utterances, and a note on each class that had several spellings.
@@ -131,7 +131,7 @@ def with_one_spelling(utterances: Sequence[Utterance]) -> tuple[list[Utterance],
     }
     notes = [
         f"the spellings {', '.join(f'{name!r} ({count})' for name, count in counts.most_common())} "
-        f"were joined into {chosen[plain]!r}"
+        f"were merged into {chosen[plain]!r}"
         for plain, counts in several.items()
     ]
     joined = [
@@ -143,12 +143,12 @@ def with_one_spelling(utterances: Sequence[Utterance]) -> tuple[list[Utterance],
 
 @dataclass(frozen=True)
 class Prepared:
-    """The utterances of a corpus, and what did not become one.
+    """The utterances of a corpus, and what was left out.
 
     Attributes:
         utterances: In the parser's order, with absolute audio paths; write them with `manifest.write`.
         skipped: (path, reason) of every file that could not be read.
-        notes: What was left out on purpose, in words.
+        notes: Messages about what was left out on purpose.
     """
 
     utterances: list[Utterance]
@@ -166,16 +166,16 @@ def prepare(
     unpacked: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Prepared:
-    """Parse a corpus, compare its counts with the published ones, unite its labels, open the header of every file.
+    """Parse a corpus, compare its counts with the published ones, unify its labels, and open the header of every file.
 
     Args:
         corpus: One of `CORPORA`.
         root: The corpus's folder, or for "csv" the table itself.
-        counts: "published" stops when the corpus's own counts are not met; "partial" notes what is missing.
-        unreadable: "stop" stops at the first missing or broken file; "skip" lists it in `Prepared.skipped`.
-        labels: What its emotions become; spellings that differ by case or spaces alone are joined in any case.
-        unpacked: Folder for recordings that lie inside other files.
-        on_progress: Called with (files opened, files in all).
+        counts: "published" raises an error if the counts differ from the published ones; "partial" notes differences.
+        unreadable: "stop" raises an error at the first missing or broken file; "skip" lists it in `Prepared.skipped`.
+        labels: Map for its emotions; spellings that differ only in case or spaces are always merged.
+        unpacked: Folder for recordings that are stored inside other files.
+        on_progress: Called with (files opened, total).
 
     Raises:
         ManifestError: The folder is missing, is not the corpus, or is incomplete.
@@ -183,7 +183,7 @@ def prepare(
     """
     for choice, known, kind in (
         (counts, ("published", "partial"), "counts"),
-        (unreadable, ("stop", "skip"), "way with unreadable files"),
+        (unreadable, ("stop", "skip"), "handling of unreadable files"),
     ):
         if choice not in known:
             raise ManifestError(expected_one_of(choice, known, kind=kind))
@@ -200,7 +200,7 @@ def prepare(
     utterances, mapped = with_labels(utterances, labels)
     utterances, joined = with_one_spelling(utterances)
     notes += mapped + joined
-    notes += [f"speakers differ by case or spaces alone: {', '.join(names)}" for names in alike_speakers(utterances)]
+    notes += [f"speakers differ only in case or spaces: {', '.join(names)}" for names in alike_speakers(utterances)]
     skipped: dict[str, str] = {}
     distinct = list(dict.fromkeys(u.audio for u in utterances))
     pool = ThreadPoolExecutor(HEADERS_AT_ONCE)
@@ -218,7 +218,7 @@ def prepare(
     if not kept:
         path, reason = next(iter(skipped.items()))
         raise ManifestError(
-            f"none of {len(skipped)} files can be read; {path}: {reason}",
+            f"none of the {len(skipped)} files can be read; {path}: {reason}",
             where=root,
             remedy="Copy the corpus again.",
         )
@@ -235,7 +235,7 @@ def header_error(path: str) -> AudioError | None:
 
 
 def _count_notes(corpus: Corpus, utterances: Sequence[Utterance], counts: Counts, *, where: Path) -> list[str]:
-    """Compare a corpus's counts with those that it publishes: raise ManifestError, or note what a partial one lacks."""
+    """Compare a corpus's counts with the published ones: raise ManifestError, or note what a partial corpus lacks."""
     expected = corpus.expected(utterances) if callable(corpus.expected) else corpus.expected
     if expected is None or not (differences := expected.differences(utterances)):
         return []
@@ -252,18 +252,18 @@ def _count_notes(corpus: Corpus, utterances: Sequence[Utterance], counts: Counts
         remedy = "Copy the labels again from the release"
     else:
         remedy = "Download the rest" if num_found < num_published else "Remove what is not part of it"
-    raise ManifestError(what, where=where, remedy=f"{remedy}, or say --partial.")
+    raise ManifestError(what, where=where, remedy=f"{remedy}, or use --partial.")
 
 
 @dataclass(frozen=True)
 class Merged:
-    """Several manifests as one.
+    """Several manifests merged into one.
 
     Attributes:
-        utterances: In the order of the manifests; every one names its corpus, and its id begins with it.
-        num_repeated: Rows that an earlier manifest has already, which were left out.
+        utterances: In the order of the manifests; every one has a corpus, with which its id begins.
+        num_repeated: Number of rows left out because an earlier manifest contains them.
         duplicates: (id, earlier id) of utterances with the same samples, which were kept.
-        notes: What became of labels, and which of them a single corpus has.
+        notes: Changes of labels, and labels that only one corpus has.
     """
 
     utterances: list[Utterance]
@@ -285,12 +285,12 @@ def merge(
     labels: LabelMap = NO_MAP,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Merged:
-    """Join manifests.
+    """Merge manifests.
 
     Args:
-        manifests: Name and utterances of each; the name stands for the corpus where an utterance names none.
-        labels: What labels become; spellings that differ by case or spaces alone are joined in any case.
-        on_progress: Called with (utterances decoded, utterances to decode) while duplicates are looked for.
+        manifests: Name and utterances of each; the name is used as the corpus of utterances without one.
+        labels: Label map; spellings that differ only in case or spaces are always merged.
+        on_progress: Called with (utterances decoded, utterances to decode) during the search for duplicates.
 
     Raises:
         ManifestError: Two manifests have one id for different utterances, or label one utterance differently.
@@ -320,21 +320,21 @@ def merge(
                 raise ManifestError(
                     f"two manifests give {utterance.id} another {what}: {' and '.join(shown)}",
                     where=utterance.id,
-                    remedy="Set the field 'corpus' where they are two corpora; correct one where they are the same.",
+                    remedy="Set the field 'corpus' if they are from two corpora; correct one if they are the same.",
                 )
     distinct = list(by_id.values())
     merged = Merged(distinct, len(joined) - len(distinct), duplicates(distinct, on_progress), [*notes, *spellings])
     corpora = {u.corpus for u in distinct}
     single = [f"{label} ({', '.join(counts)})" for label, counts in merged.labels().items() if len(counts) == 1]
     if single and len(corpora) > 1:
-        merged.notes.append(f"labels that one corpus alone has: {', '.join(single)}")
+        merged.notes.append(f"labels that only one corpus has: {', '.join(single)}")
     return merged
 
 
 def duplicates(
     utterances: Sequence[Utterance], on_progress: Callable[[int, int], None] | None = None
 ) -> list[tuple[str, str]]:
-    """Return (id, earlier id) of utterances with the same samples; only those of one length are decoded."""
+    """Return (id, earlier id) of utterances with the same samples; only those of equal length are decoded."""
     of_length: defaultdict[float, list[Utterance]] = defaultdict(list)
     for utterance in utterances:
         of_length[round(audio.info(utterance.audio, utterance.start_s, utterance.end_s).duration_s, 4)].append(

@@ -1,7 +1,7 @@
-"""A user's own recordings: a folder for every emotion, or a table of them.
+"""A user's own recordings: a folder per emotion, or a table.
 
-Folders: `ROOT/<emotion>/FILE` or `ROOT/<emotion>/<speaker>/FILE`. `ROOT/<speaker>/<emotion>/FILE` is understood as
-well, when the lower folders are named as emotions and no upper one is. Tables: CSV, one row an utterance, columns named
+Folders: `ROOT/<emotion>/FILE` or `ROOT/<emotion>/<speaker>/FILE`. `ROOT/<speaker>/<emotion>/FILE` is also supported, if
+all lower folders are named after emotions and no upper one is. Tables: CSV with one row per utterance and columns named
 like the fields of an `Utterance`.
 """
 
@@ -34,23 +34,23 @@ _SEPARATORS = (",", ";", "\t", "|")
 
 
 def parse_folder(root: Path) -> list[Utterance]:
-    """Return every audio file below `root`, by path; the id is the path below `root` without its suffix.
+    """Return every audio file below `root`, sorted by path; the id is the path below `root` without its suffix.
 
     Raises:
-        ManifestError: No audio, files outside the layout, fewer than two emotions, folders that look like speakers or
-            splits, or two files of one name.
+        ManifestError: There is no audio, files are outside the layout, there are fewer than two emotions, folders look
+            like speakers or splits, or two files have the same name.
     """
     utterances, _ = _in_folders(root)
     require_one_file_each(utterances, root)
     emotions = sorted({u.emotion or "" for u in utterances})
     if len(emotions) < 2:
-        raise ManifestError(f"holds one emotion only: {emotions[0]}", where=root, remedy=_LAYOUT)
+        raise ManifestError(f"contains only one emotion: {emotions[0]}", where=root, remedy=_LAYOUT)
     shown = first_of(emotions, 8)
     if all(emotion.lower() in _SPLITS for emotion in emotions):
         raise ManifestError(
             f"the folders {shown} look like splits, not emotions",
             where=root,
-            remedy="Prepare each of them by itself, or list all files in a table with a column 'split'.",
+            remedy="Prepare each of them separately, or list all files in a table with a column 'split'.",
         )
     if all(_SPEAKER.fullmatch(emotion) for emotion in emotions):
         raise ManifestError(
@@ -62,25 +62,25 @@ def parse_folder(root: Path) -> list[Utterance]:
 
 
 def folder_remarks(root: Path) -> list[str]:
-    """Return what was taken for emotions, so that folders of speakers are noticed; and what was left out."""
+    """Return notes on the folders used as emotions, which reveal folders of speakers, and on what was left out."""
     utterances, is_exchanged = _in_folders(root)
     emotions = sorted({u.emotion or "" for u in utterances})
     shown = first_of(emotions, 8)
-    notes = [f"took the names of {len(emotions)} folders for emotions: {shown}"]
+    notes = [f"used the names of {len(emotions)} folders as emotions: {shown}"]
     if is_exchanged:
-        notes.append("took the upper folders for speakers, because those below them are named as emotions")
+        notes.append("used the upper folders as speakers, because those below them are named after emotions")
     if others := [path for path in audio.find_files(root) if path.suffix.lower() not in audio.SUFFIXES]:
-        notes.append(f"left out what is not audio: {summary_by_suffix(others)}")
+        notes.append(f"left out files that are not audio: {summary_by_suffix(others)}")
     return notes
 
 
 def _in_folders(root: Path) -> tuple[list[Utterance], bool]:
-    """Return what folders of emotions hold, and whether speakers stand above emotions in them."""
+    """Return the utterances in folders of emotions, and whether the speakers are above the emotions."""
     paths = audio_files(root)
     below = [path.relative_to(root) for path in paths]
     for wrong, what in (
-        ([path for path in below if len(path.parts) == 1], "lie directly in the folder"),
-        ([path for path in below if len(path.parts) > 3], "lie deeper than <emotion>/<speaker>"),
+        ([path for path in below if len(path.parts) == 1], "are directly in the folder"),
+        ([path for path in below if len(path.parts) > 3], "are deeper than <emotion>/<speaker>"),
     ):
         if wrong:
             raise ManifestError(
@@ -88,7 +88,7 @@ def _in_folders(root: Path) -> tuple[list[Utterance], bool]:
                 where=root,
                 remedy=_LAYOUT,
             )
-    # speakers stand above emotions when all lower folders are named as emotions, and no upper one is
+    # speakers are above emotions if all lower folders are named after emotions, and no upper one is
     upper = {path.parts[0].lower() for path in below}
     lower = {path.parts[1].lower() for path in below if len(path.parts) == 3}
     is_deep = all(len(path.parts) == 3 for path in below)
@@ -114,7 +114,7 @@ FOLDER = Corpus(
 
 @dataclass(frozen=True)
 class _Csv:
-    """A table: what its columns hold, `None` where it is no field of an utterance; and line and cells of its rows."""
+    """A table: the field of each column, `None` if it matches no field; and line number and cells of each row."""
 
     path: Path
     header: list[str]
@@ -125,19 +125,19 @@ class _Csv:
 def parse_csv(root: Path) -> list[Utterance]:
     """Return the utterances of a CSV, row by row; audio paths are relative to the CSV.
 
-    The separator (comma, semicolon, tab, bar) is the one that gives known columns. A cell that is empty, or says that
-    its value is missing (nan, NA, None, ?, -), is `None`. Times are seconds, `00:01.5` or `0 days 00:00:01.5`. Without
-    a column `id`, the id is the path without its suffix, and `#start-end` when the row is a part.
+    The separator (comma, semicolon, tab, bar) is the one that yields known columns. A cell that is empty, or marks a
+    missing value (nan, NA, None, ?, -), is `None`. Times are seconds, `00:01.5` or `0 days 00:00:01.5`. Without a
+    column `id`, the id is the path without its suffix, followed by `#start-end` if the row is a part of a file.
 
     Args:
         root: The CSV, or a folder with a `manifest.csv`.
 
     Raises:
-        ManifestError: No such table, no column of paths, one that may be of emotions and is not named so, or a row that
-            is not an utterance; names the line.
+        ManifestError: The table or its column of paths is missing, a column may contain the emotions but is not named
+            so, or a row is not an utterance; names the line.
     """
     table = _read_csv(root)
-    # A column that may hold the emotions is asked about when none is named so; one of row numbers may go unnamed.
+    # If no column is named 'emotion', one that may contain the emotions is an error; row numbers may lack a name.
     for position, (name, field) in enumerate(zip(table.header, table.fields, strict=True)):
         if "emotion" in table.fields or field or (name and name.lower() not in tables.MAYBE_EMOTION):
             continue
@@ -145,16 +145,14 @@ def parse_csv(root: Path) -> list[Utterance]:
         if name or not all(value.isdecimal() for value in values):
             which = f"column '{name}'" if name else "the column without a name"
             raise ManifestError(
-                f"has no column 'emotion', and may have it in {which} ({first_of(list(values), 5)})",
+                f"has no column 'emotion'; the emotions may be in {which} ({first_of(list(values), 5)})",
                 where=table.path,
-                remedy="Are these the emotions? If so, name that column 'emotion'; if not, remove it.",
+                remedy="If so, name that column 'emotion'; if not, remove it.",
             )
     for name, field in zip(table.header, table.fields, strict=True):
         if field is None and tables.MAYBE_TIME.fullmatch(name):
             remedy = "Give times in seconds, in columns 'start' and 'end'; or remove the column."
-            raise ManifestError(
-                f"column '{name}' may say which part of a file is meant", where=table.path, remedy=remedy
-            )
+            raise ManifestError(f"column '{name}' may specify a part of the file", where=table.path, remedy=remedy)
     columns = {field: name for name, field in zip(table.header, table.fields, strict=True) if field}
     utterances = [
         tables.utterance(
@@ -166,12 +164,12 @@ def parse_csv(root: Path) -> list[Utterance]:
         for line, row in table.rows
     ]
     if not utterances:
-        raise ManifestError("holds no rows below the header", where=table.path, remedy="Add one row an utterance.")
+        raise ManifestError("contains no rows below the header", where=table.path, remedy="Add one row per utterance.")
     return utterances
 
 
 def csv_remarks(root: Path) -> list[str]:
-    """Return notes on the columns that are no field of an utterance, and on the cells that were read as missing."""
+    """Return notes on the columns that match no field of an utterance, and on the cells that were read as missing."""
     table = _read_csv(root)
     unknown = [name or "(no name)" for name, field in zip(table.header, table.fields, strict=True) if field is None]
     markers = Counter(
@@ -191,12 +189,12 @@ def _read_csv(root: Path) -> _Csv:
     """Read a table of recordings: the CSV `root`, or the `manifest.csv` in it."""
     path = root / "manifest.csv" if root.is_dir() else root
     if not path.is_file():
-        raise ManifestError("no such table", where=path, remedy="Name a CSV file, or a folder with a manifest.csv.")
+        raise ManifestError("no such table", where=path, remedy="Specify a CSV file, or a folder with a manifest.csv.")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ManifestError(
-            "is not a text file in UTF-8", where=path, remedy="Save the table as 'CSV UTF-8', or name the table."
+            "is not a UTF-8 text file", where=path, remedy="Save the table as 'CSV UTF-8', or specify the table."
         ) from None
     headers = {separator: next(csv.reader(io.StringIO(text), delimiter=separator), []) for separator in _SEPARATORS}
     separator = max(_SEPARATORS, key=lambda candidate: sum(bool(tables.field_of(name)) for name in headers[candidate]))
@@ -223,9 +221,9 @@ def _read_csv(root: Path) -> _Csv:
             row = [cell.strip() for cell in cells]
             if any(row) and (len(row) < len(header) or any(row[len(header) :])):
                 raise ManifestError(
-                    f"has {len(row)} cells, the header has {len(header)}",
+                    f"has {len(row)} cells, but the header has {len(header)}",
                     where=f"{path}:{reader.line_num}",
-                    remedy=f"Put cells that hold {separator!r} in double quotes.",
+                    remedy=f"Put cells that contain {separator!r} in double quotes.",
                 )
             if any(row):
                 rows.append((reader.line_num, row))

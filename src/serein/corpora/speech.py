@@ -1,4 +1,4 @@
-"""Corpora without emotions: who speaks (VoxCeleb1), what is said (LibriSpeech, the Free Spoken Digit Dataset)."""
+"""Corpora without emotions: speakers (VoxCeleb1) and transcripts (LibriSpeech, the Free Spoken Digit Dataset)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from serein.errors import ManifestError, expected_one_of, first_of
 
 _AGAIN = "Copy it again from the release."
 
-# -- VoxCeleb1: interviews of 1,251 celebrities cut from videos, for telling who speaks (Nagrani et al. 2017) ----------
+# -- VoxCeleb1: interviews of 1,251 celebrities cut from videos, to identify speakers (Nagrani et al. 2017) ------------
 #
 # `wav/id10001/1zcIwhmdeo4/00001.wav` is speaker, video, clip; the two archives may also be unpacked side by side
 # (`dev/wav`, `test/wav`). `iden_split.txt` divides the clips of every speaker for identification: 1 is train, 2 dev,
-# 3 test. `vox1_meta.csv` knows the speakers.
+# 3 test. `vox1_meta.csv` describes the speakers.
 
 SPLIT_LIST = "iden_split.txt"
 SPEAKER_TABLE = "vox1_meta.csv"
@@ -40,12 +40,12 @@ _VOXCELEB1_CLIP = re.compile(r"id\d{5}/[\w-]+/\d{5}\.wav")
 
 @dataclass(frozen=True)
 class _VoxCeleb1:
-    """What the lists name and the folder holds; a clip is `id10001/1zcIwhmdeo4/00001`, without its suffix.
+    """The contents of the lists and the folder; a clip is `id10001/1zcIwhmdeo4/00001`, without its suffix.
 
     Attributes:
         split_of: Clip -> split, in the list's order.
         gender_of: Speaker -> gender.
-        files: Clip -> its files, more than one when it lies there twice.
+        files: Clip -> its files, several if it is present more than once.
     """
 
     split_of: Mapping[str, str]
@@ -54,10 +54,10 @@ class _VoxCeleb1:
 
 
 def parse_voxceleb1(root: Path) -> list[Utterance]:
-    """Return every clip that both the list and the folder hold, in the list's order, with its identification split.
+    """Return every clip that both the list and the folder contain, in the list's order, with its identification split.
 
     Raises:
-        ManifestError: A list is missing or broken, the lists do not belong together, or a clip lies there twice.
+        ManifestError: A list is missing or broken, the lists do not match, or a clip is present twice.
     """
     release = _read_voxceleb1(root)
     utterances = []
@@ -79,23 +79,23 @@ def parse_voxceleb1(root: Path) -> list[Utterance]:
     if not utterances:
         example = next(iter(release.files), None) or ", ".join(sorted(os.listdir(root))[:8])
         raise ManifestError(
-            f"holds none of the {len(release.split_of)} clips of {SPLIT_LIST}; found: {example}",
+            f"contains none of the {len(release.split_of)} clips of {SPLIT_LIST}; found: {example}",
             where=root,
-            remedy="Unpack the archives so that it holds wav/id10001/..., named as in release 1.1 or later.",
+            remedy="Unpack the archives so that it contains wav/id10001/..., named as in release 1.1 or later.",
         )
     return utterances
 
 
 def voxceleb1_remarks(root: Path) -> list[str]:
-    """Return a note on the recordings that no line of the list names."""
+    """Return a note on the recordings that the list does not contain."""
     release = _read_voxceleb1(root)
     unnamed = [clip for clip in release.files if clip not in release.split_of]
-    what = f"left out {len(unnamed)} recordings that {SPLIT_LIST} does not name: {first_of(unnamed, 3)}"
+    what = f"left out {len(unnamed)} recordings that {SPLIT_LIST} does not list: {first_of(unnamed, 3)}"
     return [what] if unnamed else []
 
 
 def voxceleb1_missing(root: Path) -> list[str]:
-    """Return what the list names and the folder does not hold: whole speakers, then further clips."""
+    """Return the entries of the list that the folder lacks: whole speakers, then further clips."""
     release = _read_voxceleb1(root)
     clips = [clip for clip in release.split_of if clip not in release.files]
     there = {clip.partition("/")[0] for clip in release.files}
@@ -109,16 +109,16 @@ def _read_voxceleb1(root: Path) -> _VoxCeleb1:
     require_folder(root)
     for name in (SPLIT_LIST, SPEAKER_TABLE):
         if not (root / name).is_file():
-            raise ManifestError(f"holds no {name}", where=root, remedy=f"Download {META_URL}{name} into it.")
+            raise ManifestError(f"contains no {name}", where=root, remedy=f"Download {META_URL}{name} into it.")
     split_of, gender_of = _identification_splits(root / SPLIT_LIST), _speaker_genders(root / SPEAKER_TABLE)
     unknown = sorted({clip.partition("/")[0] for clip in split_of} - gender_of.keys())
     if unknown:
         raise ManifestError(
-            f"does not know {len(unknown)} speakers of {SPLIT_LIST}: {first_of(unknown, 3)}",
+            f"does not contain {len(unknown)} speakers of {SPLIT_LIST}: {first_of(unknown, 3)}",
             where=root / SPEAKER_TABLE,
-            remedy="Copy both again, from one release.",
+            remedy="Copy both again from the same release.",
         )
-    files: dict[str, list[str]] = {}  # folders are listed, no file is looked at by itself
+    files: dict[str, list[str]] = {}  # folders are listed; files are not inspected individually
     for wav in sorted([root / "wav", *root.glob("*/wav")]):
         for speaker in _entries(wav):
             for video in _entries(speaker.path):
@@ -130,7 +130,7 @@ def _read_voxceleb1(root: Path) -> _VoxCeleb1:
     if twice:
         pair = " and ".join(os.path.relpath(path, root) for path in files[twice[0]][:2])
         raise ManifestError(
-            f"{len(twice)} clips lie there twice, such as {pair}", where=root, remedy="Remove one copy of each."
+            f"{len(twice)} clips are present twice, such as {pair}", where=root, remedy="Remove one copy of each."
         )
     return _VoxCeleb1(split_of, gender_of, files)
 
@@ -145,16 +145,16 @@ def _identification_splits(path: Path) -> dict[str, str]:
             raise ManifestError(expected_one_of(split, VOXCELEB1_SPLITS, kind="split"), where=where, remedy=_AGAIN)
         if not _VOXCELEB1_CLIP.fullmatch(name):
             raise ManifestError(
-                f"'{name}' is not named as VoxCeleb1 names its clips, such as id10001/1zcIwhmdeo4/00001.wav",
+                f"'{name}' does not match the clip names of VoxCeleb1, such as id10001/1zcIwhmdeo4/00001.wav",
                 where=where,
                 remedy=_AGAIN,
             )
         clip = name.removesuffix(".wav")
         if clip in splits:
-            raise ManifestError(f"{clip}.wav stands in an earlier line already", where=where, remedy=_AGAIN)
+            raise ManifestError(f"{clip}.wav is already listed in an earlier line", where=where, remedy=_AGAIN)
         splits[clip] = VOXCELEB1_SPLITS[split]
     if not splits:
-        raise ManifestError("names no clips", where=path, remedy=_AGAIN)
+        raise ManifestError("lists no clips", where=path, remedy=_AGAIN)
     return splits
 
 
@@ -167,19 +167,19 @@ def _speaker_genders(path: Path) -> dict[str, Gender]:
             raise ManifestError(
                 f"has no column '{column}'; its columns are: {', '.join(header) or 'none'}",
                 where=path,
-                remedy="Use the tab-separated table as it is published.",
+                remedy="Use the tab-separated table as published.",
             )
     genders: dict[str, Gender] = {}
     known: dict[str, Gender] = {"m": "male", "f": "female"}
     for number, cells in rows[1:]:
         where = f"{path}:{number}"
         if len(cells) != len(header):
-            raise ManifestError(f"has {len(cells)} cells, the header has {len(header)}", where=where, remedy=_AGAIN)
+            raise ManifestError(f"has {len(cells)} cells, but the header has {len(header)}", where=where, remedy=_AGAIN)
         speaker, gender = (cells[header.index(column)] for column in columns)
         if gender not in known:
             raise ManifestError(expected_one_of(gender, known, kind="Gender"), where=where, remedy=_AGAIN)
         if speaker in genders:
-            raise ManifestError(f"{speaker} stands in an earlier line already", where=where, remedy=_AGAIN)
+            raise ManifestError(f"{speaker} is already listed in an earlier line", where=where, remedy=_AGAIN)
         genders[speaker] = known[gender]
     return genders
 
@@ -209,11 +209,11 @@ VOXCELEB1 = Corpus(
 # -- LibriSpeech: 1,000 hours of English audio books, read by 2,484 speakers (Panayotov et al. 2015) -------------------
 #
 # `train-clean-100/19/198/19-198-0000.flac` is subset, speaker, chapter, clip, with the words of the chapter's clips in
-# `19-198.trans.txt` beside them and the speakers' genders in `SPEAKERS.TXT`. The subsets are downloaded one by one, and
-# any of them will do. The name of a clip holds its speaker and chapter, so an excerpt without the inner folders is read
-# as well.
+# `19-198.trans.txt` next to them and the speakers' genders in `SPEAKERS.TXT`. The subsets are downloaded separately,
+# and any of them is enough. A clip's name contains its speaker and chapter, so an excerpt without the inner folders can
+# also be read.
 
-# Subset -> (utterances, speakers). Speakers: the paper's table 1; utterances: as the released archives hold them.
+# Subset -> (utterances, speakers). Speakers: the paper's table 1; utterances: as in the released archives.
 LIBRISPEECH_SUBSETS = {
     "train-clean-100": (28_539, 251),
     "train-clean-360": (104_014, 921),
@@ -228,10 +228,11 @@ _LIBRISPEECH_NAME = r"(?P<speaker>\d+)-(?P<chapter>\d+)-\d{4}"
 
 
 def parse_librispeech(root: Path) -> list[Utterance]:
-    """Return every clip below `root`, by subset and name.
+    """Return every clip below `root`, sorted by subset and name.
 
     Raises:
-        ManifestError: No folder, no audio, a foreign file name, a clip in two places, or a broken list.
+        ManifestError: There is no folder or no audio, a file name does not match, a clip is in two places, or a list is
+            broken.
     """
     paths = audio_files(root)
     texts, genders = _librispeech_lists(root, paths)
@@ -264,18 +265,18 @@ def parse_librispeech(root: Path) -> list[Utterance]:
 
 
 def librispeech_remarks(root: Path) -> list[str]:
-    """Return notes on clips whose words or whose speaker's gender are not known, and on what is in no subset."""
+    """Return notes on clips without a transcript, without the speaker's gender, or outside the subsets."""
     utterances = parse_librispeech(root)
     lacking = {
-        "transcript, for want of .trans.txt files": sum(u.transcript is None for u in utterances),
-        "gender, for want of SPEAKERS.TXT": sum(u.gender is None for u in utterances),
-        "split, for want of a folder named as a subset": sum(u.split is None for u in utterances),
+        "transcript, because .trans.txt files are missing": sum(u.transcript is None for u in utterances),
+        "gender, because SPEAKERS.TXT is missing": sum(u.gender is None for u in utterances),
+        "split, because no folder is named after a subset": sum(u.split is None for u in utterances),
     }
     return [f"{count} of {len(utterances)} utterances have no {what}" for what, count in lacking.items() if count]
 
 
 def librispeech_counts(utterances: Sequence[Utterance]) -> Expected:
-    """Return the published counts of those subsets that are at hand."""
+    """Return the published counts of the subsets that are present."""
     subsets = {subset for u in utterances if (subset := subset_of(Path(u.audio)))}
     splits: Counter[str] = Counter()
     for subset in subsets:
@@ -294,15 +295,15 @@ def subset_of(path: Path) -> str | None:
 
 
 def _split_of(subset: str) -> str:
-    """Return the split: the tests stay apart, since results name which of them they are on."""
+    """Return the split; the test subsets stay separate, since results are reported on each of them."""
     return subset if subset.startswith("test") else subset.partition("-")[0]
 
 
 def _librispeech_lists(root: Path, paths: Sequence[Path]) -> tuple[dict[str, str], dict[str, Gender]]:
     """Read the lists: clip -> words, speaker -> gender.
 
-    Beside the clips lie lines such as `19-198-0000 NORTHANGER ABBEY`; in the table of speakers, in the folder, above or
-    below it, such as `14   | F | train-clean-360  | 25.03 | Kristin LeMoine`.
+    Lists next to the clips contain lines such as `19-198-0000 NORTHANGER ABBEY`. The table of speakers, in the folder
+    or one level above or below, contains lines such as `14   | F | train-clean-360  | 25.03 | Kristin LeMoine`.
     """
     texts: dict[str, str] = {}
     for folder in dict.fromkeys(path.parent for path in paths):
@@ -311,7 +312,7 @@ def _librispeech_lists(root: Path, paths: Sequence[Path]) -> tuple[dict[str, str
                 clip, _, text = line.strip().partition(" ")
                 if not re.fullmatch(_LIBRISPEECH_NAME, clip) or not text.strip():
                     raise ManifestError(
-                        f"is no transcript: '{line[:40]}'", where=f"{folder / name}:{number}", remedy=_AGAIN
+                        f"is not a transcript: '{line[:40]}'", where=f"{folder / name}:{number}", remedy=_AGAIN
                     )
                 texts[clip] = text.strip()
     folders = (root, *root.parents[:1], *sorted(root.iterdir()))
@@ -324,7 +325,7 @@ def _librispeech_lists(root: Path, paths: Sequence[Path]) -> tuple[dict[str, str
             continue
         speaker, gender, *_ = [*(cell.strip() for cell in line.split("|")), ""]
         if not speaker.isdecimal() or gender not in known:
-            raise ManifestError(f"is no speaker: '{line[:40]}'", where=f"{table}:{number}", remedy=_AGAIN)
+            raise ManifestError(f"is not a speaker: '{line[:40]}'", where=f"{table}:{number}", remedy=_AGAIN)
         genders[speaker] = known[gender]
     return texts, genders
 
@@ -350,12 +351,12 @@ NUM_TESTED = 5  # recordings of each digit and speaker, 0 to 4, are the official
 
 
 def parse_fsdd(root: Path) -> list[Utterance]:
-    """Return every clip below `root`, by speaker, digit and number.
+    """Return every clip below `root`, sorted by speaker, digit and number.
 
-    The file name holds everything: `7_jackson_32.wav` is the digit 7, said by Jackson, his recording 32 of it.
+    The file name contains all metadata: `7_jackson_32.wav` is Jackson's recording 32 of the digit 7.
 
     Raises:
-        ManifestError: No folder, no audio, a foreign file name, or one clip in two places.
+        ManifestError: There is no folder or no audio, a file name does not match, or a clip is in two places.
     """
     found = []
     for path in audio_files(root):
@@ -364,7 +365,7 @@ def parse_fsdd(root: Path) -> list[Utterance]:
             r"(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<number>\d+)",
             corpus="FSDD",
             example="7_jackson_32.wav",
-            remedy="Name the folder 'recordings' of the corpus, or move this file out of it.",
+            remedy="Specify the folder 'recordings' of the corpus, or move this file out of it.",
         )
         found.append((parts["speaker"], int(parts["digit"]), int(parts["number"]), str(path)))
     utterances = [
@@ -372,7 +373,7 @@ def parse_fsdd(root: Path) -> list[Utterance]:
             id=Path(path).stem,
             audio=path,
             speaker=speaker,
-            gender="male",  # all six, by the corpus's own list
+            gender="male",  # all six, according to the corpus's own list
             transcript=DIGITS[digit],
             style="scripted",
             split="test" if number < NUM_TESTED else "train",

@@ -1,4 +1,4 @@
-"""Tables and texts beside recordings: their encodings, what columns and cells mean, and the utterance of a row."""
+"""Tables and texts that accompany recordings: encodings, meanings of columns and cells, utterances from rows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ALIASES = {
 }
 FIELDS = tuple(
     name for name in Utterance.model_fields if name not in ("ratings", "predicted")
-)  # a cell cannot hold several
+)  # a cell cannot contain several
 GENDERS: dict[str, Gender] = {
     "m": "male",
     "male": "male",
@@ -51,7 +51,9 @@ GENDERS: dict[str, Gender] = {
     "female": "female",
     "woman": "female",
 }
-MISSING = frozenset({"", "nan", "nat", "na", "n/a", "<na>", "none", "null", "?", "-", "''", '""'})  # in any case
+MISSING = frozenset(
+    {"", "nan", "nat", "na", "n/a", "<na>", "none", "null", "?", "-", "''", '""'}
+)  # in upper or lower case
 MAYBE_EMOTION = frozenset(
     {"class", "classes", "target", "y", "emo", "emotions", "mood", "feeling", "affect", "annotation", "sentiment"}
 )
@@ -71,12 +73,12 @@ _REMEDY = "Copy it again from the release."
 def rows(
     path: Path, columns: Sequence[str], *, separator: str = ",", otherwise: str = "utf-8"
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield file and line of every row of a table, and its cells by column, stripped.
+    """Yield the file and line of every row of a table, and its stripped cells by column.
 
     Args:
-        columns: Those that it must have.
-        separator: Of cells; a tab means that quotes are letters like others.
-        otherwise: Its encoding when it is not UTF-8.
+        columns: The columns that it must have.
+        separator: Separator of cells; with a tab, quotation marks are ordinary characters.
+        otherwise: Encoding of a table that is not UTF-8.
 
     Raises:
         ManifestError: It cannot be read, lacks a column, or a row is cut off.
@@ -96,7 +98,7 @@ def rows(
 
 
 def years(cell: str) -> float | None:
-    """Return an age in years; `None` of a cell that is empty or says it in words, as "adult" does.
+    """Return an age in years; `None` for a cell that is empty or uses words, such as "adult".
 
     Example:
         >>> years("34"), years("61,5"), years("twenties")
@@ -106,10 +108,10 @@ def years(cell: str) -> float | None:
 
 
 def decoded(path: Path, otherwise: str) -> str:
-    """Return a text in UTF-16 with its mark, in UTF-8, or else in the encoding that is named.
+    """Return a text that is in UTF-16 with a byte order mark, in UTF-8, or else in the given encoding.
 
     Raises:
-        ManifestError: It cannot be read, or is no text in any of them.
+        ManifestError: It cannot be read, or is in none of these encodings.
     """
     try:
         content = path.read_bytes()
@@ -119,18 +121,18 @@ def decoded(path: Path, otherwise: str) -> str:
             return content.decode("utf-8-sig")
         return content.decode(otherwise)
     except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"is no text ({error})", where=path, remedy=_REMEDY) from None
+        raise ManifestError(f"cannot be read as text ({error})", where=path, remedy=_REMEDY) from None
 
 
 def parquet_rows(path: Path, extra: str) -> Iterator[dict[str, object]]:
-    """Yield the rows of a Parquet file, cells by column.
+    """Yield the rows of a Parquet file as column -> cell.
 
     Args:
-        extra: Of serein, that brings pyarrow.
+        extra: The extra of serein that installs pyarrow.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
-        ManifestError: It is no Parquet file.
+        ManifestError: It is not a readable Parquet file.
     """
     try:
         from pyarrow import ArrowException, parquet
@@ -141,11 +143,11 @@ def parquet_rows(path: Path, extra: str) -> Iterator[dict[str, object]]:
             for batch in file.iter_batches(batch_size=256):
                 yield from batch.to_pylist()
     except (OSError, ArrowException) as error:
-        raise ManifestError(f"is no readable Parquet file ({error})", where=path, remedy=_REMEDY) from None
+        raise ManifestError(f"is not a readable Parquet file ({error})", where=path, remedy=_REMEDY) from None
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the number and the text of every line of a table that is not blank, without what ends it.
+    """Yield the number and the text of every non-blank line of a table, without its line ending.
 
     Raises:
         ManifestError: It cannot be read, or is not UTF-8.
@@ -153,14 +155,14 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"is no text in UTF-8 ({error})", where=path, remedy=_REMEDY) from None
+        raise ManifestError(f"is not UTF-8 text ({error})", where=path, remedy=_REMEDY) from None
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, line.rstrip("\r")
 
 
 def field_of(column: str) -> str | None:
-    """Return the field of an utterance that a column holds; `None` when its name is not known.
+    """Return the field of an utterance that a column contains; `None` when its name is unknown.
 
     Example:
         >>> field_of("Speaker ID"), field_of("mood")
@@ -170,7 +172,7 @@ def field_of(column: str) -> str | None:
 
 
 def is_missing(cell: str) -> bool:
-    """Tell whether a cell says that its value is missing.
+    """Return whether a cell marks a missing value.
 
     Example:
         >>> [is_missing(cell) for cell in ("", "NaN", "N/A", "?", "sad")]
@@ -180,10 +182,10 @@ def is_missing(cell: str) -> bool:
 
 
 def seconds(cell: str) -> float:
-    """Return a time in seconds: of a number, of minutes and seconds, or as pandas writes it.
+    """Return a time in seconds, given as a number, as minutes and seconds, or in pandas' format.
 
     Raises:
-        ValueError: It is none of them.
+        ValueError: The cell has none of these formats.
 
     Example:
         >>> [seconds(cell) for cell in ("1.5", "00:01.5", "1:00:01", "0 days 00:00:01.500000", "P0DT0H0M1.5S")]
@@ -197,7 +199,7 @@ def seconds(cell: str) -> float:
 
 
 def part_id(audio: Path, start_s: float | None, end_s: float | None) -> str:
-    """Return the path without its suffix, and `#start-end` when it is a part of the file.
+    """Return the path without its suffix, followed by `#start-end` for a part of the file.
 
     Example:
         >>> part_id(Path("a/show.wav"), 0.0, 1.5), part_id(Path("b.wav"), None, None)
@@ -214,13 +216,13 @@ def utterance(cells: Mapping[str, str], folder: Path, *, where: str, columns: Ma
     """Return the utterance of a row.
 
     Args:
-        cells: By field of an utterance; those that say that they are missing are left out.
-        folder: To which the audio path is relative.
-        where: The row, for complaints.
-        columns: Field -> name of its column, where it has another, for complaints.
+        cells: Field of an utterance -> cell; cells that mark a missing value are left out.
+        folder: Folder to which the audio path is relative.
+        where: The row, for error messages.
+        columns: Field -> name of its column if it differs, for error messages.
 
     Raises:
-        ManifestError: There is no path, or a cell is not of its field; names the column.
+        ManifestError: The path is missing, or a cell is not valid for its field; names the column.
     """
     audio_cell = cells.get("audio", "").strip()
     if not audio_cell:
@@ -233,7 +235,7 @@ def utterance(cells: Mapping[str, str], folder: Path, *, where: str, columns: Ma
                 values[field] = seconds(cells[field])
             except ValueError:
                 raise ManifestError(
-                    f"column '{columns.get(field, field)}' holds '{cells[field]}', which is no time",
+                    f"column '{columns.get(field, field)}' contains '{cells[field]}', which is not a time",
                     where=where,
                     remedy="Write it as seconds (1.5), as 00:01.5, or as 0 days 00:00:01.5.",
                 ) from None
@@ -247,12 +249,12 @@ def utterance(cells: Mapping[str, str], folder: Path, *, where: str, columns: Ma
     times: Any = (values.get("start_s"), values.get("end_s"))
     if times[1] is not None and (times[0] or 0.0) >= times[1]:
         what = f"ends at {times[1]:g} s and starts at {times[0] or 0.0:g} s"
-        raise ManifestError(what, where=where, remedy="Correct the times; the end is a time, not a length.")
+        raise ManifestError(what, where=where, remedy="Correct the times; the end is a time, not a duration.")
     values |= {"id": values.get("id") or part_id(audio, *times), "audio": str(folder / audio)}
     try:
         return Utterance.model_validate(values)
     except ValidationError as error:
         problem = error.errors()[0]
         field = str(problem["loc"][0])
-        what = f"column '{columns.get(field, field)}' holds '{problem['input']}': {problem['msg']}"
+        what = f"column '{columns.get(field, field)}' contains '{problem['input']}': {problem['msg']}"
         raise ManifestError(what, where=where, remedy="Correct the cell, or leave it empty.") from None

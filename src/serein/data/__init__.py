@@ -1,1 +1,1 @@
-"""What was recorded: utterances, manifests, audio, corpora, folds, batches."""
+"""Data: utterances, manifests, audio, corpora, folds, batches."""

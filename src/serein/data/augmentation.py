@@ -1,6 +1,6 @@
-"""Augmentation for training: named changes of a waveform (noise, volume, reverberation, pitch), and of log-mel frames.
+"""Data augmentation for training: waveform effects (noise, volume, reverberation, pitch) and log-mel augmentation.
 
-What is drawn for a clip follows from its seed alone.
+The random draws for a clip depend only on its seed.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from serein.device import sent
 from serein.errors import imported
 from serein.recipe import SpectrogramAugmentation, WaveformAugmentation
 
-SPEECH_BELOW_PEAK_DB = 30.0  # what is softer than the loudest 25 ms by more is a pause
+SPEECH_BELOW_PEAK_DB = 30.0  # frames further below the loudest 25 ms are pauses
 SMALLEST_ROOM_M, LARGEST_ROOM_M = (3.0, 3.0, 2.4), (8.0, 6.0, 3.5)  # an office, a small lecture room
 FROM_WALLS_M = 0.5
-MIXING_TIME_S = 0.05  # from then on echoes are too dense to be told apart; the square root of the volume is 13 ms
+MIXING_TIME_S = 0.05  # later echoes are too dense to resolve; the square root of the volume is 13 ms
 SOUND_M_PER_S = 343.0
 NEPERS = math.log(10) / 10  # of power, per decibel
 NO_NOISE_DB = -300.0
-RIPPLE_DB = 0.9  # deviation of a mel band's power from frame to frame in steady noise
-_OWN_STREAM = 3  # the spectrogram draws from [seed], the place of a crop from [seed, 1], conditions from [seed, 2]
+RIPPLE_DB = 0.9  # standard deviation of a mel band's power across frames of steady noise
+_OWN_STREAM = 3  # spectrogram augmentation draws from [seed], crop positions from [seed, 1], conditions from [seed, 2]
 
 
 def with_noise(waveform: Waveform, snr_db: float, rng: np.random.Generator) -> Waveform:
@@ -41,7 +41,7 @@ def with_noise(waveform: Waveform, snr_db: float, rng: np.random.Generator) -> W
 
     Args:
         waveform: (sample,) float32.
-        snr_db: Mean power of speech (`speech_power`) over mean power of the noise, exactly.
+        snr_db: Exact ratio of the mean power of the speech (`speech_power`) to that of the noise.
     """
     noise = rng.standard_normal(len(waveform), np.float32)
     power = speech_power(waveform) / 10 ** (snr_db / 10)
@@ -50,7 +50,7 @@ def with_noise(waveform: Waveform, snr_db: float, rng: np.random.Generator) -> W
 
 
 def speech_power(waveform: Waveform) -> float:
-    """Return the mean power of the frames of 25 ms that lie within 30 dB of the loudest: speech without its pauses."""
+    """Return the mean power of the 25 ms frames within 30 dB of the loudest one: speech without its pauses."""
     size = min(SAMPLE_RATE_HZ // 40, len(waveform))
     frames = np.lib.stride_tricks.sliding_window_view(waveform, size)[:: SAMPLE_RATE_HZ // 100]
     power = np.einsum("ft,ft->f", frames, frames, dtype=np.float64) / size
@@ -58,12 +58,12 @@ def speech_power(waveform: Waveform) -> float:
 
 
 def with_volume(waveform: Waveform, volume_db: float, rng: np.random.Generator | None = None) -> Waveform:
-    """Multiply by 10^(volume_db / 20). What exceeds full scale stays as it is: float32 has room for it."""
+    """Multiply by 10^(volume_db / 20). Samples beyond full scale are not clipped: float32 can represent them."""
     return waveform * np.float32(10 ** (volume_db / 20))
 
 
 def reverberated(waveform: Waveform, rt60_s: float, rng: np.random.Generator) -> Waveform:
-    """Let a clip sound in a room drawn from `rng`, as loud as before, from the direct sound on, the end cut off."""
+    """Add the reverberation of a room drawn from `rng`; alignment, length and mean power of the clip stay the same."""
     from scipy.signal import oaconvolve
 
     reverberant = oaconvolve(waveform, room_response(rt60_s, rng))[: len(waveform)]
@@ -74,11 +74,11 @@ def reverberated(waveform: Waveform, rt60_s: float, rng: np.random.Generator) ->
 
 
 def room_response(rt60_s: float, rng: np.random.Generator) -> Waveform:
-    """Return the response of a microphone to an impulse in a room drawn from `rng`, from the direct sound to -60 dB.
+    """Return the impulse response of a room drawn from `rng`, from the direct sound to -60 dB.
 
-    Image sources (Allen and Berkley 1979) of a box that absorbs nothing, until its echoes are too dense to be told
-    apart; then noise of the same power (Lehmann and Johansson 2010, diffuse reverberation). Sound is then taken to
-    lose energy with the length of its way, as Sabine's formula has it: all falls by 60 dB in `rt60_s`.
+    The early part uses image sources (Allen and Berkley 1979) in a box without absorption. Where the echoes become too
+    dense to resolve, noise of the same power follows (Lehmann and Johansson 2010, diffuse reverberation). As in
+    Sabine's formula, sound loses energy with the distance it travels: the whole response decays by 60 dB in `rt60_s`.
 
     Returns:
         (sample,) float32, `rt60_s` long.
@@ -107,7 +107,7 @@ def room_response(rt60_s: float, rng: np.random.Generator) -> Waveform:
 
 
 def with_pitch(waveform: Waveform, semitones: float, rng: np.random.Generator | None = None) -> Waveform:
-    """Shift the pitch at the same tempo (Signalsmith Stretch), with as many samples at the same places."""
+    """Shift the pitch without changing tempo, length or alignment (Signalsmith Stretch)."""
     stretch = imported("python_stretch", "augment").Signalsmith.Stretch()
     stretch.preset(1, SAMPLE_RATE_HZ)
     stretch.setTransposeSemitones(semitones)
@@ -116,13 +116,13 @@ def with_pitch(waveform: Waveform, semitones: float, rng: np.random.Generator | 
 
 @dataclass(frozen=True)
 class Effect:
-    """A change and how it is spoken of.
+    """A waveform effect and its description.
 
     Attributes:
         apply: (waveform, value, rng) -> waveform of the same length.
-        option: The key of its range in a recipe.
-        text: Says a value with its unit.
-        library: What it needs of the extra `augment`.
+        option: Recipe key of its range.
+        text: Format string that states a value with its unit.
+        library: Module of the extra `augment` that it requires.
     """
 
     apply: Callable[[Waveform, float, np.random.Generator], Waveform]
@@ -131,7 +131,7 @@ class Effect:
     library: str | None = None
 
 
-EFFECTS = {  # in the order in which they are applied
+EFFECTS = {  # in order of application
     "pitch": Effect(with_pitch, "pitch_semitones", "pitch {:+.2f} semitones", "python_stretch"),
     "reverberation": Effect(
         reverberated, "reverberation_rt60_s", "reverberation RT60 {:.2f} s", library="pyroomacoustics"
@@ -142,10 +142,10 @@ EFFECTS = {  # in the order in which they are applied
 
 
 class WaveformAugmenter:
-    """Changes clips as a recipe says; picklable, and without state: a clip's seed decides.
+    """Waveform augmentation as a recipe specifies it; picklable and stateless: the draws depend only on a clip's seed.
 
     Args:
-        options: Which effects, and their ranges.
+        options: The effects and their ranges.
 
     Raises:
         MissingExtraError: An effect needs a package of the extra `augment`.
@@ -162,15 +162,15 @@ class WaveformAugmenter:
         self.names = sets.get(options.name, (options.name,))
         for library in (EFFECTS[name].library for name in self.names):
             if library is not None:
-                imported(library, "augment")  # now, not after an hour; and before loaders' processes split off
+                imported(library, "augment")  # fail now, not after an hour; and before loaders fork their workers
 
     @property
     def is_light(self) -> bool:
-        """Whether a clip takes a millisecond or less, so that changing it elsewhere is not worth a process."""
+        """Whether a clip takes a millisecond or less, too little to justify a worker process."""
         return all(EFFECTS[name].library is None for name in self.names)
 
     def drawn(self, seed: int) -> dict[str, float]:
-        """Return effect -> its value for the clip of this seed, in the order of their application; maybe none."""
+        """Return effect -> value for the clip with this seed, in order of application; may be empty."""
         rng = np.random.default_rng([seed, _OWN_STREAM])
         is_changed = rng.random() < self.options.probability
         values = {name: rng.uniform(*getattr(self.options, effect.option)) for name, effect in EFFECTS.items()}
@@ -179,7 +179,7 @@ class WaveformAugmenter:
         return {name: value for name, value in values.items() if is_changed and name in chosen}
 
     def __call__(self, waveform: Waveform, seed: int) -> Waveform:
-        """Return the changed clip, (sample,) float32 of the same length."""
+        """Return the augmented clip, (sample,) float32 of the same length."""
         order = list(EFFECTS)
         for name, value in self.drawn(seed).items():
             rng = np.random.default_rng([seed, _OWN_STREAM, 1 + order.index(name)])
@@ -188,7 +188,7 @@ class WaveformAugmenter:
 
 
 def describe(drawn: Mapping[str, float]) -> str:
-    """Say what was drawn, with units.
+    """Describe the drawn effects with their units.
 
     Example:
         >>> describe({"pitch": -1.5, "noise": 10.0})
@@ -198,11 +198,11 @@ def describe(drawn: Mapping[str, float]) -> str:
 
 
 class SpectrogramAugmenter:
-    """Stretches, shifts, filters, adds noise to bands in dB; masks and mixes normalised frames.
+    """Augmentation of mel bands in dB (stretching, shifting, filtering, noise) and of normalised frames (masks, mixup).
 
     Args:
         options: Ranges and probabilities.
-        seeds: (batch,) of a batch's clips; every draw follows from them.
+        seeds: (batch,) seeds of the clips, which determine every draw.
     """
 
     def __init__(self, options: SpectrogramAugmentation, seeds: torch.Tensor) -> None:
@@ -217,7 +217,7 @@ class SpectrogramAugmenter:
             num_frames: (batch,) long, on the host.
 
         Returns:
-            The changed bands and numbers of frames.
+            The augmented bands and their numbers of frames.
         """
         options = self.options
         if options.tempo or options.vtlp or options.band_shift:
@@ -228,18 +228,18 @@ class SpectrogramAugmenter:
             step = (num_frames - 1) / (after - 1).clamp_min(1)
             frame = torch.arange(int(after.max()))[None] * step[:, None]
             band = torch.arange(bands_db.shape[2])[None] * scale[:, None] + shift[:, None]
-            # interpolated at (batch, new frame) x (batch, new band), the edges continued
+            # interpolate at (batch, new frame) x (batch, new band), repeating the edges
             last_frame, last_band = max(bands_db.shape[1] - 1, 1), max(bands_db.shape[2] - 1, 1)
             rows = (2 * frame / last_frame - 1)[:, :, None].expand(-1, -1, band.shape[1])
             columns = (2 * band / last_band - 1)[:, None].expand(-1, frame.shape[1], -1)
             grid = sent(torch.stack([columns, rows], dim=-1).to(bands_db.dtype), bands_db.device)
             bands_db = F.grid_sample(bands_db[:, None], grid, padding_mode="border", align_corners=True)[:, 0]
             num_frames = after
-        curves = np.zeros((len(self.rngs), bands_db.shape[2]), np.float32)  # level and random curves, in dB
+        curves = np.zeros((len(self.rngs), bands_db.shape[2]), np.float32)  # level and random filter curves, in dB
         for curve, rng in zip(curves, self.rngs, strict=True):
             curve += rng.uniform(-options.gain_db, options.gain_db)
             if options.equaliser_db and rng.random() < options.equaliser_probability:
-                # straight lines between three to six knots (FilterAugment, Nam 2022)
+                # linear interpolation between three to six knots (FilterAugment, Nam 2022)
                 num_knots, last = int(rng.integers(3, 7)), len(curve) - 1
                 knots = np.sort(np.concatenate([[0, last], rng.uniform(0, last, num_knots - 2)]))
                 heights_db = rng.uniform(-options.equaliser_db, options.equaliser_db, num_knots)
@@ -247,7 +247,7 @@ class SpectrogramAugmenter:
         bands_db = bands_db + sent(torch.from_numpy(curves), bands_db.device)[:, None]
         if not options.noise_probability:
             return bands_db, num_frames
-        noises_db = np.full(bands_db.shape, NO_NOISE_DB, np.float32)  # against each clip's peak
+        noises_db = np.full(bands_db.shape, NO_NOISE_DB, np.float32)  # relative to each clip's peak
         for noise_db, rng, length in zip(noises_db, self.rngs, num_frames.tolist(), strict=True):
             if rng.random() < options.noise_probability:
                 slope = np.linspace(rng.uniform(-5, 15), rng.uniform(-15, 5), noise_db.shape[1])
@@ -259,7 +259,7 @@ class SpectrogramAugmenter:
         return torch.logaddexp(bands_db * NEPERS, noise * NEPERS) / NEPERS, num_frames
 
     def mask(self, frames: torch.Tensor, num_frames: torch.Tensor, num_channels: int) -> torch.Tensor:
-        """Set random stretches of time and of bands to zero, which is the corpus's mean (SpecAugment, Park 2019).
+        """Set random spans of frames and of bands to zero, which is the corpus's mean (SpecAugment, Park 2019).
 
         Args:
             frames: (batch, frame, channel * band), normalised.
@@ -275,7 +275,7 @@ class SpectrogramAugmenter:
         return frames * time[:, :, None] * band[:, None]
 
     def mixing(self) -> tuple[torch.Tensor, float] | None:
-        """Draw partners, (batch,) long, and the share of each clip's own, at least a half; `None` leaves the batch."""
+        """Draw mixup partners, (batch,) long, and the weight of each clip itself, at least 0.5; `None`: no mixup."""
         rng = self.rngs[0]
         if not self.options.mixup or rng.random() >= self.options.mixup_probability:
             return None
@@ -309,14 +309,14 @@ def write_examples(
     seed: int = 0,
     on_progress: Progress | None = None,
 ) -> list[str]:
-    """Write clips spread evenly over a corpus, each as it is and as the first epoch of a training may use it.
+    """Write clips spread evenly over a corpus, each unchanged and as the first epoch of a training run may use it.
 
     Args:
-        limit: Most clips.
-        seed: Root of what is drawn.
+        limit: Maximum number of clips.
+        seed: Root seed of the draws.
 
     Returns:
-        What was drawn for each clip, a line each, which `augmentations.txt` holds as well.
+        One line per clip that describes its augmentation, also written to `augmentations.txt`.
 
     Raises:
         AudioError: A recording cannot be read.
@@ -332,7 +332,7 @@ def write_examples(
         line = f"{name}: {describe(augmenter.drawn(clip_seed))}"
         changed = augmenter(original, clip_seed)
         for kind, waveform in (("original", original), (augmenter.options.name, changed)):
-            peak = max(float(np.abs(waveform).max()), 1.0)  # 16 bits hold no more than full scale
+            peak = max(float(np.abs(waveform).max()), 1.0)  # 16-bit samples cannot exceed full scale
             with replacing(folder / f"{name}_{kind}.wav") as partial:
                 soundfile.write(partial, waveform / peak, SAMPLE_RATE_HZ, subtype="PCM_16")
             if peak > 1.0 and kind != "original":

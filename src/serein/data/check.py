@@ -1,4 +1,4 @@
-"""The kinds of problem that recordings and their labels have, and the report that lists them with their remedies."""
+"""Checks of recordings and labels: the kinds of problem, and a report that lists those found with their remedies."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ Progress = Callable[[int, int], None]
 _Result = TypeVar("_Result")
 Severity = Literal["error", "warning"]
 MAX_CLIPPED_FRACTION = 0.001
-FLAT_SAMPLES = 3  # a single sample at full scale is a normalised recording, a run of them is a cut wave
+FLAT_SAMPLES = 3  # a single sample at full scale indicates a normalised recording, a run of them clipping
 MIN_LOUD_FRACTION = 0.1
-QUIET_DB = -40.0  # below the loudest frame; pauses of clean recordings lie there, speech does not
+QUIET_DB = -40.0  # relative to the loudest frame; pauses of clean recordings are below this level, speech is not
 MIN_SPEAKERS = 3  # one each for train, dev and test
 MIN_GENDER_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A kind of problem: an "error" makes data unfit for training, a "warning" is for the user to decide."""
+    """A kind of problem: an "error" makes data unfit for training, a "warning" is left to the user's judgement."""
 
     severity: Severity
     meaning: str
@@ -44,67 +44,69 @@ class Problem:
 
 
 PROBLEMS: dict[str, Problem] = {
-    "missing": Problem("error", "There is no such file.", "Check the path, or prepare the manifest again."),
+    "missing": Problem("error", "The file does not exist.", "Check the path, or prepare the manifest again."),
     "broken": Problem("error", "The file cannot be decoded.", "Copy the file again, or convert it with ffmpeg."),
-    "truncated": Problem("error", "The file ends before its header says.", "Copy the file again from its source."),
-    "outside_file": Problem(
-        "error", "The part from start_s to end_s lies outside the file.", "Correct the time stamps."
-    ),
-    "not_finite": Problem("error", "Samples are NaN or infinite.", "Export the recording again."),
+    "truncated": Problem("error", "The file is shorter than its header states.", "Copy it again from its source."),
+    "outside_file": Problem("error", "The part from start_s to end_s is outside the file.", "Correct the time stamps."),
+    "not_finite": Problem("error", "Some samples are NaN or infinite.", "Export the recording again."),
     "silent": Problem("error", "No sample exceeds -80 dB of full scale.", "Record it again, or remove it."),
-    "duplicated_id": Problem("error", "Several utterances bear one id.", "Give every utterance its own id."),
+    "duplicated_id": Problem("error", "Several utterances have the same id.", "Give every utterance its own id."),
     "duplicated_part": Problem(
         "error",
-        "Several utterances are the same part of the same file.",
-        "Keep one; the labels of several raters go into its 'ratings'.",
+        "Several utterances refer to the same part of the same file.",
+        "Keep one, and put the labels of several raters into its 'ratings'.",
     ),
     "contradictory_duplicate": Problem(
         "warning",
-        "The same samples appear with another speaker or emotion.",
-        "Find out which label is right; with another speaker, test data may leak into training.",
+        "The same samples appear with a different speaker or emotion.",
+        "Find out which label is right; if the speakers differ, test data may leak into training.",
     ),
     "duplicated_audio": Problem(
         "warning",
-        "Several utterances hold the same samples.",
+        "Several utterances contain the same samples.",
         "Keep one: the leak check stops a run that trains on one and tests on the other.",
     ),
     "clipped": Problem(
         "warning",
-        f"Over {MAX_CLIPPED_FRACTION:.1%} of the samples lie in runs of {FLAT_SAMPLES} or more at full scale.",
-        "Record with less gain; clipping distorts the loudness and timbre that tell emotions apart.",
+        f"Over {MAX_CLIPPED_FRACTION:.1%} of the samples are in runs of {FLAT_SAMPLES} or more at full scale.",
+        "Record with less gain; clipping distorts the loudness and timbre that distinguish emotions.",
     ),
     "mostly_silence": Problem(
         "warning",
-        f"Under {MIN_LOUD_FRACTION:.0%} of the frames lie within {-QUIET_DB:.0f} dB of the loudest.",
-        "Cut the silence with start_s and end_s; look for a click if there is no speech.",
+        f"Under {MIN_LOUD_FRACTION:.0%} of the frames are within {-QUIET_DB:.0f} dB of the loudest.",
+        "Exclude the silence with start_s and end_s; if there is no speech, look for a click.",
     ),
     "strange_header": Problem(
         "warning",
-        "The header does not say what the file holds; all of it was read.",
-        "Listen to its end: the recorder may have been stopped, or recordings joined.",
+        "The header does not match the contents of the file; all of it was read.",
+        "Listen to the end: recording may have been interrupted, or several recordings joined.",
     ),
-    "too_short": Problem("warning", "Shorter than an utterance.", "Listen: it may be cut off. Remove or join it."),
+    "too_short": Problem(
+        "warning", "Too short for an utterance.", "Listen to it: it may be cut off. Remove or join it."
+    ),
     "too_long": Problem("warning", "Longer than one emotion lasts.", "Cut it into utterances with start_s and end_s."),
     "no_emotion": Problem("warning", "The emotion is unknown.", "Label it, or use it for tasks without emotion."),
     "no_speaker": Problem(
         "warning",
-        "The speaker is unknown, so folds cannot keep speakers apart.",
-        "Add the column 'speaker'; without it, test scores flatter.",
+        "The speaker is unknown, so folds cannot keep speakers separate.",
+        "Add the column 'speaker'; without it, test scores are optimistic.",
     ),
-    "label_variants": Problem("warning", "Emotions differ only in case or spaces.", "Write each emotion in one way."),
+    "label_variants": Problem(
+        "warning", "Emotions differ only in case or spaces.", "Use the same spelling throughout for each emotion."
+    ),
     "speaker_variants": Problem(
         "error",
-        "Speakers differ only in case or spaces, so one may be both trained on and tested.",
-        "Write each speaker in one way.",
+        "Speakers differ only in case or spaces, so the same one may occur in both training and test.",
+        "Use the same spelling throughout for each speaker.",
     ),
     "speaker_of_two_genders": Problem(
         "warning",
-        "One speaker is both female and male.",
-        "Correct the gender, or tell the two speakers apart.",
+        "One speaker is labelled both female and male.",
+        "Correct the gender, or give the two speakers different names.",
     ),
     "single_emotion_speakers": Problem(
         "warning",
-        "Speakers with one emotion only: a model may learn the voice for the emotion.",
+        "Some speakers have only one emotion: a model may learn the voice instead of the emotion.",
         "Report scores per speaker, and avoid methods that normalise per speaker.",
     ),
     "few_speakers": Problem(
@@ -115,10 +117,10 @@ PROBLEMS: dict[str, Problem] = {
     "format_tells_emotion": Problem(
         "warning",
         "An emotion can be recognised from the file format, so a model may learn the recorder.",
-        "Bring all files to one format and rate from the start; a common resampling does not undo it.",
+        "Create all files in one format and at one rate; resampling them afterwards does not undo it.",
     ),
     "gender_tells_emotion": Problem(
-        "warning", "An emotion is spoken by one gender mostly.", "Report scores per gender."
+        "warning", "An emotion is spoken mostly by one gender.", "Report scores per gender."
     ),
     "unbalanced_genders": Problem(
         "warning",
@@ -134,8 +136,8 @@ class Finding:
 
     Attributes:
         kind: A key of `PROBLEMS`.
-        where: Id of the utterance; for a note on the corpus the speaker, the emotion, or "corpus".
-        detail: What was found there.
+        where: Id of the utterance; for a note on the corpus, the speaker, the emotion or "corpus".
+        detail: The evidence for it.
     """
 
     kind: str
@@ -145,15 +147,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `check` found.
+    """The findings of `check`.
 
     Attributes:
-        num_utterances: Utterances checked.
-        duration_s: Speech that could be decoded, in seconds.
-        per_emotion: Emotion -> utterances, most frequent first.
-        per_speaker: Speaker -> utterances, most frequent first.
-        problems: Of single utterances, in the order of `PROBLEMS`.
-        notes: Of the corpus as a whole, in the order of `PROBLEMS`.
+        num_utterances: Number of utterances checked.
+        duration_s: Duration of the audio that could be decoded, in seconds.
+        per_emotion: Emotion -> number of utterances, most frequent first.
+        per_speaker: Speaker -> number of utterances, most frequent first.
+        problems: Findings on single utterances, in the order of `PROBLEMS`.
+        notes: Findings on the corpus as a whole, in the order of `PROBLEMS`.
     """
 
     num_utterances: int
@@ -165,11 +167,11 @@ class CheckReport:
 
     @property
     def is_sound(self) -> bool:
-        """Whether no finding is an error; the exit status of `serein corpus check` is 1 otherwise."""
+        """Whether no finding is an error; otherwise `serein corpus check` exits with status 1."""
         return all(PROBLEMS[finding.kind].severity == "warning" for finding in (*self.problems, *self.notes))
 
     def to_json(self) -> dict[str, object]:
-        """Return plain dictionaries, lists and numbers; `kinds` explains the kinds that were found."""
+        """Return plain dictionaries, lists and numbers; `kinds` explains each kind of problem found."""
         kinds = dict.fromkeys(finding.kind for finding in (*self.problems, *self.notes))
         return {
             "is_sound": self.is_sound,
@@ -216,11 +218,11 @@ class CheckReport:
 
 
 NUM_EXAMPLES = 3  # of each kind of problem
-NUM_THREADS = 2  # libsndfile decodes outside Python's lock
+NUM_THREADS = 2  # libsndfile decodes without holding the GIL
 FULL_SCALE = 0.97  # -0.26 dB; resampling lets the flat top of a clipped wave ripple by about as much
 FRAME_S = 0.025
-TELLING_DIFFERENCE = 0.5  # in share, between one emotion and all others
-TELLING_NUMBER = 10  # utterances of an emotion, below which such a difference may be chance
+TELLING_DIFFERENCE = 0.5  # difference in share between one emotion and all others
+TELLING_NUMBER = 10  # with fewer utterances of an emotion, such a difference may be due to chance
 
 
 _KIND_OF_ERROR: dict[type[AudioError], str] = {
@@ -238,13 +240,13 @@ def check(
     min_s: float = 0.3,
     max_s: float = 30.0,
 ) -> CheckReport:
-    """Decode every utterance once and list what is wrong with recordings and labels.
+    """Decode every utterance once and list the problems of recordings and labels.
 
     Args:
-        utterances: With absolute audio paths, as `manifest.read` and `prepare` return them.
-        on_progress: Called with (utterances decoded, utterances in all).
-        min_s: Utterances below this length are `too_short`.
-        max_s: Utterances above this length are `too_long`.
+        utterances: With absolute audio paths, as returned by `manifest.read` and `prepare`.
+        on_progress: Called with (utterances decoded, total).
+        min_s: Utterances shorter than this are `too_short`.
+        max_s: Utterances longer than this are `too_long`.
     """
     results = _for_each(partial(_measured, min_s=min_s, max_s=max_s), utterances, on_progress)
     measured = [(u, result) for u, (result, _) in zip(utterances, results, strict=True) if result]
@@ -265,10 +267,10 @@ def check(
 
 
 def audio_digests(utterances: Sequence[Utterance], *, on_progress: Progress | None = None) -> dict[str, str]:
-    """Return id -> SHA-256 of the decoded part's samples, rounded to 16 bits.
+    """Return id -> SHA-256 of the utterance's decoded samples, rounded to 16 bits.
 
-    Equal digests mean equal sound, whatever the container (WAV, FLAC), the bit depth (16 and more) and the
-    place in the file. A copy that was resampled, encoded with loss, filtered or cut differently has another.
+    Equal digests mean identical audio, regardless of the container (WAV, FLAC), the bit depth (16 or more) and the
+    position in the file. A copy that was resampled, lossily encoded, filtered or cut differently has another digest.
 
     Raises:
         AudioError: A file is missing or cannot be decoded.
@@ -298,14 +300,14 @@ def _for_each(
                 results.append(result)
                 if on_progress:
                     on_progress(len(results), len(utterances))
-        except BaseException:  # Ctrl-C, or an error of the caller's: do not decode the rest first
+        except BaseException:  # Ctrl-C, or an error in the caller: do not decode the rest first
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return results
 
 
 def _measured(utterance: Utterance, min_s: float, max_s: float) -> tuple[_Measured | None, list[Finding]]:
-    """Measure a recording, if it can be decoded, and list what is wrong with it."""
+    """Measure a recording, if it can be decoded, and list its problems."""
     try:
         header = audio.info(utterance.audio)
         waveform = audio.decode(utterance.audio, utterance.start_s, utterance.end_s)
@@ -322,17 +324,17 @@ def _measured(utterance: Utterance, min_s: float, max_s: float) -> tuple[_Measur
     if (loud := loud_fraction(waveform)) < MIN_LOUD_FRACTION:
         found.append(("mostly_silence", f"{loud:.0%} of {duration_s:.2f} s is loud"))
     if duration_s < min_s:
-        found.append(("too_short", f"{duration_s:.3f} s, the least is {min_s:g} s"))
+        found.append(("too_short", f"{duration_s:.3f} s, the minimum is {min_s:g} s"))
     if duration_s > max_s:
-        found.append(("too_long", f"{duration_s:.1f} s, the most is {max_s:g} s"))
+        found.append(("too_long", f"{duration_s:.1f} s, the maximum is {max_s:g} s"))
     return measured, [Finding(kind, utterance.id, detail) for kind, detail in found]
 
 
 def clipped_fraction(waveform: Waveform) -> float:
-    """Return the share of samples that lie in runs of three or more within 0.26 dB of full scale.
+    """Return the fraction of samples in runs of three or more within 0.26 dB of full scale.
 
-    Speech reaches full scale for a sample or two where it was normalised, for longer where the wave was cut.
-    A pure tone at full scale counts as clipped too.
+    Normalised speech reaches full scale for a sample or two, clipped speech for longer.
+    A pure tone at full scale also counts as clipped.
 
     Args:
         waveform: (sample,) at 16 kHz.
@@ -344,7 +346,7 @@ def clipped_fraction(waveform: Waveform) -> float:
 
 
 def loud_fraction(waveform: Waveform) -> float:
-    """Return the share of 25-ms frames whose energy is within 40 dB of the loudest; 1.0 below one frame.
+    """Return the fraction of 25 ms frames whose energy is within 40 dB of the loudest; 1.0 for less than one frame.
 
     Args:
         waveform: (sample,) at 16 kHz.
@@ -362,7 +364,7 @@ def _digest(waveform: Waveform) -> str:
 
 
 def _manifest_problems(utterances: Sequence[Utterance], digests: Sequence[str | None]) -> Iterator[Finding]:
-    """List what is missing or repeated; `digests` are of the samples, `None` where there is nothing to compare."""
+    """List missing and repeated values; `digests` are of the samples, `None` if there is nothing to compare."""
     ids: set[str] = set()
     parts: dict[tuple[str, float, float | None], str] = {}
     earlier: dict[str | None, list[Utterance]] = defaultdict(list)
@@ -395,7 +397,7 @@ def _manifest_problems(utterances: Sequence[Utterance], digests: Sequence[str | 
 
 
 def _notes(utterances: Sequence[Utterance], measured: Sequence[tuple[Utterance, _Measured]]) -> Iterator[Finding]:
-    """List what is wrong with the corpus as a whole: its labels, speakers and genders, and what else tells emotions."""
+    """List the problems of the corpus as a whole: labels, speakers, genders, and other cues that reveal the emotion."""
     variants: dict[str, set[str]] = defaultdict(set)
     speakers: dict[str, set[str]] = defaultdict(set)
     emotions: dict[str, set[str]] = defaultdict(set)
@@ -421,7 +423,7 @@ def _notes(utterances: Sequence[Utterance], measured: Sequence[tuple[Utterance, 
             yield Finding("speaker_of_two_genders", speaker, ", ".join(sorted(known)))
     single = [speaker for speaker, known in emotions.items() if len(known) == 1]
     if single and len(set().union(*emotions.values())) > 1:
-        detail = f"{len(single)} of {len(emotions)} speakers have one emotion only: {first_of(sorted(single), 5)}"
+        detail = f"{len(single)} of {len(emotions)} speakers have only one emotion: {first_of(sorted(single), 5)}"
         yield Finding("single_emotion_speakers", "corpus", detail)
     counts = Counter(u.gender for u in utterances if u.gender in ("female", "male"))
     if counts and min(counts["female"], counts["male"]) < MIN_GENDER_SHARE * counts.total():
@@ -431,7 +433,7 @@ def _notes(utterances: Sequence[Utterance], measured: Sequence[tuple[Utterance, 
     labelled = [(u, result) for u, result in measured if u.emotion]
     named = [u.emotion or "" for u, _ in labelled]
     of_emotion = Counter(named)
-    # A value tells an emotion when it is more frequent there, by half of all utterances, than in the other emotions.
+    # A value reveals an emotion when its share there exceeds its share in the other emotions by at least a half.
     for kind, values in (
         ("format_tells_emotion", [Path(u.audio).suffix.lower() for u, _ in labelled]),
         ("format_tells_emotion", [f"{result.header.sample_rate_hz} Hz" for _, result in labelled]),
@@ -445,5 +447,5 @@ def _notes(utterances: Sequence[Utterance], measured: Sequence[tuple[Utterance, 
                 continue
             here, elsewhere = number / of_emotion[emotion], (of_value[value] - number) / others
             if here - elsewhere >= TELLING_DIFFERENCE:
-                detail = f"{here:.0%} are {value}, of the other emotions {elsewhere:.0%}"
+                detail = f"{here:.0%} are {value}, compared with {elsewhere:.0%} of the other emotions"
                 yield Finding(kind, emotion, detail)

@@ -1,6 +1,6 @@
-"""Recording conditions: what happens to speech between a mouth and a file. Level, silence, noise, rooms, codecs.
+"""Recording conditions between speaker and file: level, silence, noise, rooms, codecs.
 
-`CONDITIONS` names them for `serein robustness`; copies for training (`serein corpus augment`) draw several.
+`CONDITIONS` lists them by name for `serein robustness`; copies for training (`serein corpus augment`) combine several.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Recordings of what surrounds speech.
+    """Recordings to combine with speech: noise, rooms, other clips.
 
     Attributes:
         noises: Waveforms at 16 kHz.
@@ -54,16 +54,16 @@ class Surroundings:
     def read(
         cls, noises: Path | None = None, rooms: Path | None = None, *, num_simulated_rooms: int = 0, seed: int = 0
     ) -> Surroundings:
-        """Read the recordings that lie in two folders, not below them, and simulate more rooms.
+        """Read the recordings in two folders, without subfolders, and simulate more rooms.
 
         Raises:
-            AudioError: A folder holds no recording.
+            AudioError: A folder contains no recording.
             AudioError: A recording cannot be read.
             MissingExtraError: Simulated rooms need the extra `augment`.
         """
         rng = np.random.default_rng([seed, num_simulated_rooms])
         shortest, longest = math.log(SHORTEST_RT60_S), math.log(LONGEST_RT60_S)
-        rt60s_s = np.exp(rng.uniform(shortest, longest, num_simulated_rooms))  # their logarithm is evenly spread
+        rt60s_s = np.exp(rng.uniform(shortest, longest, num_simulated_rooms))  # log-uniform
         simulated = (room_response(float(rt60_s), rng) for rt60_s in rt60s_s)
         return cls(_recordings(noises), (*_recordings(rooms), *simulated))
 
@@ -73,12 +73,12 @@ def _recordings(folder: Path | None) -> tuple[Waveform, ...]:
         return ()
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise AudioError(f"there is no recording ({', '.join(SUFFIXES)})", where=folder, remedy="Name another folder.")
+        raise AudioError(f"contains no recording ({', '.join(SUFFIXES)})", where=folder, remedy="Use another folder.")
     return tuple(audio.load(path) for path in paths)
 
 
 def clipped(waveform: Waveform, excess_db: float) -> Waveform:
-    """Cut off what is louder than the peak minus `excess_db`, as an overdriven microphone does."""
+    """Clip samples at `excess_db` below the peak, as an overdriven microphone does."""
     limit = float(np.abs(waveform).max()) * 10 ** (-excess_db / 20)
     return np.clip(waveform, -limit, limit)
 
@@ -101,8 +101,8 @@ def with_noise_of(waveform: Waveform, noise: Waveform, snr_db: float) -> Wavefor
 
     Args:
         waveform: (sample,) float32.
-        noise: (sample,) float32; repeated, or cut off.
-        snr_db: Power of speech, without its pauses (`speech_power`), over the mean power of the noise.
+        noise: (sample,) float32; repeated or truncated to the length of `waveform`.
+        snr_db: Ratio of the power of speech without its pauses (`speech_power`) to the mean power of the noise.
     """
     noise = np.resize(noise, len(waveform))
     power = max(float(np.mean(np.square(noise, dtype=np.float64))), 1e-12)
@@ -110,7 +110,7 @@ def with_noise_of(waveform: Waveform, noise: Waveform, snr_db: float) -> Wavefor
 
 
 def coloured_noise(num_samples: int, exponent: float, rng: np.random.Generator) -> Waveform:
-    """Return noise whose power falls with frequency to the `exponent`: 0 is white, 1 pink, 2 brown; mean power 1."""
+    """Return noise of mean power 1 whose spectrum falls as 1/frequency^`exponent`: 0 is white, 1 pink, 2 brown."""
     spectrum = np.fft.rfft(rng.standard_normal(num_samples))
     frequency = np.maximum(np.arange(len(spectrum)), 1.0)
     noise = np.fft.irfft(spectrum * frequency ** (-exponent / 2), num_samples)
@@ -118,7 +118,7 @@ def coloured_noise(num_samples: int, exponent: float, rng: np.random.Generator) 
 
 
 def in_room(waveform: Waveform, response: Waveform) -> Waveform:
-    """Convolve with a room's response from its direct sound on; as long and as loud as before."""
+    """Convolve with a room's impulse response from the direct sound on, keeping length and mean power."""
     from scipy.signal import oaconvolve
 
     start = int(np.abs(response).argmax())
@@ -129,14 +129,14 @@ def in_room(waveform: Waveform, response: Waveform) -> Waveform:
 
 
 def through_file(waveform: Waveform, file_format: str, subtype: str, rate_hz: int, quality: float | None) -> Waveform:
-    """Write a compressed file into memory and read it, at its rate, as long as before.
+    """Encode to a compressed file in memory and decode it, keeping the length.
 
     Args:
         waveform: (sample,) float32 at 16 kHz.
-        file_format: libsndfile's name: `WAV`, `MP3`, `OGG`.
-        subtype: Its name of the codec: `ULAW`, `ALAW`, `GSM610`, `MPEG_LAYER_III`, `OPUS`.
-        rate_hz: Of the file.
-        quality: libsndfile's compression level, 0 (best) to 1; `None` leaves it.
+        file_format: libsndfile's name of the format: `WAV`, `MP3`, `OGG`.
+        subtype: libsndfile's name of the codec: `ULAW`, `ALAW`, `GSM610`, `MPEG_LAYER_III`, `OPUS`.
+        rate_hz: Sampling rate of the file.
+        quality: libsndfile's compression level, 0 (best) to 1; `None` for the default.
     """
     samples = soxr.resample(waveform, SAMPLE_RATE_HZ, rate_hz)
     peak = max(float(np.abs(samples).max(initial=0.0)), 1.0)
@@ -154,7 +154,7 @@ def through_file(waveform: Waveform, file_format: str, subtype: str, rate_hz: in
 
 
 def over_telephone(waveform: Waveform, subtype: str) -> Waveform:
-    """Pass 300 to 3400 Hz at 8 kHz through G.711 (`ULAW`, `ALAW`) or GSM 06.10 (`GSM610`)."""
+    """Limit the band to 300 to 3400 Hz and encode at 8 kHz with G.711 (`ULAW`, `ALAW`) or GSM 06.10 (`GSM610`)."""
     from scipy.signal import butter, sosfilt
 
     band = butter(4, (300, 3400), "bandpass", fs=SAMPLE_RATE_HZ, output="sos")
@@ -163,7 +163,7 @@ def over_telephone(waveform: Waveform, subtype: str) -> Waveform:
 
 
 def has_amr_encoder() -> bool:
-    """Tell whether PyAV is installed and brings an encoder of AMR."""
+    """Return whether PyAV is installed and has an AMR encoder."""
     try:
         import av
     except ImportError:
@@ -175,11 +175,11 @@ _AMR = "libopencore_amrnb"
 
 
 def through_amr(waveform: Waveform, bit_rate: int) -> Waveform:
-    """Encode as AMR narrow-band at 8 kHz, as GSM and UMTS telephones do, and decode; as long as before.
+    """Encode as AMR narrow-band at 8 kHz, as GSM and UMTS telephones do, and decode, keeping the length.
 
     Args:
         waveform: (sample,) float32 at 16 kHz.
-        bit_rate: Of the codec, 4750 to 12200 bit/s.
+        bit_rate: Bit rate of the codec, 4750 to 12200 bit/s.
     """
     import av
 
@@ -201,7 +201,7 @@ def through_amr(waveform: Waveform, bit_rate: int) -> Waveform:
 
 
 def without_packets(waveform: Waveform, fraction: float, rng: np.random.Generator) -> Waveform:
-    """Silence packets of 20 ms; half of the lost ones follow a lost one."""
+    """Silence random packets of 20 ms; half of the lost packets follow another lost one."""
     size = round(PACKET_S * SAMPLE_RATE_HZ)
     count = -(-len(waveform) // size)
     enter, stay = fraction / 2 / max(1 - fraction, 1e-9), 0.5
@@ -213,7 +213,7 @@ def without_packets(waveform: Waveform, fraction: float, rng: np.random.Generato
 
 
 def at_speed(waveform: Waveform, factor: float) -> Waveform:
-    """Play faster: tempo and pitch rise together, and it becomes shorter."""
+    """Play faster by `factor`: tempo and pitch rise together, and the clip becomes shorter."""
     rate = round(SAMPLE_RATE_HZ / factor)
     return np.asarray(soxr.resample(waveform, SAMPLE_RATE_HZ, rate), np.float32)
 
@@ -223,12 +223,12 @@ Apply = Callable[[Waveform, np.random.Generator, Surroundings], Waveform]
 
 @dataclass(frozen=True)
 class Condition:
-    """A way in which recordings differ.
+    """A recording condition.
 
     Attributes:
-        kind: Conditions of one kind are drawn together.
+        kind: Conditions of the same kind are shown together.
         apply: (waveform, rng, surroundings) -> waveform.
-        needs: A key of `NEEDS`, or nothing: what of `Surroundings` it draws from, or a codec.
+        needs: A key of `NEEDS`, or `None`: the field of `Surroundings` that it draws from, or a codec.
     """
 
     kind: str
@@ -236,7 +236,7 @@ class Condition:
     needs: str | None = None
 
     def lacking(self, surroundings: Surroundings) -> str | None:
-        """Return what must be there for it and is not; `None` when it can be applied."""
+        """Return the missing requirement; `None` when the condition can be applied."""
         if self.needs is None:
             return None
         is_there = has_amr_encoder() if self.needs == "amr" else bool(getattr(surroundings, self.needs))
@@ -244,26 +244,26 @@ class Condition:
 
 
 NEEDS = {
-    "noises": "recordings of noise (--noises FOLDER)",
-    "rooms": "impulse responses of rooms (--rooms FOLDER)",
+    "noises": "noise recordings (--noises FOLDER)",
+    "rooms": "room impulse responses (--rooms FOLDER)",
     "others": "another clip of the same speaker and class",
-    "amr": "PyAV with an encoder of AMR (pip install 'serein[media]')",
+    "amr": "PyAV with an AMR encoder (pip install 'serein[media]')",
 }
 
 
 def some_noise(surroundings: Surroundings, rng: np.random.Generator) -> Waveform:
-    """Return one of the recordings of noise, from a drawn place on, its start behind its end."""
+    """Return a random noise recording, rotated to start at a random position."""
     recording = surroundings.noises[int(rng.integers(len(surroundings.noises)))]
     return np.roll(recording, int(rng.integers(len(recording))))
 
 
 def one_after_other(waveform: Waveform, other: Waveform) -> Waveform:
-    """Let a clip follow another one, after 250 ms of digital silence."""
+    """Join two clips with 250 ms of digital silence between them."""
     return np.concatenate([waveform, np.zeros(SAMPLE_RATE_HZ // 4, np.float32), other])
 
 
 def _noise(snr_db: float, exponent: float | None = None) -> Apply:
-    """Return what adds noise: coloured, or recorded where there is no exponent."""
+    """Return a function that adds noise: coloured, or recorded if there is no exponent."""
     if exponent is None:
         return lambda waveform, rng, around: with_noise_of(waveform, some_noise(around, rng), snr_db)
     return lambda waveform, rng, around: with_noise_of(waveform, coloured_noise(len(waveform), exponent, rng), snr_db)
@@ -316,15 +316,16 @@ CONDITIONS: dict[str, Condition] = {
 
 
 def as_recorded_elsewhere(speech: Waveform, rng: np.random.Generator, surroundings: Surroundings) -> Waveform:
-    """Return speech as another microphone in another place might have it.
+    """Return speech as another microphone in another place might record it.
 
-    Speed of 0.88 to 1.14 times (7 of 10 copies), a pause of up to 1 s (3 of 20), a room (half, where responses are
-    given), noise 0 to 28 dB below the speech (7 of 10; half of it recorded, where there are recordings, else white to
-    brown), overdrive and offset (1 of 10 each), then a codec, a telephone or lost packets (2 of 5), and a level.
+    Applied in this order: a speed of 0.88 to 1.14 times (7 of 10 copies), a pause of up to 1 s (3 of 20), a room (half
+    of the copies, if responses are given), noise 0 to 28 dB below the speech (7 of 10; half of it recorded if there
+    are recordings, otherwise white to brown), clipping and an offset (1 of 10 each), a codec, a telephone or packet
+    loss (2 of 5), and a change of level.
 
     Args:
         speech: (sample,) float32 at 16 kHz.
-        rng: Draws everything.
+        rng: Source of every draw.
     """
     if rng.random() < 0.7:
         speech = at_speed(speech, float(rng.uniform(0.88, 1.14)))
@@ -355,7 +356,7 @@ def as_recorded_elsewhere(speech: Waveform, rng: np.random.Generator, surroundin
 
 
 def spoken_faster_or_slower(speech: Waveform, rng: np.random.Generator, surroundings: Surroundings) -> Waveform:
-    """Return speech at 0.85 to 1.18 times its speed, which moves the voice, too: another speaker in the same studio."""
+    """Return speech at 0.85 to 1.18 times its speed. This also shifts the voice: another speaker in the same studio."""
     return with_volume(at_speed(speech, float(rng.uniform(0.85, 1.18))), float(rng.uniform(-10.0, 0.0)))
 
 
@@ -370,27 +371,27 @@ def write_copies(
     num_jobs: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Utterance]:
-    """Write copies as FLAC files of 16 bits; those that are there already stay.
+    """Write changed copies as 16-bit FLAC files; existing files are kept.
 
-    Speech is trimmed first, to up to 0.3 s before and after what is within 30 dB of the loudest 25 ms.
+    Silence at both ends, more than 30 dB below the loudest 25 ms, is first replaced by up to 0.3 s of digital silence.
 
     Args:
-        utterances: What is copied.
-        folder: Gets the files.
+        utterances: The utterances to copy.
+        folder: Folder for the files.
         surroundings: Noises and rooms.
-        num_copies: Copies of each utterance that are recorded elsewhere.
-        num_speeds: Copies of each that differ in speed alone.
-        seed: Root of every draw.
-        num_jobs: Processes.
-        on_progress: Takes how many copies are done, of how many.
+        num_copies: Copies of each utterance under other recording conditions.
+        num_speeds: Copies of each utterance that differ only in speed.
+        seed: Root seed of every draw.
+        num_jobs: Number of processes.
+        on_progress: Called with (copies done, total).
 
     Returns:
-        The copies: `copy_of` names the utterance, and its other fields are the utterance's.
+        The copies: `copy_of` is the id of the original, whose other fields they keep.
 
     Raises:
         AudioError: A recording cannot be read.
     """
-    folder = folder.absolute()  # as loaded manifests hold paths
+    folder = folder.absolute()  # absolute, as in loaded manifests
     folder.mkdir(parents=True, exist_ok=True)
     kinds = [(number, "") for number in range(1, num_copies + 1)] + [(n, "s") for n in range(1, num_speeds + 1)]
     work = [(utterance, number, kind) for utterance in utterances for number, kind in kinds]

@@ -1,4 +1,4 @@
-"""The audio of a list of utterances: how long each is, and its samples, decoded once when memory allows."""
+"""Audio of a list of utterances, decoded once if memory allows, and the batches that are made from it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ Progress = Callable[[int, int], None]
 
 
 class Recordings:
-    """Waveforms of utterances by position; kept in memory after the first reading when they all fit.
+    """Waveforms of utterances by position, kept in memory after the first read if all of them fit.
 
     Args:
         utterances: In the order of the positions.
-        trim_db: Cut silence this far below the loudest frame off both ends; `None` keeps it.
-        memory_s: Most seconds of audio to keep.
+        trim_db: Trim silence this far below the loudest frame from both ends; `None` keeps it.
+        memory_s: Maximum audio to keep in memory, in seconds.
 
     Attributes:
-        durations_s: (utterance,) seconds; before trimming where the audio is not in memory.
+        durations_s: (utterance,) seconds; before trimming if the audio is not in memory.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Recordings:
         self._waveforms: dict[int, Waveform] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_waveforms": {}}  # another process decodes its own: faster than to send gigabytes
+        return self.__dict__ | {"_waveforms": {}}  # decoding again in another process is faster than sending gigabytes
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -67,7 +67,7 @@ class Recordings:
         return waveform
 
     def prefetch(self, on_progress: Progress | None = None) -> None:
-        """Decode everything into memory with two threads, or do nothing when it does not fit."""
+        """Decode all recordings into memory with two threads, or do nothing if they do not fit."""
         if not self.fits_memory:
             return
         with ThreadPoolExecutor(2) as pool:
@@ -80,7 +80,7 @@ def durations(utterances: Sequence[Utterance]) -> np.ndarray:
     """Return (utterance,) float64 seconds, from the file headers.
 
     Raises:
-        AudioError: A file is missing or no audio, or a part lies outside its file.
+        AudioError: A file is missing or is not audio, or an utterance is outside its file.
     """
     with ThreadPoolExecutor(4) as pool:
         infos = pool.map(lambda u: audio.info(u.audio, u.start_s, u.end_s), utterances)
@@ -90,16 +90,17 @@ def durations(utterances: Sequence[Utterance]) -> np.ndarray:
 def duplicates(recordings: Recordings) -> Mapping[str, str]:
     """Find utterances with identical audio.
 
-    Only recordings of one length can be twins, so only those are hashed; where they do not fit into memory, only those
-    of them that begin alike: VoxCeleb1's 350 hours are nearly all of a length that another clip has.
+    Only recordings of equal length can be identical, so only those are hashed. If the recordings do not fit into
+    memory, only those that also begin identically are: nearly all clips of VoxCeleb1's 350 hours share their length
+    with another clip.
 
     Returns:
-        Id -> least of the ids with the same samples, for every utterance that has a twin.
+        Id -> smallest of the ids with the same samples, for every utterance that has a duplicate.
     """
     same_length: dict[int, list[int]] = defaultdict(list)
     for position, duration_s in enumerate(recordings.durations_s):
         same_length[round(duration_s * SAMPLE_RATE_HZ)].append(position)
-    is_read_anyway = recordings.fits_memory or recordings.trim_db is not None  # whole: in memory, or to be trimmed
+    is_read_anyway = recordings.fits_memory or recordings.trim_db is not None  # in full, to keep or to trim it
     found: dict[str, str] = {}
     for positions in same_length.values():
         alike = positions if len(positions) > 1 else []
@@ -121,7 +122,7 @@ def duplicates(recordings: Recordings) -> Mapping[str, str]:
 
 
 Augment = Callable[[Waveform, int], Waveform]
-Item = tuple[int, int]  # (epoch, position): the sampler hands on the epoch, so that workers need no message
+Item = tuple[int, int]  # (epoch, position): the sampler passes the epoch on, so workers need not be notified
 
 
 @dataclass(frozen=True)
@@ -129,14 +130,14 @@ class Batch:
     """Clips padded to the longest.
 
     Attributes:
-        positions: (batch,) long, of the utterances in their list; on the host, as all that decides on shapes.
+        positions: (batch,) long, positions in the list of utterances; on the host, like all that determines shapes.
         waveforms: (batch, sample) float32, zero on padding.
         num_samples: (batch,) long, real samples of each clip; on the host.
         targets: Task -> (batch, ...) its targets.
         has_target: Task -> (batch,) bool, False where the utterance lacks the target; on the host.
-        seeds: (batch,) int64: what is drawn for a clip follows from its seed alone; on the host.
+        seeds: (batch,) int64; the draws for a clip depend only on its seed; on the host.
         conditions: Attribute -> (batch, feature), its conditions.
-        layers: Hidden layer -> (batch, frame, feature), any values on padding, where features stand for waveforms,
+        layers: Hidden layer -> (batch, frame, feature), arbitrary on padding, when features replace the waveforms,
             which then have no samples.
         num_frames: (batch,) long, real frames of each clip in `layers`; empty without them; on the host.
     """
@@ -152,11 +153,11 @@ class Batch:
     num_frames: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch with its numbers on a device, which is not waited for."""
+        """Return the batch with its tensors copied to a device, without waiting for the copies."""
         return self._each(partial(sent, device=device))
 
     def pin_memory(self) -> Batch:
-        """Return the batch in memory from which a GPU fetches it by itself; PyTorch's loaders call it."""
+        """Return the batch in page-locked memory, for asynchronous copies to a GPU; PyTorch's loaders call this."""
         return self._each(torch.Tensor.pin_memory)
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
@@ -170,13 +171,13 @@ class Batch:
 
     @property
     def audio_s(self) -> float:
-        """Seconds of real audio."""
+        """Seconds of audio without padding."""
         return float(self.num_samples.sum()) / SAMPLE_RATE_HZ
 
 
 @dataclass(frozen=True)
 class Targets:
-    """One task's targets of all utterances: `values` (utterance, ...) and `is_known` (utterance,) bool."""
+    """Targets of one task for all utterances: `values` (utterance, ...) and `is_known` (utterance,) bool."""
 
     values: np.ndarray
     is_known: np.ndarray
@@ -188,8 +189,8 @@ class TrainingConditions:
 
     Attributes:
         values: Attribute -> (utterance, feature).
-        unknown: Attribute -> (feature,), the value of what is not known.
-        dropout: Fraction of training clips without each condition.
+        unknown: Attribute -> (feature,), the value that represents an unknown condition.
+        dropout: Fraction of training clips from which each condition is hidden.
     """
 
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -197,7 +198,7 @@ class TrainingConditions:
     dropout: float = 0.0
 
     def of(self, position: int, rng: np.random.Generator | None) -> dict[str, torch.Tensor]:
-        """Return attribute -> (1, feature) of one clip; `rng` draws what is hidden, `None` hides nothing."""
+        """Return attribute -> (1, feature) of one clip; `rng` draws which are hidden, `None` hides none."""
         conditions = {}
         for name, values in self.values.items():
             is_hidden = rng is not None and rng.random() < self.dropout
@@ -206,7 +207,7 @@ class TrainingConditions:
 
 
 class HiddenLayers(Protocol):
-    """Hidden layers by position: layer -> (frame, feature), of which the last `overhang` frames are no real ones."""
+    """Hidden layers by position: layer -> (frame, feature); the last `overhang` frames are not real ones."""
 
     @property
     def overhang(self) -> int: ...
@@ -215,17 +216,17 @@ class HiddenLayers(Protocol):
 
 
 class ClipDataset(Dataset[Batch]):
-    """Clips of some utterances, one `Batch` of one clip per item.
+    """Clips of utterances; each item is a `Batch` of one clip.
 
     Args:
         recordings: All recordings.
         targets: Task -> targets of all recordings.
-        clips: Cutting and extending; `crop_s` applies when `is_training`.
-        conditions: Those of all recordings.
-        seed: Root of every draw.
-        features: The hidden layers of a frozen backbone for whole clips, instead of their waveforms.
+        clips: Options for cutting and extending clips; `crop_s` applies when `is_training`.
+        conditions: Conditions of all recordings.
+        seed: Root seed of every draw.
+        features: Hidden layers of a frozen backbone for whole clips, to use instead of their waveforms.
         augment: (waveform, clip's seed) -> waveform of the same length; applies when `is_training`.
-        num_views: 2: an item is the clip as it is and the changed one, when `is_training`.
+        num_views: With 2, an item consists of the original and the augmented clip when `is_training`.
     """
 
     def __init__(
@@ -261,7 +262,7 @@ class ClipDataset(Dataset[Batch]):
         return collate([self._view(position, clip_seed, None), changed])
 
     def _view(self, position: int, clip_seed: int, augment: Augment | None, place_seed: int | None = None) -> Batch:
-        """Return one clip; views of it are cut at one place, drawn from `place_seed`."""
+        """Return one view of a clip; all views are cropped at the same position, drawn from `place_seed`."""
         here = slice(position, position + 1)
         layers: dict[str, torch.Tensor] = {}
         num_frames = torch.zeros(0, dtype=torch.long)
@@ -273,7 +274,7 @@ class ClipDataset(Dataset[Batch]):
         else:
             waveform = fix_length(self.recordings[position], self.clips)
             if self.is_training:
-                # augmentation draws from [clip_seed]: not the same
+                # not from [clip_seed], which spectrogram augmentation uses
                 place = np.random.default_rng([clip_seed if place_seed is None else place_seed, 1])
                 if self.clips.crop_s is not None:
                     waveform = random_crop(waveform, round(self.clips.crop_s * SAMPLE_RATE_HZ), place)
@@ -295,7 +296,7 @@ class ClipDataset(Dataset[Batch]):
 
 
 def draw_seed(seed: int, epoch: int, name: str) -> int:
-    """Return the 63-bit seed of everything that is drawn for one utterance in one epoch.
+    """Return the 63-bit seed of all draws for one utterance in one epoch.
 
     Example:
         >>> draw_seed(0, 1, "a") == draw_seed(0, 1, "a") != draw_seed(0, 2, "a")
@@ -306,9 +307,9 @@ def draw_seed(seed: int, epoch: int, name: str) -> int:
 
 
 def fix_length(waveform: Waveform, clips: Clips) -> Waveform:
-    """Cut a clip at `clips.max_s`, and bring a short one to `clips.min_s`, repeated or followed by silence.
+    """Cut a clip at `clips.max_s`, and extend a short one to `clips.min_s` by repetition or silence.
 
-    Both in training and in evaluation.
+    Applies to training and evaluation.
     """
     if clips.max_s is not None:
         waveform = waveform[: round(clips.max_s * SAMPLE_RATE_HZ)]
@@ -323,7 +324,7 @@ def fix_length(waveform: Waveform, clips: Clips) -> Waveform:
 
 
 def fixed_durations(durations_s: np.ndarray, clips: Clips) -> np.ndarray:
-    """Return the seconds of clips after `fix_length`."""
+    """Return the durations of clips after `fix_length`, in seconds."""
     longest_s = np.inf if clips.max_s is None else clips.max_s
     kept_s: np.ndarray = np.minimum(durations_s, longest_s)
     if clips.pad_mode == "repeat-whole":
@@ -335,7 +336,7 @@ def fixed_durations(durations_s: np.ndarray, clips: Clips) -> np.ndarray:
 
 
 def random_crop(waveform: Waveform, length: int, rng: np.random.Generator) -> Waveform:
-    """Cut a clip of more samples than `length` to as many, at a place drawn from `rng`."""
+    """Crop a clip that is longer than `length` samples to that length, at a position drawn from `rng`."""
     if len(waveform) <= length:
         return waveform
     start = int(rng.integers(len(waveform) - length + 1))
@@ -343,7 +344,7 @@ def random_crop(waveform: Waveform, length: int, rng: np.random.Generator) -> Wa
 
 
 def collate(clips: Sequence[Batch]) -> Batch:
-    """Pad and stack batches of a clip or of its views; equal to `torch.cat` for everything but waveforms and layers."""
+    """Pad and concatenate batches of single clips or their views; padding concerns only waveforms and layers."""
     padded = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)  # (length, ...) each to (batch, longest, ...)
     return Batch(
         positions=torch.cat([clip.positions for clip in clips]),
@@ -359,19 +360,21 @@ def collate(clips: Sequence[Batch]) -> Batch:
 
 
 class BucketSampler(Sampler[list[Item]]):
-    """Batches of clips of like duration, drawn anew each epoch from the seed.
+    """Batches of clips of similar duration, drawn from the seed anew in each epoch.
 
-    The epoch's order is a permutation; each run of `buckets` batches' worth of clips is sorted by duration and cut
-    into batches of at most `clips` clips and `seconds` seconds, padding counted; then the batches are shuffled.
+    An epoch starts from a permutation of the clips. Each chunk of `buckets` batches' worth of clips is sorted by
+    duration and cut into batches of at most `clips` clips and `seconds` seconds, padding included. The batches are then
+    shuffled.
 
     Args:
         positions: Utterances to draw from.
-        durations_s: (utterance,) seconds of every recording, as the batch will hold them.
+        durations_s: (utterance,) seconds of every recording in a batch.
         classes: (utterance,) class numbers, -1 without a class. Each epoch then draws as many clips of each class
-            as the rarest among `positions` has; those without a class are all there.
-        weights: (utterance,) how often each is drawn, relative to others; each epoch then draws with replacement.
-        num_drawn: How many it draws; `None`: as many as there are.
-        rank: This process, of `world_size`; each gets as many batches, the first ones twice where needed.
+            as the rarest class among `positions` has, and all clips without a class.
+        weights: (utterance,) relative sampling weights; each epoch then draws with replacement.
+        num_drawn: Number of clips to draw with `weights`; `None`: as many as there are positions.
+        rank: Index of this process among `world_size`. All get the same number of batches; the first batches are
+            used twice if necessary.
     """
 
     def __init__(
@@ -397,7 +400,7 @@ class BucketSampler(Sampler[list[Item]]):
         self._planned: tuple[int, list[np.ndarray]] | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the batches of this epoch from now on; Lightning calls it."""
+        """Set the epoch whose batches are drawn; Lightning calls this."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -408,7 +411,7 @@ class BucketSampler(Sampler[list[Item]]):
             yield [(self.epoch, int(position)) for position in batch]
 
     def _own_batches(self) -> list[np.ndarray]:
-        """Return what this process gets of the epoch's batches; they are drawn once an epoch."""
+        """Return this process's share of the epoch's batches, which are drawn once per epoch."""
         if not self.is_training:
             plan = self._cut(self.positions[np.argsort(-self.durations_s[self.positions], kind="stable")])
             return plan[self.rank :: self.world_size]
@@ -446,8 +449,8 @@ class BucketSampler(Sampler[list[Item]]):
 
 
 def loader(dataset: ClipDataset, sampler: BucketSampler, *, num_workers: int = 0) -> DataLoader[Batch]:
-    """Return the loader of a sampler's batches."""
-    is_forked = sys.platform == "linux" and not torch.cuda.is_available()  # else workers import torch anew
+    """Return a data loader for the batches of a sampler."""
+    is_forked = sys.platform == "linux" and not torch.cuda.is_available()  # otherwise each worker imports torch again
     return DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -460,6 +463,6 @@ def loader(dataset: ClipDataset, sampler: BucketSampler, *, num_workers: int = 0
 
 
 def batch_durations(recordings: Recordings, clips: Clips, *, is_training: bool) -> np.ndarray:
-    """Return (utterance,) seconds of each clip as a batch holds it, after cutting, extending and cropping."""
+    """Return (utterance,) seconds of each clip in a batch, after cutting, extending and cropping."""
     durations_s = fixed_durations(recordings.durations_s, clips)
     return np.minimum(durations_s, clips.crop_s) if is_training and clips.crop_s else durations_s

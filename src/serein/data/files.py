@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are written atomically: each is either complete or absent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serein.errors import RunError, expected_one_of
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, moved over it when the block ends well and deleted when it does not.
+    """Yield a temporary path next to `path`, which replaces `path` if the block succeeds and is deleted otherwise.
 
     Example:
         >>> folder = tempfile.mkdtemp()
@@ -39,18 +39,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def is_leftover(path: Path) -> bool:
-    """Tell whether a path is named as `tempfile` names what is not whole yet: a kill leaves it behind."""
+    """Return whether a path is named like the incomplete files of `tempfile`, which a killed process leaves behind."""
     return re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.\w+)?", path.name) is not None
 
 
 def lock(file: IO[bytes], where: Path, what: str) -> None:
-    """Keep other processes out of an open file; a process that is killed leaves no lock behind.
+    """Lock an open file against other processes; a killed process leaves no lock behind.
 
     Args:
-        what: The message, when another process holds the lock.
+        what: Error message for when another process holds the lock.
 
     Raises:
-        RunError: Another process holds it.
+        RunError: Another process holds the lock.
     """
     try:
         import fcntl
@@ -63,10 +63,10 @@ def lock(file: IO[bytes], where: Path, what: str) -> None:
 
 
 def require_suffix(path: str | Path, suffixes: Sequence[str]) -> None:
-    """Raise RunError when a file's suffix is none of these, before any work is done for it."""
+    """Raise RunError when a file's suffix is not one of these, before any work is done for it."""
     if Path(path).suffix.lower() not in suffixes:
         what = expected_one_of(Path(path).suffix or "(none)", suffixes, kind="suffix")
-        raise RunError(what, where=path, remedy="Name the file with one of these.")
+        raise RunError(what, where=path, remedy="Give the file one of these suffixes.")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -82,7 +82,7 @@ def sha256(path: str | Path) -> str:
 
 
 def make_readable(path: Path) -> None:
-    """Give a file the permissions of any new one: temporary ones, and those of safetensors, are their owner's alone."""
+    """Give a file the default permissions: temporary files, and those of safetensors, are private to their owner."""
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)

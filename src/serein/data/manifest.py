@@ -1,4 +1,4 @@
-"""Utterances and manifests of them: JSON Lines, one a line, audio paths relative to the manifest's folder."""
+"""Utterances and their manifests: JSON Lines, one utterance per line, audio paths relative to the manifest's folder."""
 
 from __future__ import annotations
 
@@ -24,17 +24,19 @@ Consensus = Annotated[float, Field(allow_inf_nan=False)]
 
 
 def without_control_characters(value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-    """Return a name, or several, as they are.
+    """Return one or several names unchanged if they contain no control characters.
 
     Raises:
-        PydanticCustomError: One holds a NUL, a tab, a line break or the like, which tables and file names cannot hold.
+        PydanticCustomError: A name contains a NUL, tab, line break or similar, which tables and file names cannot.
 
     Example:
         >>> without_control_characters("müde")
         'müde'
     """
     if found := re.search(r"[\x00-\x1f\x7f]", "".join(value or ())):
-        raise PydanticCustomError("control_character", "holds the control character {found}", {"found": repr(found[0])})
+        raise PydanticCustomError(
+            "control_character", "contains the control character {found}", {"found": repr(found[0])}
+        )
     return value
 
 
@@ -42,8 +44,8 @@ class Rating(BaseModel):
     """One rater's labels for one utterance.
 
     Attributes:
-        labels: Categories the rater chose, in the corpus's own words; repeats count.
-        comment: Free text of the rater.
+        labels: Categories that the rater chose, in the corpus's own words; repetitions count.
+        comment: The rater's free text.
         rater: The rater's name in the corpus.
     """
 
@@ -57,7 +59,7 @@ class Rating(BaseModel):
 
 
 class Predicted(BaseModel):
-    """What a model predicted, where the corpus has no label or beside it; never mixed with the labels.
+    """Values that a model predicted, whether or not the corpus has a label; always kept separate from the labels.
 
     Attributes:
         by: Field -> the model that predicted it.
@@ -77,23 +79,23 @@ class Utterance(BaseModel):
         id: Unique within the manifest.
         audio: Path of the file; absolute once a manifest is loaded, relative to the manifest on disk.
         start_s: Start of the utterance within the file, in seconds.
-        end_s: End of the utterance, in seconds; `None` is the end of the file.
-        speaker: Who speaks; unique within the corpus.
+        end_s: End of the utterance, in seconds; `None` for the end of the file.
+        speaker: The speaker's name; unique within the corpus.
         gender: `female`, `male` or `other`.
         age: The speaker's age when recorded, in years.
         session: The recording session or dialogue, by which some protocols split.
         emotion: Consensus or ground-truth category in the corpus's own words.
         valence: Unpleasant to pleasant, the raters' consensus on the corpus's own scale.
-        arousal: Calm to excited, likewise; corpora also call it activation.
-        dominance: Weak to strong, likewise.
+        arousal: Calm to excited, the raters' consensus on the corpus's own scale; also called activation.
+        dominance: Weak to strong, the raters' consensus on the corpus's own scale.
         ratings: One entry per rater: `labels`, `comment`, `rater`.
-        transcript: The words that are spoken.
-        style: How the speech came about: `scripted`, `improvised` or `natural`.
+        transcript: The spoken words.
+        style: How the speech was produced: `scripted`, `improvised` or `natural`.
         split: The corpus's official split: `train`, `dev`, `test`, `test2`, ...
         language: The spoken language, as a code such as `en`.
         corpus: The corpus that the utterance comes from.
-        copy_of: Id of the utterance of which this is a changed copy (`serein corpus augment`), which is trained
-            on where that one is, and never part of dev or test.
+        copy_of: Id of the original, if this is a changed copy (`serein corpus augment`). A copy is in the training
+            set whenever its original is, and never in dev or test.
         predicted: Values that models predicted for `serein corpus annotate`.
     """
 
@@ -126,7 +128,7 @@ class Utterance(BaseModel):
 
 
 def is_self_evaluation(rating: Rating) -> bool:
-    """Tell whether an actor judged their own turns: the corpus calls such raters C-F1 or C-M3, evaluators C-E2.
+    """Return whether an actor rated their own turns: IEMOCAP names such raters C-F1 or C-M3, and evaluators C-E2.
 
     Example:
         >>> [is_self_evaluation(Rating(rater=name)) for name in ("C-F1", "C-E2", "rater1", None)]
@@ -136,7 +138,7 @@ def is_self_evaluation(rating: Rating) -> bool:
 
 
 def plain_label(label: str) -> str:
-    """Return what labels that differ by case or spaces alone have in common.
+    """Return the common form of labels that differ only in case or spaces.
 
     Example:
         >>> plain_label(" Happy "), plain_label("very  SAD")
@@ -146,25 +148,27 @@ def plain_label(label: str) -> str:
 
 
 def read(path: str | Path) -> list[Utterance]:
-    """Read a manifest; the audio paths come back absolute.
+    """Read a manifest and make its audio paths absolute.
 
     Raises:
-        ManifestError: The file is missing, empty, or a line is no utterance; names the line and the field.
+        ManifestError: The file is missing or empty, or a line is not an utterance; names the line and the field.
     """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ManifestError("no such manifest", where=path, remedy="Make one: serein corpus prepare --help.") from None
+        raise ManifestError(
+            "no such manifest", where=path, remedy="Create one; see serein corpus prepare --help."
+        ) from None
     except IsADirectoryError:
         raise ManifestError(
             "is a folder, not a manifest",
             where=path,
-            remedy="Make one: serein corpus prepare folder FOLDER -o m.jsonl.",
+            remedy="Create one: serein corpus prepare folder FOLDER -o m.jsonl.",
         ) from None
     except UnicodeDecodeError:
         raise ManifestError(
-            "is not a text file in UTF-8", where=path, remedy="Name the .jsonl manifest, not a recording."
+            "is not a UTF-8 text file", where=path, remedy="Specify the .jsonl manifest, not a recording."
         ) from None
     utterances, folder = [], path.parent.absolute()
     for number, line in enumerate(text.split("\n"), start=1):  # splitlines() would cut at U+2028 within a transcript
@@ -178,7 +182,7 @@ def read(path: str | Path) -> list[Utterance]:
             utterances.append(Utterance.model_validate(fields))
         except json.JSONDecodeError as error:
             what = f"not JSON ({error.msg} at column {error.colno})"
-            raise ManifestError(what, where=where, remedy="Each line holds one JSON object.") from None
+            raise ManifestError(what, where=where, remedy="Write one JSON object per line.") from None
         except ValidationError as error:
             problem = error.errors()[0]
             field = ".".join(str(part) for part in problem["loc"]) or "line"
@@ -188,13 +192,15 @@ def read(path: str | Path) -> list[Utterance]:
                 remedy=f"The fields are: {', '.join(Utterance.model_fields)}.",
             ) from None
     if not utterances:
-        raise ManifestError("holds no utterances", where=path, remedy="Prepare it: serein corpus prepare --help.")
+        raise ManifestError(
+            "contains no utterances", where=path, remedy="Prepare it; see serein corpus prepare --help."
+        )
     require_unique_ids(utterances, where=path)
     return utterances
 
 
 def write(utterances: Iterable[Utterance], path: str | Path) -> None:
-    """Write a manifest atomically, audio paths relative to its folder and fields without a value left out."""
+    """Write a manifest atomically, with audio paths relative to its folder and without empty fields."""
     path = Path(path)
     lines = []
     for utterance in utterances:
@@ -217,9 +223,9 @@ def require_unique_ids(utterances: Sequence[Utterance], *, where: str | Path) ->
 
 
 def digest(utterances: Iterable[Utterance]) -> str:
-    """Return the SHA-256 of what the utterances say, whatever the order and wherever the audio lies.
+    """Return the SHA-256 of the utterances, independent of their order and of the location of the audio.
 
-    Ages are left out, from which nothing learns: data of older runs keeps its digest.
+    Ages are excluded, because nothing learns from them and the data of older runs keeps its digest.
     """
     lines = []
     for utterance in utterances:
@@ -228,4 +234,9 @@ def digest(utterances: Iterable[Utterance]) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-_LATER_FIELDS = ("valence", "arousal", "dominance", "copy_of")  # without them, the data of older runs keeps its digest
+_LATER_FIELDS = (
+    "valence",
+    "arousal",
+    "dominance",
+    "copy_of",
+)  # left out if empty: the data of older runs keeps its digest

@@ -1,4 +1,4 @@
-"""The test sets of every protocol: by speakers, sessions and corpora, told apart where two corpora name them alike."""
+"""The test sets of every protocol, by speaker, session or corpus; names that corpora share are qualified by corpus."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from serein.recipe import Protocol
 
 
 def speaker_key(utterance: Utterance) -> str:
-    """Return the speaker, told apart from those of other corpora: two corpora may both have a speaker '01'."""
+    """Return the speaker, qualified by corpus: two corpora may both have a speaker '01'."""
     return f"{utterance.corpus or ''}/{utterance.speaker}"
 
 
 def alike_speakers(utterances: Sequence[Utterance]) -> list[tuple[str, ...]]:
-    """Return the speakers of one corpus that differ by case or spaces alone, those that are alike together.
+    """Return the groups of speakers of one corpus that differ only in case or spaces.
 
     Example:
         >>> alike_speakers([Utterance(id=name, audio="a.wav", speaker=name) for name in ("anna", "Anna ", "ben")])
@@ -33,17 +33,17 @@ def alike_speakers(utterances: Sequence[Utterance]) -> list[tuple[str, ...]]:
 
 
 def require_distinct_speakers(utterances: Sequence[Utterance]) -> None:
-    """Raise ManifestError when speakers of one corpus differ by case or spaces alone: they may be one."""
+    """Raise ManifestError when speakers of one corpus differ only in case or spaces: they may be the same."""
     if alike := [" and ".join(repr(name) for name in names) for names in alike_speakers(utterances)]:
         raise ManifestError(
-            f"speakers differ by case or spaces alone: {first_of(alike)}",
+            f"speakers differ only in case or spaces: {first_of(alike)}",
             where="speaker",
-            remedy="Are they one? Write each speaker in one way, and tell two that are two apart by more than that.",
+            remedy="Use one spelling for each speaker, and more distinct names for different speakers.",
         )
 
 
 def genders_of(utterances: Sequence[Utterance], group_of: Callable[[Utterance], str]) -> dict[str, str]:
-    """Return each speaker's gender, "" when unknown; of a speaker of two, the same one in whatever order."""
+    """Return each speaker's gender, "" when unknown; for a speaker with two genders, the order does not matter."""
     gender: dict[str, str] = defaultdict(str)
     for utterance in utterances:
         gender[group_of(utterance)] = max(gender[group_of(utterance)], utterance.gender or "")
@@ -51,7 +51,7 @@ def genders_of(utterances: Sequence[Utterance], group_of: Callable[[Utterance], 
 
 
 def grouping(utterances: Sequence[Utterance], attribute: str) -> Callable[[Utterance], str]:
-    """Return the plain value when the corpora share none, else told apart by corpus."""
+    """Return the function from utterance to group: the plain value, qualified by corpus if corpora share one."""
     owners: dict[str, set[str | None]] = defaultdict(set)
     for utterance in utterances:
         owners[getattr(utterance, attribute)].add(utterance.corpus)
@@ -61,11 +61,11 @@ def grouping(utterances: Sequence[Utterance], attribute: str) -> Callable[[Utter
 
 
 def require_field(utterances: Sequence[Utterance], attribute: str, choice: str) -> None:
-    """Raise ManifestError when an utterance lacks what a choice of the protocol needs."""
+    """Raise ManifestError when an utterance lacks a field that a choice of the protocol needs."""
     lacking = [u.id for u in utterances if getattr(u, attribute) is None]
     if lacking:
         raise ManifestError(
-            f"{len(lacking)} utterances have no {attribute}, for instance {lacking[0]}",
+            f"{len(lacking)} utterances have no {attribute}, for example {lacking[0]}",
             where=choice,
             remedy=f"Fill in '{attribute}', or choose {_WITHOUT.get(attribute, 'another')}.",
         )
@@ -75,7 +75,7 @@ _WITHOUT = {"speaker": "the protocol 'random', which is marked speaker-dependent
 
 
 def natural(name: str) -> tuple[int, str]:
-    """Return what sorts 2 before 10."""
+    """Return a sort key that puts 2 before 10."""
     return (int(name), name) if name.isdecimal() else (1 << 30, name)
 
 
@@ -92,7 +92,7 @@ _KINDS = {
 
 
 def groups_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
-    """Test the groups (speakers, sessions or corpora) that the protocol names, or each by itself."""
+    """Test the groups (speakers, sessions or corpora) that the protocol names, or each group on its own."""
     kind = _KINDS[protocol.name]
     require_field(utterances, kind, f"protocol '{protocol.name}'")
     group_of = grouping(utterances, kind)
@@ -102,7 +102,7 @@ def groups_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: 
     unknown = sorted({g for fold in named for g in fold} - set(groups))
     if unknown:
         raise RecipeError(
-            f"no {kind} {', '.join(unknown)} in the data; it has: {first_of(groups)}",
+            f"no {kind} {', '.join(unknown)} in the data, which has: {first_of(groups)}",
             where=_WHERE,
             remedy=f"Name {kind}s of this manifest.",
         )
@@ -111,20 +111,20 @@ def groups_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: 
         raise RecipeError(
             f"{kind} {', '.join(repeated)} is tested more than once",
             where=_WHERE,
-            remedy="Name each in one fold: pooled scores count every utterance once.",
+            remedy="List each in only one fold: pooled scores count every utterance once.",
         )
     if len(groups) < 2:
         raise RecipeError(
             f"{len(groups)} {kind} in the data",
             where="protocol",
-            remedy=f"'{protocol.name}' needs at least two.",
+            remedy=f"Provide at least two, which '{protocol.name}' needs.",
         )
     names = [str(i + 1) for i in range(len(named))] if folds else [g.replace("/", "-") for g in groups]
     return [_test_side(utterances, name, fold, group_of) for name, fold in zip(names, named, strict=True)]
 
 
 def speakers_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
-    """Test the speakers that the protocol names, or deal all into folds: one gender after the other, the largest first.
+    """Test the speakers that the protocol names, or distribute all over the folds, by gender and largest first.
 
     Each goes to the fold with the fewest speakers, then the fewest of this gender, then the fewest utterances.
     """
@@ -135,9 +135,9 @@ def speakers_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates
     gender = genders_of(utterances, group_of)
     if len(size) < protocol.num_folds:
         raise RecipeError(
-            f"{protocol.num_folds} folds of {len(size)} speakers",
+            f"{protocol.num_folds} folds for {len(size)} speakers",
             where="protocol.num_folds",
-            remedy="Ask for fewer folds, at most one per speaker.",
+            remedy="Use fewer folds, at most one per speaker.",
         )
     shuffled = [str(name) for name in np.random.default_rng(protocol.seed).permutation(sorted(size))]
     hands: list[list[str]] = [[] for _ in range(protocol.num_folds)]
@@ -159,12 +159,12 @@ def _test_side(
 def official_split(
     utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]
 ) -> list[TestSide]:
-    """Test what the corpus itself does: its parts `test`, `test2`, ... each in a fold."""
+    """Test the corpus's official test sets: `test`, `test2`, ..., each in its own fold."""
     require_field(utterances, "split", f"protocol '{protocol.name}'")
     splits = {u.split or "" for u in utterances}
     names = sorted(name for name in splits if name.startswith("test"))
     if not names and splits == {"train", "dev"} and protocol.dev == "official":
-        return [("official", (), frozenset())]  # a challenge keeps the labels of its test set: dev is scored
+        return [("official", (), frozenset())]  # a challenge does not publish its test labels: dev is scored
     if not names or not any(u.split == "train" for u in utterances):
         found = ", ".join(sorted({u.split or "" for u in utterances}))
         raise ManifestError(
@@ -183,7 +183,7 @@ def official_split(
 
 
 def random_folds(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
-    """Divide utterances at random, those with the same audio together."""
+    """Divide utterances at random, keeping those with the same audio together."""
     units = sorted({duplicates.get(u.id, u.id) for u in utterances})
     rng = np.random.default_rng(protocol.seed)
     fold_of = dict(zip(units, rng.permutation(len(units)) % protocol.num_folds, strict=True))
@@ -194,13 +194,13 @@ def random_folds(utterances: Sequence[Utterance], protocol: Protocol, duplicates
 
 
 def clips_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
-    """Test the ids that match the patterns of each fold; what matches none is learned in every fold.
+    """Test the ids that match the patterns of each fold; the others are used for training in every fold.
 
     Args:
-        duplicates: Id -> id of an utterance with the same audio, beside which it is tested.
+        duplicates: Id -> id of an utterance with the same audio, with which it is tested.
 
     Raises:
-        RecipeError: A pattern is none, matches nothing, or tests what another fold tests.
+        RecipeError: A pattern is invalid, matches nothing, or matches an id that another fold tests.
 
     Example:
         >>> clips = [Utterance(id=f"anna-{take}", audio="a.wav") for take in "123"]
@@ -212,13 +212,15 @@ def clips_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: M
         raise RecipeError(
             "'clips-out' has no folds",
             where=_WHERE,
-            remedy="Name them by patterns of ids: folds: [['-01$'], ['-02$']].",
+            remedy="Define them by patterns of ids: folds: [['-01$'], ['-02$']].",
         )
     for pattern in (pattern for patterns in protocol.folds for pattern in patterns):
         try:
             re.compile(pattern)
         except re.error as error:
-            raise RecipeError(f"'{pattern}' is no pattern ({error})", where=_WHERE, remedy="Correct it.") from None
+            raise RecipeError(
+                f"'{pattern}' is not a valid pattern ({error})", where=_WHERE, remedy="Correct it."
+            ) from None
     tested_in: dict[str, int] = {}
     for utterance in utterances:
         for number, patterns in enumerate(protocol.folds, start=1):
@@ -228,14 +230,14 @@ def clips_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: M
                 raise RecipeError(
                     f"{utterance.id} is tested in fold {first} and in fold {number}",
                     where=_WHERE,
-                    remedy="Let each id match the patterns of one fold: pooled scores count every utterance once.",
+                    remedy="Let each id match the patterns of only one fold: pooled scores count every utterance once.",
                 )
     tests = []
     for number, patterns in enumerate(protocol.folds, start=1):
         tested = frozenset(u.id for u in utterances if tested_in.get(duplicates.get(u.id, u.id)) == number)
         if not tested:
             raise RecipeError(
-                f"no id matches {' or '.join(patterns)}; the first is {utterances[0].id}",
+                f"no id matches {' or '.join(patterns)}; the first id is {utterances[0].id}",
                 where=_WHERE,
                 remedy="Correct the pattern.",
             )

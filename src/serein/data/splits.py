@@ -1,6 +1,6 @@
-"""Folds: the test sets of a protocol, what is held out of training as dev, and what has no label of the main task.
+"""Folds: the test sets of a protocol, the dev sets held out of training, and utterances without a main-task label.
 
-Every division is checked: no test set was ever seen.
+Every fold is checked for leaks: no test set may have been seen in training.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def dev_rule(
     tested: Sequence[Utterance] = (),
     following: frozenset[str] = frozenset(),
 ) -> Callable[[Utterance], bool]:
-    """Return which utterances of the training set become dev.
+    """Return the rule by which utterances of the training set become dev.
 
     Args:
         rest: The training set.
-        fold: Name of the fold, part of what the draw follows from.
+        fold: Name of the fold, which is part of the seed.
         tested: The test set.
         following: Ids of the test set of the next fold.
     """
@@ -47,7 +47,7 @@ def dev_rule(
     if protocol.dev == "next-fold":
         if not any(u.id in following for u in rest):
             raise RecipeError(
-                "there is no next fold whose test set could be dev",
+                "there is no next fold whose test set could serve as dev",
                 where="protocol.dev",
                 remedy="Choose protocol.dev=random, or a protocol of several folds.",
             )
@@ -64,14 +64,14 @@ def dev_rule(
         number = max(1, int(protocol.dev_fraction * len(rest)))
         chosen = set(rng.permutation(sorted(u.id for u in rest))[:number].tolist())
         return lambda u: u.id in chosen
-    if protocol.dev == "dialogue-partner":  # who speaks in the sessions of a test speaker (wang2023)
+    if protocol.dev == "dialogue-partner":  # all who speak in a test speaker's sessions (wang2023)
         require_field([*rest, *tested], "session", "protocol.dev 'dialogue-partner'")
         sessions = {(u.corpus, u.session) for u in tested}
         if not any((u.corpus, u.session) in sessions for u in rest):
             raise RecipeError(
                 "the test speakers have no partner in their sessions",
                 where="protocol.dev",
-                remedy="Choose protocol.dev=speakers, and for partners the protocol 'leave-one-speaker-out'.",
+                remedy="Choose protocol.dev=speakers, or the protocol 'leave-one-speaker-out' for dialogue partners.",
             )
         return lambda u: (u.corpus, u.session) in sessions
     if protocol.dev == "sessions":
@@ -81,12 +81,12 @@ def dev_rule(
     gender = genders_of(rest, speaker_key)
     if len(gender) < 2:
         raise RecipeError(
-            "the training set has one speaker, none can be held out for dev",
+            "the training set has only one speaker, so none can be held out for dev",
             where="protocol.dev",
             remedy="Choose protocol.dev=none or random.",
         )
     wanted = min(max(1, round(protocol.dev_fraction * len(gender))), len(gender) - 1)
-    # each speaker is drawn from the gender that has the most left to draw
+    # each speaker is drawn from the gender with the most speakers left
     queues: dict[str, list[str]] = defaultdict(list)
     for speaker in (str(name) for name in rng.permutation(sorted(gender))):
         queues[gender[speaker]].append(speaker)
@@ -97,17 +97,19 @@ def dev_rule(
     return lambda u: speaker_key(u) in chosen_speakers
 
 
-NO_TEST_SET = "No test utterance has a label: dev is scored, where checkpoints were chosen; the scores are optimistic."
+NO_TEST_SET = (
+    "No test utterance has a label: dev is scored, which also selected checkpoints; the scores are optimistic."
+)
 
 Part = tuple[str, ...]  # ids of utterances, in the manifest's order
 
 
 @dataclass(frozen=True)
 class Fold:
-    """One division. The three parts are disjoint.
+    """One division into three disjoint sets.
 
     Attributes:
-        name: "1", "2", ...; or the speaker, session or corpus that tests.
+        name: "1", "2", ...; or the speaker, session or corpus that is tested.
         groups: Test speakers (or sessions, corpora).
     """
 
@@ -120,12 +122,12 @@ class Fold:
 
 @dataclass(frozen=True)
 class Folds:
-    """All divisions of a protocol.
+    """All folds of a protocol.
 
     Attributes:
         is_speaker_independent: No test speaker occurs in training.
-        shares_dev: Dev may share speakers and recordings with train, because the protocol asks for it.
-        notes: What the protocol allows, and whatever else a reader of the scores must know.
+        shares_dev: Dev may share speakers and recordings with train, because the protocol specifies it.
+        notes: Overlaps that the protocol allows, and other facts that a reader of the scores must know.
     """
 
     protocol: str
@@ -136,7 +138,7 @@ class Folds:
 
     @property
     def sha256(self) -> str:
-        """Hash of the exact division: the same for the same utterances in the same parts."""
+        """Hash of the exact division; equal for the same utterances in the same sets."""
         parts = [[f.name, sorted(f.train), sorted(f.dev), sorted(f.test)] for f in self.folds]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -144,15 +146,15 @@ class Folds:
 def make_folds(
     utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str] | None = None
 ) -> Folds:
-    """Divide utterances as a protocol says.
+    """Divide utterances into the folds of a protocol.
 
     Args:
-        utterances: Changed copies among them are trained on where their originals are, and never part of dev or test.
+        utterances: Changed copies are in the training set whenever their originals are, and never in dev or test.
         duplicates: Id -> id of an utterance with the same audio; `random` and `clips-out` keep them in one set.
 
     Raises:
         RecipeError: A named speaker does not occur, or there are too few.
-        ManifestError: The field that the protocol needs is missing, or speakers differ by case or spaces alone.
+        ManifestError: A field that the protocol needs is missing, or speakers differ only in case or spaces.
     """
     everything, copies = utterances, [u for u in utterances if u.copy_of is not None]
     utterances = [u for u in utterances if u.copy_of is None]
@@ -173,9 +175,9 @@ def make_folds(
         test = tuple(u.id for u in utterances if u.id in tested)
         if not train or not (test or (protocol.name == "official" and dev)):
             raise RecipeError(
-                f"fold {name} has {len(train)} utterances to train and {len(test)} to test",
+                f"fold {name} has {len(train)} training and {len(test)} test utterances",
                 where="protocol",
-                remedy="Choose fewer test groups, or a protocol that leaves some for training.",
+                remedy="Choose fewer test groups, or a protocol that leaves utterances for training.",
             )
         learned = set(train)
         train += tuple(u.id for u in copies if u.copy_of in learned)
@@ -184,9 +186,9 @@ def make_folds(
         unknown = sorted(set(protocol.only) - {fold.name for fold in folds})
         if unknown:
             raise RecipeError(
-                f"no fold {', '.join(unknown)}; there are: {first_of([f.name for f in folds])}",
+                f"no fold {', '.join(unknown)}; the folds are: {first_of([f.name for f in folds])}",
                 where="protocol.only",
-                remedy="Name folds of the protocol.",
+                remedy="Specify folds of the protocol.",
             )
         folds = [fold for fold in folds if fold.name in protocol.only]
     is_independent = not protocol.shares_speakers
@@ -196,13 +198,13 @@ def make_folds(
 
 _DEV_NOTES = {
     "next-fold": "Dev is the test set of the next fold.",
-    "dialogue-partner": "Dev is who speaks with the test speaker, in the same dialogues.",
-    "none": "No dev set: every stage trained a fixed number of epochs and its last weights were evaluated.",
+    "dialogue-partner": "Dev consists of the test speaker's dialogue partners, in the same dialogues.",
+    "none": "No dev set: every stage was trained for a fixed number of epochs, and its last weights were evaluated.",
 }
 
 
 def _notes(utterances: Sequence[Utterance], folds: Sequence[Fold], protocol: Protocol) -> tuple[str, ...]:
-    """Return what train and test share because the protocol lets them, and what else a reader of scores must know."""
+    """Return what train and test share because the protocol allows it, and other notes for readers of the scores."""
     by_id = {u.id: u for u in utterances}
     notes = []
     shareable: tuple[tuple[str, Callable[[Utterance], object]], ...] = (
@@ -221,7 +223,7 @@ def _notes(utterances: Sequence[Utterance], folds: Sequence[Fold], protocol: Pro
         divided = ways.get(protocol.name, "are divided by the corpus itself")
         notes.append(
             f"SPEAKER-DEPENDENT: utterances {divided}, so the test speakers occur in training. "
-            "The scores say nothing about new speakers and do not compare with speaker-independent ones."
+            "The scores do not apply to new speakers and are not comparable with speaker-independent ones."
         )
     if protocol.dev == "random" and protocol.name != "random":
         notes.append("Dev was drawn at random from the training set and shares its speakers.")
@@ -230,38 +232,40 @@ def _notes(utterances: Sequence[Utterance], folds: Sequence[Fold], protocol: Pro
     if not any(fold.test for fold in folds):
         notes.append(NO_TEST_SET)
     if unknown := sum(u.speaker is None for u in utterances):
-        notes.append(f"{unknown} of {len(utterances)} utterances name no speaker: that these are new is not proven.")
+        notes.append(f"{unknown} of {len(utterances)} utterances have no speaker, so these are not proven to be new.")
     return tuple(notes)
 
 
 def class_notes(labels: Mapping[str, str], speakers: Mapping[str, str], folds: Sequence[Fold]) -> tuple[str, ...]:
-    """Return what keeps a class from being learned or tested, for who reads the scores and who waits for them.
+    """Return notes on classes that cannot be learned or tested properly, for the report and during training.
 
     Args:
         labels: Class of each utterance, by id; of originals, not of changed copies.
-        speakers: Speaker of each, by id, where that is known.
-        folds: Those that are trained.
+        speakers: Speaker of each utterance, by id, if known.
+        folds: The folds that are trained.
     """
     notes = []
     if single := sorted(name for name, count in Counter(labels.values()).items() if count == 1):
-        notes.append(f"One clip alone of {first_of(single)}: it is learned or tested, never both.")
+        notes.append(f"Only one clip of {first_of(single)}: it is used for training or testing, never both.")
     classes_of: dict[str, set[str]] = defaultdict(set)
     for name, speaker in speakers.items():
         classes_of[speaker].add(labels[name])
     monotone = sorted(speaker for speaker, classes in classes_of.items() if len(classes) == 1)
     if monotone and len(set(labels.values())) > 1:
         notes.append(
-            f"{len(monotone)} of {len(classes_of)} speakers have one class only ({first_of(monotone)}): "
+            f"{len(monotone)} of {len(classes_of)} speakers have only one class ({first_of(monotone)}): "
             "a model may learn the voice instead."
         )
     for fold in folds:
         learned, tested = ({labels[i] for i in part if i in labels} for part in (fold.train, fold.test))
         if missing := sorted(tested - learned):
-            notes.append(f"Fold {fold.name} tests {first_of(missing)} and has none to learn from: always wrong there.")
+            notes.append(
+                f"Fold {fold.name} tests {first_of(missing)} without any training examples: always wrong there."
+            )
     return tuple(notes)
 
 
-# -- utterances without a label of the main task: other tasks learn from them, and no test set has them ---------------
+# -- utterances without a label of the main task: other tasks learn from them, and no test set contains them ----------
 
 
 def add_unlabelled(
@@ -273,15 +277,15 @@ def add_unlabelled(
     *,
     main: str,
 ) -> Folds:
-    """Add what has no label of the main task to the training set of every fold, or to dev with its speaker.
+    """Add utterances without a label of the main task to the training set of every fold, or to dev with their speaker.
 
-    Left out of a fold is what shares with its test set: a speaker, audio, or the group that the protocol divides by.
+    A fold leaves out those that share a speaker, audio, or the group that the protocol divides by with its test set.
 
     Args:
-        utterances: All, in the manifest's order.
+        utterances: All utterances, in the manifest's order.
         unlabelled: Those that the protocol did not divide.
         duplicates: Id -> id of an utterance with the same audio.
-        main: The task of which they have no label.
+        main: The task for which they have no label.
     """
     if not unlabelled:
         return folds
@@ -314,7 +318,7 @@ def add_unlabelled(
             named = [u for u in strangers if u.speaker is not None]
             if protocol.dev == "official":
                 in_dev |= {u.id for u in strangers if u.split == "dev"}
-            elif len({speaker_key(u) for u in named}) > 1:  # as large a share of them becomes dev as of the fold's own
+            elif len({speaker_key(u) for u in named}) > 1:  # dev gets the same share of them as of the fold's own
                 is_dev = dev_rule(named, protocol.model_copy(update={"dev": "speakers"}), fold.name)
                 in_dev |= {u.id for u in named if is_dev(u)}
         dev_audio = {duplicates.get(i, i) for i in fold.dev}
@@ -326,13 +330,13 @@ def add_unlabelled(
         extended.append(replace(fold, train=tuple(train), dev=tuple(dev)))
     low, high = min(added), max(added)
     note = (
-        f"{len(unlabelled)} utterances have no {main}: other tasks or a teacher's answers are learned from "
+        f"{len(unlabelled)} utterances have no {main}: other tasks or a teacher's predictions are learned from "
         f"{low if low == high else f'{low} to {high}'} of them in each fold; none is tested."
     )
     return replace(folds, folds=tuple(extended), notes=(*folds.notes, note))
 
 
-# -- the proof that no test set was ever seen -------------------------------------------------------------------------
+# -- leak checks: no test set may have been seen in training ----------------------------------------------------------
 
 
 def check_leaks(
@@ -341,21 +345,21 @@ def check_leaks(
     duplicates: Mapping[str, str],
     seen: Mapping[str, str] | None = None,
 ) -> None:
-    """Stop when a test set is not new: shared speakers, the same audio twice, or test data in an earlier training.
+    """Raise an error unless every test set is new: no shared speakers, no shared audio, not trained on before.
 
     Args:
         duplicates: Id -> id of an utterance with the same audio (`serein.data.dataset.duplicates`).
-        seen: Id -> the earlier training that already learned from it.
+        seen: Id -> the earlier training run that used it.
 
     Raises:
-        LeakError: Names the fold, the two parts and what they share.
+        LeakError: A test set is not new; names the fold, the two sets and what they share.
     """
     speaker_of = {u.id: speaker_key(u) for u in utterances if u.speaker is not None}
     for fold in folds.folds:
         where = f"fold {fold.name}"
         for first, second in (("train", "test"), ("dev", "test"), ("train", "dev")):
             ids = getattr(fold, first), getattr(fold, second)
-            _no_shared(ids, (first, second), where, "utterance", "Divide them.")
+            _no_shared(ids, (first, second), where, "utterance", "Put each into only one of them.")
             if second == "dev" and folds.shares_dev:
                 continue
             recordings = [[duplicates.get(i, i) for i in part] for part in ids]
@@ -366,21 +370,21 @@ def check_leaks(
         tested = [(i, seen[i]) for i in fold.test if i in seen] if seen else []
         if tested:
             raise LeakError(
-                f"{len(tested)} test utterances were already learned by {tested[0][1]}: {tested[0][0]}",
+                f"{len(tested)} test utterances were already used to train {tested[0][1]}: {tested[0][0]}",
                 where=where,
                 remedy="Start from a model that was not trained on them.",
             )
 
 
 def check_targets(taught: Mapping[str, Set[str]], fold: Fold, fields: Mapping[str, str]) -> None:
-    """Stop when any task of any stage would learn, or choose by, what is to be predicted of the test set.
+    """Raise an error if any task of any stage would train on, or select checkpoints by, targets of the test set.
 
     Args:
-        taught: Task -> ids of the utterances whose targets the training gets.
-        fields: Task -> the field of an utterance that holds its target.
+        taught: Task -> ids of the utterances whose targets are used in training.
+        fields: Task -> the field of an utterance that contains its target.
 
     Raises:
-        LeakError: Names the task's target, the fold and some utterances.
+        LeakError: It would; names the task's target, the fold and some utterances.
     """
     tested = set(fold.test)
     for task, ids in taught.items():
@@ -389,19 +393,19 @@ def check_targets(taught: Mapping[str, Set[str]], fold: Fold, fields: Mapping[st
             ("training", "test"),
             f"fold {fold.name}, tasks.{task}",
             fields[task],
-            "Give a training the targets of its train and dev sets alone.",
+            "Use only targets of the train and dev sets in training.",
         )
 
 
 def check_origin(utterances: Sequence[Utterance], fold: Fold, speakers: Sequence[str], source: str) -> None:
-    """Stop when a network that a branch starts from has learned speakers of the test set.
+    """Raise an error if a network that a branch starts from was trained on speakers of the test set.
 
     Args:
-        speakers: Those that it learned, as `speaker_key` names them.
-        source: Where it comes from.
+        speakers: The speakers that it was trained on, as named by `speaker_key`.
+        source: Origin of the network.
 
     Raises:
-        LeakError: Names them.
+        LeakError: It was; names the speakers.
     """
     speaker_of = {u.id: speaker_key(u) for u in utterances if u.speaker is not None}
     tested = sorted({speaker_of[name] for name in fold.test if name in speaker_of})
@@ -410,11 +414,11 @@ def check_origin(utterances: Sequence[Utterance], fold: Fold, speakers: Sequence
         (source, "test"),
         f"fold {fold.name}, branches",
         "speaker",
-        "Start from a network that was not trained on them: of another corpus, or of a run with the same folds.",
+        "Start from a network that was not trained on them: from another corpus, or from a run with the same folds.",
     )
 
 
-_SPEAKER_REMEDY = "Split by speaker, or ask for the protocol 'random', which the report marks as speaker-dependent."
+_SPEAKER_REMEDY = "Split by speaker, or choose the protocol 'random', which the report marks as speaker-dependent."
 _TWIN_REMEDY = "Remove one of each pair; 'serein corpus check' lists them."
 
 

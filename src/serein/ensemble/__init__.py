@@ -1,1 +1,1 @@
-"""Several models as one."""
+"""Ensembles: several models combined into one."""

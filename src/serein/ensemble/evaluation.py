@@ -1,4 +1,4 @@
-"""Aligned predictions of systems, divided into those that weights are fitted to and those they are evaluated on."""
+"""Evaluation of ensembles: divide aligned predictions into those to fit weights to and those to evaluate them on."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class HeldOutPart:
     """Predictions to evaluate, and those that their weights are fitted to.
 
     Attributes:
-        name: What is evaluated, for people.
+        name: Readable name of the evaluated part.
         fit: The predictions that weights are fitted to.
         evaluated: ``(rows,)`` positions of the rows to evaluate.
     """
@@ -53,17 +53,17 @@ def divide(
 ) -> tuple[FittedBy, list[HeldOutPart]]:
     """Divide as well as the predictions allow: by dev, else by the other folds, else by speakers, else by utterances.
 
-    Weights for a fold are fitted to its dev predictions, or to the other folds without the utterances that are in it
-    too; those for a part of a single fold, to the other parts.
+    Weights for a fold are fitted to its dev predictions, or to the other folds without the utterances that also occur
+    in it. Weights for a part of a single fold are fitted to the other parts.
 
     Args:
         evaluated: The predictions to evaluate.
         dev: Dev predictions of every fold, if all systems have them.
-        seed: Draws the parts of a single fold.
+        seed: Seed for drawing the parts of a single fold.
 
     Raises:
-        LeakError: An utterance is in dev and test of a fold, or nothing is left to fit to.
-        RunError: There is one utterance only.
+        LeakError: An utterance is in both dev and test of a fold, or nothing is left to fit to.
+        RunError: There is only one utterance.
     """
     if dev is None and len(evaluated.folds) == 1:
         if None not in evaluated.speakers and len(set(evaluated.speakers)) > 1:
@@ -82,7 +82,7 @@ def divide(
         else:
             others = np.array([p for p, row in enumerate(evaluated.rows) if row.id not in inside], np.int64)
             if not len(others):
-                remedy = "Fuse by --method mean, which fits nothing."
+                remedy = "Use --method mean, which fits nothing."
                 raise LeakError(f"all utterances of the other folds are in fold {name} too", remedy=remedy)
             fit = evaluated.only(others)
         parts.append(HeldOutPart(f"fold {name}", fit, positions))
@@ -90,19 +90,19 @@ def divide(
 
 
 def grouped_parts(evaluated: AlignedPredictions, groups: Sequence[object], seed: int) -> list[HeldOutPart]:
-    """Evaluate each of five parts with weights fitted to the others; a group is in one part only.
+    """Evaluate each of five parts with weights fitted to the others; each group is in only one part.
 
     Args:
-        groups: Of each row: its speaker, or its id.
-        seed: Draws the parts.
+        groups: The speaker or the id of each row.
+        seed: Seed for drawing the parts.
 
     Raises:
-        RunError: There is one group only.
+        RunError: There is only one group.
     """
     names = list(dict.fromkeys(groups))
     num_parts = min(NUM_PARTS, len(names))
     if num_parts < 2:
-        raise RunError("one utterance is too few to fit and to evaluate weights", remedy="Predict more of them.")
+        raise RunError("one utterance is too few to fit and evaluate weights", remedy="Predict more utterances.")
     order = np.random.default_rng(seed).permutation(len(names))
     part_of = {names[group]: place % num_parts for place, group in enumerate(order)}
     part = np.array([part_of[group] for group in groups])
@@ -131,8 +131,8 @@ class Row:
     """Scores in per cent of one system, or of their ensemble, over all evaluated utterances.
 
     Attributes:
-        kind: `in sample`: fitted to the same predictions that it is evaluated on.
-        f1: F1 of each class; `None` for one that neither occurs nor was predicted.
+        kind: `in sample` means fitted to the same predictions that it is evaluated on.
+        f1: F1 of each class; `None` for a class that neither occurs nor was predicted.
     """
 
     label: str
@@ -150,11 +150,11 @@ class EnsembleEvaluation:
     Attributes:
         ensemble: The weights to keep, fitted to all permitted predictions.
         split: The predictions that were evaluated.
-        fitted_by: How the evaluated weights were fitted: on `dev`; on the other folds; on other speakers or utterances
-            of the only fold; `none` for the mean; or given by a file.
+        fitted_by: How the evaluated weights were fitted: on `dev`, on the other folds, or on other speakers or
+            utterances of the only fold; `none` for the mean; `file` if a file contains them.
         best: The system with the highest macro-F1.
         to_best: The ensemble minus the best system, by score name; fractions.
-        to_mean: The ensemble minus the plain mean; `None` where it is the mean.
+        to_mean: The ensemble minus the plain mean; `None` if it is the mean.
         notes: Caveats for readers of the numbers.
     """
 
@@ -190,15 +190,17 @@ def fit_ensemble(paths: Sequence[Path], *, method: str, split: Split, seed: int,
     """Evaluate an ensemble of run folders or prediction files.
 
     Args:
-        method: `cobyla` fits a weight for each system and class; `mean` weights all equally; a `.json` file gives them.
-        split: The predictions to evaluate. Weights for a fold's test set are fitted to its dev predictions where all
-            systems have them, else to the test predictions of the other folds, or of other speakers of the only one.
-        seed: Draws starts, and folds over speakers.
-        report: Called with the progress.
+        method: `cobyla` fits a weight for each system and class, `mean` weights all equally, and a `.json` file
+            contains the weights.
+        split: The predictions to evaluate. Weights for a fold's test set are fitted to its dev predictions if all
+            systems have them, otherwise to the test predictions of the other folds, or of other speakers of the only
+            fold.
+        seed: Seed for the starts of the search and for folds over speakers.
+        report: Called to report progress.
 
     Raises:
-        RunError: The systems did not predict the same, or the method is unknown.
-        ModelError: The file of weights is broken, or of other systems.
+        RunError: The systems did not predict the same utterances, or the method is unknown.
+        ModelError: The weights file is broken or belongs to other systems.
         LeakError: Weights would be evaluated on the predictions that they were fitted to.
     """
     if method not in METHODS and not method.endswith(".json"):
@@ -214,15 +216,15 @@ def fit_ensemble(paths: Sequence[Path], *, method: str, split: Split, seed: int,
         probabilities = ensemble_probabilities(evaluated.probabilities, weights)
         weighted = _Weighted("mean", "none", probabilities, weights, unfitted, [])
     else:
-        # The weights of a file, matched with systems by label, or else by order, which is noted.
+        # The weights of a file are matched with systems by label, or else by order, with a note.
         given = read_ensemble(method)
         if set(given.classes) != set(evaluated.classes):
             ours = ", ".join(evaluated.classes)
-            what = f"its classes are {', '.join(given.classes)}, and those of the systems {ours}"
-            raise RunError(what, where="--method", remedy="Choose weights of the same classes.")
+            what = f"its classes are {', '.join(given.classes)}, but those of the systems are {ours}"
+            raise RunError(what, where="--method", remedy="Choose weights for the same classes.")
         if len(given.models) != len(systems):
-            what = f"it has weights for {len(given.models)} systems, and {len(systems)} are named"
-            raise RunError(what, where="--method", remedy="Name as many.")
+            what = f"it has weights for {len(given.models)} systems, but {len(systems)} are named"
+            raise RunError(what, where="--method", remedy="Name as many systems as it has weights for.")
         labels, own = [model.label for model in given.models], [system.label for system in systems]
         weights, notes = given.weight_matrix[:, [given.classes.index(name) for name in evaluated.classes]], []
         if set(labels) == set(own):
@@ -247,7 +249,7 @@ class _Weighted:
     Attributes:
         probabilities: ``(utterances, classes)``, out of sample unless a note says otherwise.
         weights: ``(systems, classes)``, to keep.
-        in_sample: As `probabilities`, by weights fitted to the evaluated utterances; `None` where nothing was fitted.
+        in_sample: Like `probabilities`, with weights fitted to the evaluated utterances; `None` if nothing was fitted.
     """
 
     method: str
@@ -262,7 +264,7 @@ class _Weighted:
 def _fitted(
     systems: Sequence[System], evaluated: AlignedPredictions, split: Split, seed: int, report: Report
 ) -> _Weighted:
-    """Fit weights to predictions other than those that each part is evaluated on, and weights to keep to all."""
+    """Fit the weights for each part to predictions outside it, and the weights to keep to all predictions."""
     dev, notes = None, []
     without = [system.label for system in systems if not system.predictions.get("dev")]
     if split == "test" and not without:
@@ -274,7 +276,7 @@ def _fitted(
         notes.append(f"Not fitted on dev: {', '.join(without)} has no dev predictions.")
     lacking = [name for name in evaluated.folds if dev is not None and name not in dev.folds]
     if lacking:
-        dev, notes = None, [f"Not fitted on dev: fold {lacking[0]} has none."]
+        dev, notes = None, [f"Not fitted on dev: fold {lacking[0]} has no dev predictions."]
     fitted_by, parts = divide(evaluated, dev, seed)
     probabilities = np.empty(evaluated.probabilities.shape[1:])
     for part in parts:
@@ -299,7 +301,7 @@ def _fit(seen: AlignedPredictions, seed: int, label: str, report: Report) -> Flo
 
 
 def _names(seen: AlignedPredictions) -> set[str]:
-    """Return the speakers, or the utterances where any speaker is unknown."""
+    """Return the speakers, or the utterances if any speaker is unknown."""
     if None in seen.speakers:
         return {row.id for row in seen.rows}
     return {str(speaker) for speaker in seen.speakers}

@@ -1,9 +1,9 @@
-"""Ensembles of models: one weight per model and class, fitted to macro-F1 by COBYLA; their files; their predictions.
+"""Ensembles of models: weights per model and class, fitted to macro-F1 by COBYLA; ensemble files; predictions.
 
 Source: Diatlova et al. 2024, section 6.1 and equation 10. The two printed sums cannot both be 1; here each class's
 weights over the models sum to 1 and none is negative. Macro-F1 is piecewise constant, so COBYLA stalls wherever it
-starts: it starts from the mean of the models, from each model alone and from random weights, and the best point of all
-searches is kept.
+starts. It is therefore started from the mean of the models, from each model alone and from random weights, and the best
+point of all searches is kept.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Fit:
 
     Attributes:
         weights: ``(models, classes)``, at least 0; each column sums to 1.
-        macro_f1: Of the fitted utterances, 0 to 1; never below that of the mean or of any model alone.
+        macro_f1: Macro-F1 on the fitted utterances, 0 to 1; never below that of the mean or of any single model.
         num_evaluations: Number of evaluations of macro-F1.
     """
 
@@ -102,7 +102,7 @@ def ensemble_macro_f1(probabilities: FloatArray, truth: Classes, weights: FloatA
 
 
 class _Search:
-    """Macro-F1 as a function of weights; remembers the first of the best weights."""
+    """Macro-F1 as a function of weights; stores the first of the best weights."""
 
     def __init__(self, probabilities: FloatArray, truth: Classes) -> None:
         self.probabilities = np.ascontiguousarray(probabilities)
@@ -119,7 +119,7 @@ class _Search:
         return score
 
     def loss(self, point: Any) -> float:
-        """Return minus macro-F1 at the allowed weights that are nearest to a flat list of numbers."""
+        """Return the negative macro-F1 at the allowed weights that are nearest to a flat list of numbers."""
         return -self.macro_f1_of(allowed(np.asarray(point).reshape(self.best_weights.shape)))
 
 
@@ -131,11 +131,11 @@ def fit_weights(
     Args:
         probabilities: ``(models, utterances, classes)``, each utterance's probabilities summing to 1.
         truth: ``(utterances,)`` class numbers.
-        rng: Draws some of the starts.
-        on_progress: Called with the number of finished starts and of all starts.
+        rng: Generator that draws some of the starts.
+        on_progress: Called with the number of finished starts and the total.
 
     Raises:
-        ValueError: The arrays do not fit each other, or there is no utterance.
+        ValueError: The shapes of the arrays do not match, or there is no utterance.
 
     Example:
         >>> calm_expert, sad_expert = [[0.9, 0.1], [0.6, 0.4]], [[0.4, 0.6], [0.1, 0.9]]
@@ -148,7 +148,7 @@ def fit_weights(
     if probabilities.ndim != 3 or 0 in probabilities.shape or truth.shape != probabilities.shape[1:2]:
         raise ValueError(
             f"probabilities have shape {probabilities.shape} and truth {truth.shape}; "
-            "give (models, utterances, classes), none of them 0, and (utterances,)."
+            "expected (models, utterances, classes), none of them 0, and (utterances,)."
         )
     num_models, _, num_classes = probabilities.shape
     search = _Search(probabilities, truth)
@@ -161,14 +161,14 @@ def fit_weights(
         search.macro_f1_of(start)
     for number, start in enumerate(starts, start=1):
         # The search is unconstrained, and every point is evaluated at the nearest allowed weights. With explicit
-        # constraints and without the last model's weights, SciPy's COBYLA took five times as long for 5 models of
+        # constraints and without the last model's weights, SciPy's COBYLA took five times as long for 5 models and
         # 8 classes, and scored no higher on unseen utterances.
         options = {"rhobeg": FIRST_STEP, "tol": LAST_STEP, "maxiter": EVALUATIONS_PER_WEIGHT * (start.size + 1)}
         minimize(search.loss, start.reshape(-1), method="COBYLA", options=options)
         if on_progress is not None:
             on_progress(number, len(starts))
-    # Among weights with equal scores, those nearest to the mean overfit least: the weights of each class shrink towards
-    # it as far as macro-F1 does not fall.
+    # Among weights with equal scores, those nearest to the mean overfit least, so the weights of each class are shrunk
+    # towards it as far as possible without lowering macro-F1.
     weights = search.best_weights
     for number in range(num_classes):
         for kept in np.linspace(0.0, 1.0, _NUM_SHRINKAGES, endpoint=False):
@@ -181,7 +181,7 @@ def fit_weights(
 
 
 def allowed(weights: FloatArray) -> FloatArray:
-    """Return the nearest weights of which none is negative and each column sums to 1.
+    """Return the nearest weights that are not negative and sum to 1 in each column.
 
     Args:
         weights: ``(models, classes)``, any numbers.
@@ -209,7 +209,7 @@ class EnsembleModel(_Strict):
     Attributes:
         path: Its run folder or prediction file.
         label: Its name in tables.
-        folders: Its model folders below ``path``, one per fold and seed; none where it is a prediction file.
+        folders: Its model folders below ``path``, one per fold and seed; empty for a prediction file.
     """
 
     path: str
@@ -221,9 +221,9 @@ class FittedOn(_Strict):
     """The predictions that the weights were fitted to.
 
     Attributes:
-        split: The dev or the test predictions of the models; `None` where nothing was fitted.
-        num_utterances: How many utterances.
-        seen: Their speakers, or their ids where speakers are unknown.
+        split: The dev or the test predictions of the models; `None` if nothing was fitted.
+        num_utterances: Number of utterances.
+        seen: Their speakers, or their ids if speakers are unknown.
     """
 
     split: Literal["test", "dev"] | None
@@ -235,7 +235,7 @@ class Ensemble(_Strict):
     """The contents of an ensemble file.
 
     Attributes:
-        weights: A row for each model, a weight for each class.
+        weights: One row per model, with one weight per class.
         scores: Scores of the models and their ensemble, in per cent, as `serein ensemble --json` prints them.
     """
 
@@ -254,12 +254,12 @@ class Ensemble(_Strict):
 
 
 def write_ensemble(ensemble: Ensemble, path: str | Path) -> None:
-    """Write an ensemble file atomically; paths of models become relative to it where they can."""
+    """Write an ensemble file atomically; paths of models are made relative to it if possible."""
     models = []
     for model in ensemble.models:
         try:
             relative = Path(os.path.relpath(model.path, Path(path).parent)).as_posix()
-        except ValueError:  # another drive of Windows
+        except ValueError:  # on another drive of Windows
             relative = str(Path(model.path).absolute())
         models.append(model.model_copy(update={"path": relative}))
     content = ensemble.model_copy(update={"models": tuple(models)}).model_dump(mode="json")
@@ -267,16 +267,16 @@ def write_ensemble(ensemble: Ensemble, path: str | Path) -> None:
 
 
 def read_ensemble(path: str | Path) -> Ensemble:
-    """Read an ensemble file; relative paths of models become relative to where it is read.
+    """Read an ensemble file; relative paths of models are resolved against the file's folder.
 
     Raises:
-        ModelError: It is missing or damaged, or its weights do not fit its models and classes.
+        ModelError: The file is missing or damaged, or its weights do not fit its models and classes.
     """
     path = Path(path)
     try:
         ensemble = Ensemble.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise ModelError("no such ensemble file", where=path, remedy="Write one: serein ensemble --help.") from None
+        raise ModelError("no such ensemble file", where=path, remedy="Create one: serein ensemble --help.") from None
     except (IsADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
         raise ModelError("is not an ensemble file: not JSON", where=path, remedy=_REMEDY) from None
     except ValidationError as error:
@@ -300,13 +300,13 @@ def read_ensemble(path: str | Path) -> Ensemble:
 
 
 class EnsemblePredictor(Predictor):
-    """The models of an ensemble, weighted as they were fitted; a model's probabilities are the mean over its folders.
+    """The models of an ensemble with their fitted weights; a model's probabilities are the mean over its folders.
 
     Args:
         path: The ensemble file.
         device: See `serein.device.device_of`.
         report: Called with the number of loaded model folders.
-        backbone: Where their pretrained backbone is now, if it has moved.
+        backbone: Current location of their pretrained backbone, if it has moved.
 
     Raises:
         ModelError: The file cannot be read, or one of its models does not exist or has other classes.
@@ -332,7 +332,7 @@ class EnsemblePredictor(Predictor):
             if missing:
                 what, remedy = (
                     f"names {missing[0]}, which does not exist",
-                    "Keep the file and its runs in their places.",
+                    "Keep the file and its runs where they were.",
                 )
                 raise ModelError(what, where=path, remedy=remedy)
         total, done = sum(map(len, folders)), 0
@@ -341,10 +341,12 @@ class EnsemblePredictor(Predictor):
             self.members.append([])
             for folder in own:
                 own_backbone = backbone if needs_backbone(folder) else None
-                member = load(folder, device, backbone=own_backbone).uncalibrated()  # as the weights were fitted
+                member = load(
+                    folder, device, backbone=own_backbone
+                ).uncalibrated()  # the weights were fitted without it
                 if set(member.classes) != set(self.ensemble.classes):
                     raise ModelError(
-                        f"has the classes {', '.join(member.classes)}, and the ensemble {', '.join(self.classes)}",
+                        f"has classes {', '.join(member.classes)}, but the ensemble {', '.join(self.classes)}",
                         where=folder,
                         remedy="Fit the ensemble again: the model has changed.",
                     )
@@ -372,8 +374,8 @@ class EnsemblePredictor(Predictor):
         return self.ensemble.classes
 
     def with_labels(self, labels: Sequence[str]) -> Predictor:
-        """Refuse: the weights are those of the classes."""
-        raise ModelError("the classes of an ensemble are fixed", where=self.path, remedy="Use one model alone.")
+        """Raise an error: the weights belong to the classes."""
+        raise ModelError("the classes of an ensemble are fixed", where=self.path, remedy="Use a single model.")
 
     def predict_clips(
         self,

@@ -29,14 +29,14 @@ class CalibrationErrors:
 
     Attributes:
         expected_calibration_error: In per cent (Guo 2017, equation 3, ten bins).
-        log_loss: Mean of -ln(share of the true class).
+        log_loss: Mean of -ln(probability of the true class).
     """
 
     expected_calibration_error: float
     log_loss: float
 
     def is_worse_than(self, other: CalibrationErrors) -> bool:
-        """Tell whether either error is larger."""
+        """Return whether either error is larger."""
         return (
             self.expected_calibration_error > other.expected_calibration_error + _TIE or self.log_loss > other.log_loss
         )
@@ -44,13 +44,13 @@ class CalibrationErrors:
 
 @dataclass(frozen=True)
 class TemperatureFit:
-    """A temperature, and what such a temperature does to predictions that it was not fitted to.
+    """A temperature, and its effect on predictions that it was not fitted to.
 
     Attributes:
         temperature: Fitted to all predictions.
         before: Errors of the probabilities as predicted.
-        after: Errors when each part is calibrated by the temperature of the others.
-        held_out: What the parts are, for example "12 speakers", or "utterances" where fewer than two are named.
+        after: Errors when each part is calibrated with a temperature fitted to the others.
+        held_out: The parts, for example "12 speakers", or "utterances" if fewer than two speakers are named.
     """
 
     temperature: float
@@ -60,11 +60,11 @@ class TemperatureFit:
 
     @property
     def helps(self) -> bool:
-        """Whether neither error grows on what is held out."""
+        """Whether neither error grows on the held-out parts."""
         return not self.after.is_worse_than(self.before)
 
     def __str__(self) -> str:
-        """Return the temperature and its effect as a sentence without an end."""
+        """Return the temperature and its effect as a sentence without a full stop."""
         on = f"on {self.held_out} that it was not fitted to"
         return f"a temperature of {self.temperature:.2f}, {on}: {_change(self.before, self.after)}"
 
@@ -74,8 +74,8 @@ class CoveragePoint:
     """Accuracy when only the most confident predictions are kept, in per cent.
 
     Attributes:
-        coverage: Predictions that are kept.
-        accuracy: Of those, the correct ones (WA).
+        coverage: Percentage of predictions that are kept.
+        accuracy: Percentage of those that are correct (WA).
         min_confidence: The confidence, 0 to 1, below which predictions are rejected.
     """
 
@@ -89,16 +89,16 @@ class RunCalibration:
     """Calibration of a run's probabilities.
 
     Attributes:
-        fitted_on: What each temperature was fitted on: the fold's own dev, the test predictions of the other folds, or
-            the model's own temperature; `None` if nothing was fitted.
-        temperatures: "fold 1, seed 0" -> temperature; 1 where dev speakers that it was not fitted to were calibrated
-            worse by it.
+        fitted_on: The data that each temperature was fitted on: the fold's own dev or the test predictions of the other
+            folds; or the model's own temperature; `None` if nothing was fitted.
+        temperatures: "fold 1, seed 0" -> temperature; 1 where it would have worsened the calibration on dev speakers
+            that it was not fitted to.
         before: Errors of the probabilities as predicted.
         after: Errors of the calibrated probabilities; `None` if nothing was fitted.
-        coverage: Accuracy against coverage, of the probabilities that models predict.
+        coverage: Accuracy against coverage, for the probabilities that models predict.
         truth: ``(rows,)`` class numbers.
-        probabilities: ``(rows, classes)`` as they are.
-        calibrated: ``(rows, classes)`` tempered where a temperature was fitted.
+        probabilities: ``(rows, classes)`` as predicted.
+        calibrated: ``(rows, classes)`` tempered if a temperature was fitted.
     """
 
     fitted_on: FittedOn | None
@@ -112,11 +112,11 @@ class RunCalibration:
 
     @property
     def is_applied(self) -> bool:
-        """Whether models predict by these temperatures: a run's do not where they make the test sets worse."""
+        """Whether models use these temperatures; a run's models do not if calibration on its test sets gets worse."""
         return self.after is not None and (self.fitted_on == "model" or not self.after.is_worse_than(self.before))
 
     def __str__(self) -> str:
-        """Return sentences: what was fitted, what it did, and whether it is applied; none if nothing was fitted."""
+        """Return sentences on what was fitted, its effect, and whether it is applied; empty if nothing was fitted."""
         if self.after is None:
             return ""
         declined = [name for name, temperature in self.temperatures.items() if temperature == 1.0]
@@ -133,7 +133,7 @@ class RunCalibration:
         effect = _change(self.before, self.after)
         if not self.is_applied:
             why = "make calibration worse, so none is applied"
-            return f"{fitted}, {why}: {effect}. That alone is decided on the test sets; no label depends on it."
+            return f"{fitted}, {why}: {effect}. Only this decision uses the test sets; no label depends on it."
         but = f" None in {', '.join(declined)}: {why}." if declined else ""
         return f"{fitted}, rescale probabilities: {effect}.{but}"
 
@@ -150,10 +150,10 @@ class RunCalibration:
 
 
 def fit_temperature(truth: NDArray[np.int64], probabilities: FloatArray) -> float:
-    """Return the temperature whose log loss is least, within `BOUNDS`.
+    """Return the temperature with the smallest log loss within `BOUNDS`.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2. The loss is convex in the
-    temperature's inverse, so the minimum that is found is the only one.
+    inverse temperature, so the minimum found is the only one.
 
     Args:
         truth: ``(utterances,)`` class numbers.
@@ -171,10 +171,10 @@ def fit_temperature(truth: NDArray[np.int64], probabilities: FloatArray) -> floa
 
 
 def fitted_temperature(predictions: Sequence[Prediction], classes: Sequence[str]) -> TemperatureFit | None:
-    """Return the temperature of predictions and what it is worth; `None` when too few have truth and probabilities.
+    """Return the temperature of predictions and its effect; `None` if too few have truth and probabilities.
 
-    It is judged on speakers that it was not fitted to, in `MOST_PARTS` parts at most; on utterances in turn where
-    fewer than two speakers are named.
+    It is evaluated on speakers that it was not fitted to, in at most `MOST_PARTS` parts; on utterances if fewer than
+    two speakers are named.
     """
     fitted = _with_probabilities(predictions)
     truth, probabilities = _columns(fitted, classes)
@@ -195,7 +195,7 @@ def fitted_temperature(predictions: Sequence[Prediction], classes: Sequence[str]
 def run_calibration(
     run: Path, predictions: Sequence[Prediction], classes: Sequence[str] | None
 ) -> RunCalibration | None:
-    """Score the calibration of a run; temperatures are fitted for each fold, on its dev or else on the other folds.
+    """Score the calibration of a run; each fold's temperature is fitted on its dev, or else on the other folds.
 
     Returns:
         `None` when no prediction has truth and probabilities.
@@ -204,7 +204,7 @@ def run_calibration(
     if not scored:
         return None
     names = tuple(classes or class_names(scored))
-    dev = read_run_predictions(run, classes, "dev") if has_test_set(run) else []  # what is scored fits nothing
+    dev = read_run_predictions(run, classes, "dev") if has_test_set(run) else []  # not fitted on the scored set
     keys = list(dict.fromkeys((p.fold, p.seed) for p in scored))
     dev_of: dict[FoldSeed, list[Prediction]] = {key: [] for key in keys}
     for prediction in _with_probabilities(dev):
@@ -236,7 +236,7 @@ def model_calibration(
 
 
 def with_temperature(predictions: Sequence[Prediction], temperature: float) -> list[Prediction]:
-    """Return predictions with calibrated probabilities; those without probabilities unchanged."""
+    """Return predictions with calibrated probabilities; those without probabilities are unchanged."""
     return [
         p
         if p.probabilities is None
@@ -251,7 +251,7 @@ def with_temperature(predictions: Sequence[Prediction], temperature: float) -> l
 
 
 def coverage_curve(confidence: FloatArray, is_correct: NDArray[np.bool_]) -> tuple[CoveragePoint, ...]:
-    """Return the accuracy of the surest answers, for 20 fractions of them from few to all.
+    """Return the accuracy of the most confident predictions, for 20 fractions from few to all.
 
     Source: Geifman and El-Yaniv 2017, "Selective Classification for Deep Neural Networks", the risk-coverage curve.
 
@@ -306,7 +306,7 @@ def _with_probabilities(predictions: Sequence[Prediction]) -> list[Prediction]:
 def _fitted_each(
     predictions: Mapping[FoldSeed, Sequence[Prediction]], classes: Sequence[str]
 ) -> dict[FoldSeed, float] | None:
-    """Return the temperature of every unit; `None` when any has too little to fit to."""
+    """Return the temperature of every fold and seed; `None` if any has too few predictions to fit."""
     temperatures: dict[FoldSeed, float] = {}
     for key, some in predictions.items():
         found = fitted_temperature(some, classes)

@@ -70,18 +70,18 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class ComparedPair:
-    """A run beside another one.
+    """A run compared with another one.
 
     Attributes:
         difference: Score of the run minus score of the baseline.
-        interval: 95 % bootstrap interval of it; `None` where notes say why.
-        p_value: Of the permutation test: how often a difference at least as large, of either sign, arises when the two
-            runs exchange the predictions of some speakers.
-        adjusted_p_value: After Holm's correction for all pairs.
+        interval: 95 % bootstrap interval of the difference; `None` if it cannot be given, for the reason in the notes.
+        p_value: Result of the permutation test: how often a difference at least as large, of either sign, arises when
+            the two runs exchange the predictions of some speakers.
+        adjusted_p_value: The p-value after Holm's correction for all pairs.
         num_permutations: All 2^speakers, or those that were drawn.
-        is_exact: Whether all were made.
-        resampled: What the interval draws, for example "24 speakers".
-        permuted: What the runs exchange, likewise.
+        is_exact: Whether all permutations were used.
+        resampled: The units that are drawn for the interval, for example "24 speakers".
+        permuted: The units that the runs exchange, for example "24 speakers".
     """
 
     run: str
@@ -99,13 +99,13 @@ class ComparedPair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs compared on the same utterances. Scores and differences in per cent, but for those of numbers.
+    """Runs compared on the same utterances. Scores and differences are in per cent, except for those of numbers.
 
     Attributes:
-        score: `ua`, `wa`, `macro_f1`, `ccc`, `pearson`, `mae`, `rmse`, one of a dimension (`ccc valence`), or `wer`
-            (word error rate).
+        score: `ua`, `wa`, `macro_f1`, `ccc`, `pearson`, `mae`, `rmse`, a score of one dimension (`ccc valence`), or
+            `wer` (word error rate).
         pairs: Every run with the first, or all pairs.
-        notes: What a reader of the numbers must know.
+        notes: Caveats for readers of the numbers.
     """
 
     score: str
@@ -132,10 +132,10 @@ class Comparison:
         return titles, rows
 
     def write(self, path: str | Path) -> None:
-        """Write the comparison; the suffix says how: `.json`, `.csv` (numbers) or `.md` (the table and its notes).
+        """Write the comparison in the format of the suffix: `.json`, `.csv` (numbers) or `.md` (table and notes).
 
         Raises:
-            RunError: The suffix is another one.
+            RunError: The suffix is none of these.
         """
         suffix = Path(path).suffix.lower()
         if suffix == ".json":
@@ -167,27 +167,27 @@ def compare(
     """Compare runs on the same test utterances, each with the first one.
 
     The difference has a bootstrap interval over speakers, and a p-value of a permutation test: if two runs are equally
-    good for every speaker, they may exchange the predictions of any speakers. All exchanges are made where these are
-    10,000 or fewer, else 10,000 are drawn. The p-values of several pairs are corrected by Holm's method. Scores are
+    good for every speaker, they may exchange the predictions of any speakers. If there are 10,000 exchanges or fewer,
+    all are made; otherwise 10,000 are drawn. The p-values of several pairs are corrected by Holm's method. Scores are
     means over the seeds of a run; runs may have different numbers of seeds, and different folds.
 
     Args:
         runs: Run folders, or prediction files of any system.
-        score: `ua` (the default), `wa`, `macro_f1`; of numbers `ccc`, `pearson`, `mae`, `rmse`, means over the
-            dimensions if there are several, or of one of them (`ccc valence`); of transcripts `wer`.
-        all_pairs: Compare every two, not only each with the first.
-        seed: Draws the bootstrap and the permutations.
+        score: `ua` (the default), `wa` or `macro_f1`; for numbers `ccc`, `pearson`, `mae` or `rmse`, which are means
+            over the dimensions if there are several, or one dimension's score (`ccc valence`); for transcripts `wer`.
+        all_pairs: Compare all pairs, not only each run with the first.
+        seed: Seed of the bootstrap and the permutations.
 
     Raises:
-        RunError: There are fewer than two, one is unfinished, or they predicted other utterances or have other labels.
+        RunError: There are fewer than two runs, one is unfinished, or their utterances or labels differ.
 
     Sources: Fisher 1935, "The Design of Experiments", section 21 (the test); Phipson & Smyth 2010 (p-values of drawn
     permutations); Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
     paths = [Path(path) for path in runs]
     if len({os.path.abspath(path) for path in paths}) < max(2, len(paths)):
-        what = "one run alone cannot be compared" if len(paths) < 2 else "a run is named twice"
-        raise RunError(what, where=paths[0] if paths else None, remedy="Name two runs or more, each once.")
+        what = "a single run cannot be compared" if len(paths) < 2 else "a run is given twice"
+        raise RunError(what, where=paths[0] if paths else None, remedy="Specify two or more runs, each once.")
     labels = distinct_labels(paths)
     problem, classes, numbers, systems = read_comparable(paths, labels)
     score = SCORES_OF[problem][0] if score is None else score
@@ -195,7 +195,7 @@ def compare(
     known += [f"{name} {number}" for name in SCORES_OF[problem] for number in numbers if len(numbers) > 1]
     if score not in known:
         message = expected_one_of(score, known, kind="score")
-        raise RunError(message, where="--score", remedy="Choose a score of the task that the runs are about.")
+        raise RunError(message, where="--score", remedy="Choose a score of the runs' task.")
     truths = [{p.id: p.truth for p in rows if p.truth is not None} for rows in systems]
     for number in range(1, len(paths)):
         require_same_utterances(truths[0], truths[number], (labels[0], labels[number]), (paths[0], paths[number]))
@@ -249,16 +249,16 @@ def permutation_test(
 ) -> tuple[float, int, bool]:
     """Return the two-sided p-value of a score's difference between two systems that may exchange units.
 
-    A system's seeds are averaged first: what adds up over units is, and so are UA and WA.
+    A system's seeds are averaged first: the sums over units are, and so are UA and WA.
 
     Args:
-        units: Those of both systems, the first `num_runs_a` runs being the first system's.
-        score: A name among the units' scores.
-        rng: Draws exchanges where all would be more than `num_permutations`.
+        units: Units of both systems; the first `num_runs_a` runs are those of the first system.
+        score: The name of one of the units' scores.
+        rng: Draws exchanges if there are more than `num_permutations`.
 
     Returns:
-        The p-value, the number of permutations, and whether these are all. Drawn permutations count the one that was
-        observed (Phipson & Smyth 2010), so that p is never 0.
+        The p-value, the number of permutations, and whether these are all. Drawn permutations include the observed one
+        (Phipson & Smyth 2010), so that p is never 0.
     """
     num_numbers = units.sums.shape[1] // units.num_runs
     runs = [units.sums[:, run * num_numbers : (run + 1) * num_numbers] for run in range(units.num_runs)]
@@ -286,7 +286,7 @@ def permutation_test(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number by Holm's step-down method, in the same order.
+    """Return p-values corrected by Holm's step-down method, in the same order.
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
 
@@ -304,10 +304,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def read_comparable(
     paths: Sequence[Path], labels: Sequence[str]
 ) -> tuple[Problem, tuple[str, ...] | None, tuple[str, ...], list[list[Prediction]]]:
-    """Return kind of task, classes if named, names of numbers, and each run's test predictions without probabilities.
+    """Return the kind of task, classes if any, names of numbers, and the runs' test predictions without probabilities.
 
     Raises:
-        RunError: A run is unfinished, or is of another task or has other labels than the first.
+        RunError: A run is unfinished, or its task or labels differ from those of the first.
     """
     systems: list[tuple[TaskSpec, tuple[str, ...] | None, list[Prediction]]] = []
     for path in paths:
@@ -318,7 +318,7 @@ def read_comparable(
         spec, classes = read_specs(path)[0], run_classes(path)
         predictions = read_run_predictions(path, classes, keep_probabilities=False)
         if lacking := missing_predictions(path, predictions):
-            raise RunError(lacking[0], where=path, remedy="Finish the run by --resume.")
+            raise RunError(lacking[0], where=path, remedy="Finish the run with --resume.")
         systems.append((spec, classes if "ua" in SCORES_OF[spec.problem] else None, predictions))
     first, first_classes, _ = systems[0]
     numbers = first.numbers if first.problem == "regression" else ()
@@ -335,7 +335,7 @@ def read_comparable(
 
 
 def _title(score: str) -> str:
-    """Return how a score is called, `CCC` or `CCC valence`."""
+    """Return the title of a score, `CCC` or `CCC valence`."""
     name, _, number = score.partition(" ")
     return f"{_TITLES[name]} {number}".rstrip()
 
@@ -343,7 +343,7 @@ def _title(score: str) -> str:
 def _sum_units(
     systems: Sequence[Sequence[Prediction]], speakers: Mapping[str, SpeakerKey], numbers: Sequence[str]
 ) -> Units:
-    """Add up, over speakers, what the scores of numbers or transcripts are computed from."""
+    """Sum, over speakers, the terms that the scores of numbers or transcripts are computed from."""
     from scipy.sparse import csr_array
 
     kind: Literal["speakers", "utterances"] = "speakers"
@@ -384,7 +384,7 @@ def word_error_rate(sums: FloatArray) -> FloatArray:
 def _notes(
     score: str, runs: Sequence[ComparedRun], pairs: Sequence[ComparedPair], rows: Sequence[Prediction]
 ) -> tuple[str, ...]:
-    """Say what was compared, drawn and exchanged, and what qualifies the numbers."""
+    """Return notes on what was compared, drawn and exchanged, and on what qualifies the numbers."""
     first = pairs[0]
     notes = [f"{_title(score)}: lower is better."] if score.partition(" ")[0] in _LOWER_IS_BETTER else []
     notes.append(f"95 % interval: {NUM_RESAMPLES} resamples of {first.resampled}.")

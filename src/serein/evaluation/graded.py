@@ -1,6 +1,6 @@
-"""Scores of what is not right or wrong: numbers, and distributions over classes; with intervals, and paired.
+"""Scores of numbers and of distributions over classes, with intervals and paired comparisons.
 
-Every score is made of sums over utterances, so that a resample of speakers is one matrix product: whole sets are
+Every score is computed from sums over utterances, so that a resample of speakers is one matrix product: whole sets are
 scored, never means of parts.
 """
 
@@ -29,28 +29,28 @@ from serein.metrics import FloatArray
 
 Score = Callable[[FloatArray], FloatArray]  # (..., column) sums -> (...)
 NUM_MOMENTS = 7  # columns of `metrics.moments`
-ERRORS = ("mae", "rmse", "js", "brier", "cross_entropy")  # the lower, the better
+ERRORS = ("mae", "rmse", "js", "brier", "cross_entropy")  # lower is better
 DISTRIBUTION_TITLES = {
     "js": "Jensen-Shannon divergence",
     "brier": "Brier score",
     "cross_entropy": "cross-entropy",
     "entropy_correlation": "correlation of entropies",
-    "agreement_model": "agrees with a held-out rater: the model",
-    "agreement_rater": "agrees with a held-out rater: another rater",
-    "agreement_others": "agrees with a held-out rater: the other raters' majority",
-    "one_more_rater": "the model less another rater",
+    "agreement_model": "agreement with a held-out rater: the model",
+    "agreement_rater": "agreement with a held-out rater: another rater",
+    "agreement_others": "agreement with a held-out rater: the other raters' majority",
+    "one_more_rater": "the model minus another rater",
 }
 _COUNTS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Quantities of predictions, and the scores that their sums give.
+    """Quantities of predictions, and the scores computed from their sums.
 
     Attributes:
         rows: The predictions.
         columns: (row, column).
-        scores: Name -> score of sums; the one that is reported first comes first.
+        scores: Name -> score of sums; the main score comes first.
     """
 
     rows: Sequence[Prediction]
@@ -63,7 +63,7 @@ class GradedScore:
     """A score of a whole set, averaged over seeds.
 
     Attributes:
-        interval: 95 % bootstrap interval over speakers; `None` with too few.
+        interval: 95 % bootstrap interval over speakers; `None` if there are too few.
     """
 
     value: float
@@ -71,21 +71,21 @@ class GradedScore:
 
 
 def measured_numbers(predictions: Sequence[Prediction], names: Sequence[str]) -> Measured:
-    """Return the moments of numbers; of several, scores are means over the dimensions, and of each.
+    """Return the moments of numbers; with several dimensions, the scores are means over them, followed by each one's.
 
     Args:
-        names: Of the numbers of each prediction, in their order.
+        names: Names of the numbers of each prediction, in order.
 
     Raises:
-        RunError: No prediction has a truth, or one is no number.
+        RunError: No prediction has a truth, or one is not a number.
     """
     rows = [p for p in predictions if p.truth is not None]
     if not rows:
         raise RunError("no number has a truth to be scored with", remedy='Add the key "truth" to every line.')
     truth, predicted = (np.array([getattr(p, key) for p in rows], float) for key in ("true_values", "values"))
     if truth.shape != predicted.shape or truth.shape[1] != len(names):
-        what = f"predictions hold {predicted.shape[1]} numbers and {truth.shape[1]} truths for {', '.join(names)}"
-        raise RunError(what, remedy="Write one number for each name, 'nan' where the truth is unknown.")
+        what = f"predictions contain {predicted.shape[1]} numbers and {truth.shape[1]} truths for {', '.join(names)}"
+        raise RunError(what, remedy="Write one number for each name, 'nan' if the truth is unknown.")
     columns = np.zeros((len(rows), len(names), NUM_MOMENTS))
     for place in range(len(names)):
         is_known = ~np.isnan(truth[:, place])
@@ -109,10 +109,10 @@ def _of_part(score: Score, first: int, sums: FloatArray) -> FloatArray:
 
 
 def measured_distributions(predictions: Sequence[Prediction], classes: Sequence[str]) -> Measured | None:
-    """Return distances between raters' labels and probabilities, and who agrees with a rater that is held out.
+    """Return distances between raters' labels and probabilities, and the agreement with a held-out rater.
 
-    The truth is every label of every rater, as often as it was given. A score that nothing is known of is NaN: there is
-    no held-out rater where nobody was rated twice.
+    The truth is every label of every rater, as often as it was given. An undefined score is NaN: there is no held-out
+    rater if no utterance was rated twice.
 
     Returns:
         `None` when no prediction has both raters and probabilities.
@@ -153,9 +153,9 @@ def _ratio(terms: Mapping[int, float], of: int, sums: FloatArray) -> FloatArray:
 
 
 def graded_scores(measured: Measured) -> dict[str, GradedScore]:
-    """Return every score, pooled over folds, averaged over seeds, with its interval over speakers.
+    """Return every score, pooled over folds and averaged over seeds, with its interval over speakers.
 
-    Where any speaker is unknown, there are no intervals.
+    If any speaker is unknown, there are no intervals.
 
     Example:
         >>> rows = [Prediction(id=str(i), truth=str(i), prediction=str(2 * i), speaker=str(i)) for i in range(4)]
@@ -185,7 +185,7 @@ def graded_differences(a: Measured, b: Measured) -> dict[str, Difference]:
     truths = [{p.id: (p.truth, p.ratings) for p in each.rows} for each in (a, b)]
     if truths[0] != truths[1]:
         differing = sorted(key for key in {**truths[0], **truths[1]} if truths[0].get(key) != truths[1].get(key))
-        what = f"{len(differing)} utterances are not in both systems with one truth: {', '.join(differing[:3])}"
+        what = f"{len(differing)} utterances are not in both systems with the same truth: {', '.join(differing[:3])}"
         raise RunError(what, remedy="Compare two systems on the same utterances, evaluated with the same labels.")
     units, sums = _unit_sums([a, b])
     num_runs_a = len({p.seed for p in a.rows})
@@ -208,7 +208,7 @@ def graded_differences(a: Measured, b: Measured) -> dict[str, Difference]:
 def _unit_sums(systems: Sequence[Measured]) -> tuple[tuple[str, ...], FloatArray]:
     """Return the speakers, and (speaker, run, column) sums; a run is one seed of one system.
 
-    Where any speaker is unknown, there is one nameless unit, of all utterances.
+    If any speaker is unknown, there is one nameless unit of all utterances.
     """
     keys = [[str(SpeakerKey(p.corpus, p.speaker or "")) for p in each.rows] for each in systems]
     if any(p.speaker is None for each in systems for p in each.rows):
@@ -225,7 +225,7 @@ def _unit_sums(systems: Sequence[Measured]) -> tuple[tuple[str, ...], FloatArray
 
 
 def _resampled(sums: FloatArray, scores: Mapping[str, Score]) -> dict[str, FloatArray]:
-    """Return each score of each run in each resample of the units, the same ones for all: (resample, run)."""
+    """Return each score of each run in each resample of the units, which is the same for all runs: (resample, run)."""
     rng, num_units = np.random.default_rng(0), len(sums)
     at_once = max(1, _COUNTS_AT_ONCE // num_units)
     parts: dict[str, list[FloatArray]] = {name: [] for name in scores}
@@ -239,7 +239,7 @@ def _resampled(sums: FloatArray, scores: Mapping[str, Score]) -> dict[str, Float
 
 
 def graded_rows(scores: Mapping[str, GradedScore]) -> list[tuple[str, str, str]]:
-    """Return name, value and interval of scores of distributions as text."""
+    """Return the name, value and interval of each score of distributions, as text."""
     rows = []
     for name, score in scores.items():
         bounds = interval_text(score.interval, ".3f") or "–"
@@ -248,9 +248,9 @@ def graded_rows(scores: Mapping[str, GradedScore]) -> list[tuple[str, str, str]]
 
 
 def rater_agreement(utterances: Sequence[Utterance]) -> dict[str, float]:
-    """Return Krippendorff's alpha of the first labels of raters, by corpus; of those without any there is none.
+    """Return Krippendorff's alpha of the raters' first labels by corpus, except for corpora without such labels.
 
-    Actors who judged themselves are no raters.
+    Actors who rated themselves do not count as raters.
     """
     firsts: dict[str, list[list[str]]] = {}
     for utterance in utterances:
@@ -268,21 +268,21 @@ def rater_agreement(utterances: Sequence[Utterance]) -> dict[str, float]:
 
 
 def one_more_rater(scores: Mapping[str, GradedScore]) -> str:
-    """Say whether the model is as good as one more rater; nothing where no utterance was rated twice."""
+    """Return a sentence on whether the model is as good as one more rater; empty if no utterance was rated twice."""
     margin = scores.get("one_more_rater")
     if margin is None or np.isnan(margin.value):
         return ""
     model, rater, others = (scores[f"agreement_{name}"].value for name in ("model", "rater", "others"))
     bounds = "" if margin.interval is None else " [{:.3f}, {:.3f}]".format(*margin.interval)
     is_as_good = (
-        "It cannot be said whether it is"
+        "It is uncertain whether it is"
         if margin.interval is None or margin.interval[0] < 0 <= margin.interval[1]
         else "It is"
         if margin.interval[0] >= 0
         else "It is not"
     )
     return (
-        f"The model agrees with a rater who is held out in {100 * model:.1f} % of cases, another rater in "
+        f"The model agrees with a held-out rater in {100 * model:.1f} % of cases, another rater in "
         f"{100 * rater:.1f} %, the majority of the other raters in {100 * others:.1f} %. {is_as_good} as good as one "
         f"more rater (difference {margin.value:.3f}{bounds})."
     )

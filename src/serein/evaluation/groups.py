@@ -1,6 +1,6 @@
-"""Scores of groups of speakers, beside the others: women and men, ages, languages.
+"""Scores of groups of speakers compared with all others: women and men, ages, languages.
 
-Over several corpora a group differs from the others by its corpora, too, so that each corpus is also scored alone.
+Over several corpora, a group also differs from the others in its corpora; each corpus is therefore also scored alone.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from serein.evaluation.intervals import (
 from serein.evaluation.predictions import Prediction, code
 from serein.metrics import FloatArray, mean_of_known
 
-AGES = {"below 30": 30.0, "30 to 44": 45.0, "45 to 59": 60.0, "60 and above": float("inf")}  # each ends below a year
-HEADINGS = ("Group", "Corpus", "UA", "To the others, points", "Speakers", "Utterances")
+AGES = {"below 30": 30.0, "30 to 44": 45.0, "45 to 59": 60.0, "60 and above": float("inf")}  # upper end, exclusive
+HEADINGS = ("Group", "Corpus", "UA", "Versus others, points", "Speakers", "Utterances")
 
 
 def age_group(age: float | None) -> str | None:
-    """Return which of `AGES` it is.
+    """Return the group in `AGES` that an age belongs to.
 
     Example:
         >>> age_group(29.9), age_group(30), age_group(74), age_group(None)
@@ -46,19 +46,19 @@ ATTRIBUTES: dict[str, Callable[[Prediction], str | None]] = {
 
 @dataclass(frozen=True)
 class GroupScore:
-    """Scores in per cent of a group of speakers, pooled, averaged over seeds, and its distance to the others.
+    """Scores of a group of speakers in per cent, pooled and averaged over seeds, and its difference from the others.
 
     Attributes:
         attribute: `gender`, `age` or `language`.
-        name: The group, as `female`, `below 30`, `de`.
-        corpus: Whose speakers; `None`: those of all corpora.
-        ua: Unweighted accuracy, over the classes that the group has.
-        interval: 95 % of `ua`, over speakers; `None` with too few.
-        to_others: Points by which the group is ahead of all others of whom the attribute is known, over the classes
-            that both have; `None` if they share none.
-        to_others_interval: 95 % of it, over speakers; `None` with too few on either side.
-        num_speakers: Speakers of the group; `None` if they are unknown.
-        num_utterances: Utterances of the group.
+        name: The group, such as `female`, `below 30` or `de`.
+        corpus: The corpus of the speakers; `None` for all corpora.
+        ua: Unweighted accuracy over the classes that the group has.
+        interval: 95 % interval of `ua` over speakers; `None` if there are too few.
+        to_others: Lead, in points, over all others whose attribute is known, over the classes that both have; `None` if
+            they share none.
+        to_others_interval: 95 % interval of `to_others` over speakers; `None` if either side has too few.
+        num_speakers: Number of speakers in the group; `None` if they are unknown.
+        num_utterances: Number of utterances of the group.
     """
 
     attribute: str
@@ -72,7 +72,7 @@ class GroupScore:
     num_utterances: int
 
     def cells(self) -> tuple[str, ...]:
-        """Return a row of a table, as `HEADINGS` names its columns."""
+        """Return a row of a table with the columns of `HEADINGS`."""
         ahead = "–" if self.to_others is None else f"{self.to_others:+.1f}"
         return (
             f"{self.attribute}: {self.name}",
@@ -92,11 +92,11 @@ class GroupScore:
 
 
 def group_scores(predictions: Sequence[Prediction], classes: Sequence[str]) -> tuple[GroupScore, ...]:
-    """Return the scores of every group, where an attribute has two or more: over all corpora, then within each.
+    """Return the scores of every group of attributes with two or more groups: over all corpora, then within each.
 
     Args:
-        predictions: Those without truth are passed over.
-        classes: The model's.
+        predictions: Those without truth are skipped.
+        classes: The model's classes.
 
     Example:
         >>> right = [Prediction(id=f"w{i}", truth="sad", prediction="sad", gender="female") for i in range(2)]

@@ -1,16 +1,18 @@
 """Bootstrap intervals of scores over speakers, and paired comparison of two systems.
 
-Utterances of one voice are not independent, so whole speakers are drawn with replacement (the clustered
+Utterances of one speaker are not independent, so whole speakers are drawn with replacement (the clustered
 bootstrap: Field & Welsh 2007; Bisani & Ney 2004 for paired systems). A resample is a row of counts, one per
-speaker; what its scores need are sums over its speakers, so all resamples are one matrix product. Only what occurs is
-stored: memory grows with the utterances, whatever the number of classes and speakers. Scores are fractions from 0 to 1.
+speaker; its scores depend only on sums over its speakers, so all resamples are one matrix product. The matrices are
+sparse: memory grows with the utterances, regardless of the number of classes and speakers. Scores are fractions from 0
+to 1.
 
 A resample may lack a class that few speakers have. Its UA must not become the mean over fewer classes: a model that
-answers "happy" to everything has a UA of 25 % on four classes whoever is drawn, and would have 50 % in a resample of
-two of them. So every resample is scored on all classes of the test set, and a class that it lacks counts with its score
-on all test data. (Drawing speakers within each class would keep all classes, but lose what a speaker's classes have in
-common, and with it most of the width.) What a class's few speakers have not shown, no resample shows either: how many
-resamples lacked a class is said beside the interval, and with most classes of one speaker each UA has none.
+always predicts "happy" has a UA of 25 % on four classes whichever speakers are drawn, but would have 50 % in a resample
+with two of them. Every resample is therefore scored on all classes of the test set, and a class that it lacks counts
+with its score on all test data. (Drawing speakers within each class would keep all classes, but ignore what a speaker's
+classes have in common, and thereby lose most of the width.) Resampling cannot show variation that the few speakers of a
+class do not have: the number of resamples that lacked a class is stated with the interval, and UA has no interval if
+most classes have only one speaker.
 """
 
 from __future__ import annotations
@@ -40,17 +42,17 @@ Scorer = Callable[[FloatArray, FloatArray | None], dict[str, FloatArray]]
 
 @dataclass(frozen=True)
 class Units:
-    """What the bootstrap draws with replacement.
+    """The units that the bootstrap draws with replacement.
 
     Attributes:
         kind: Whole speakers, or single utterances.
-        sums: `scipy.sparse.csr_array` ``(units, runs * numbers)``: what is added up to compute the scores of a run, as
-            `CodedPredictions.class_counts` has it; a run is one seed of one system.
-        num_runs: Runs.
-        multiplicity: ``(units,)`` how many speakers or utterances each row stands for (like ones share it).
-        scores: Takes sums ``(..., numbers)``, and those of all data for what a resample lacks.
-        num_classes: Classes that are counted; 0 where scores are not of classes.
-        why_not: Why UA and macro-F1 can have no interval although there are enough units; `None` when they can.
+        sums: `scipy.sparse.csr_array` ``(units, runs * numbers)``: the terms that are summed for the scores of a run,
+            as in `CodedPredictions.class_counts`; a run is one seed of one system.
+        num_runs: Number of runs.
+        multiplicity: ``(units,)`` number of speakers or utterances that each row represents (identical ones share one).
+        scores: Takes sums ``(..., numbers)``, and those of all data for classes that a resample lacks.
+        num_classes: Number of classes; 0 if the scores are not of classes.
+        why_not: Why UA and macro-F1 have no interval although there are enough units; `None` if they have one.
         note: Why utterances are drawn; `None` if speakers are.
     """
 
@@ -65,7 +67,7 @@ class Units:
 
     @property
     def num_units(self) -> int:
-        """Speakers or utterances, alike ones counted one by one."""
+        """Number of speakers or utterances; identical ones are counted separately."""
         return int(self.multiplicity.sum())
 
     @property
@@ -74,10 +76,10 @@ class Units:
         if self.num_units >= FEWEST_UNITS:
             return None
         noun = self.kind if self.num_units != 1 else self.kind.removesuffix("s")
-        return f"{self.num_units} {noun}, and an interval needs at least {FEWEST_UNITS}"
+        return f"{self.num_units} {noun}, but an interval needs at least {FEWEST_UNITS}"
 
     def totals(self, counts: FloatArray) -> FloatArray:
-        """Add up units, each as often as counted: ``(resamples, units)`` to ``(resamples, runs, numbers)``."""
+        """Sum units, each as often as counted: ``(resamples, units)`` to ``(resamples, runs, numbers)``."""
         total: FloatArray = np.asarray(counts @ self.sums).reshape(len(counts), self.num_runs, -1)
         return total
 
@@ -88,8 +90,8 @@ class Resamples:
 
     Attributes:
         scores: By name, ``(resamples, runs)``.
-        num_lacking: Resamples that lack a class of the test set.
-        lacking: ``(classes,)`` resamples that lack each of them.
+        num_lacking: Number of resamples that lack a class of the test set.
+        lacking: ``(classes,)`` number of resamples that lack each class.
     """
 
     scores: dict[str, FloatArray]
@@ -97,7 +99,7 @@ class Resamples:
     lacking: NDArray[np.int64]
 
     def notes(self, units: Units, classes: Sequence[str]) -> list[str]:
-        """Say why UA and macro-F1 have no interval, or which classes the resamples lack, unless almost none does."""
+        """Return why UA and macro-F1 have no interval, or which classes the resamples lack, unless almost none does."""
         percentage = 100 * self.num_lacking / len(next(iter(self.scores.values())))
         if units.why_not is not None:
             return [f"No intervals of UA and macro-F1: {units.why_not}."]
@@ -107,22 +109,22 @@ class Resamples:
         names = ", ".join(classes[number] for number in order[:3])
         more = f" and {len(order) - 3} more" if len(order) > 3 else ""
         return [
-            f"{percentage:.0f} % of the resamples lack a class of few {units.kind} ({names}{more}): it counts "
-            "there with its score on all test data, so that the intervals of UA and macro-F1 are too narrow."
+            f"{percentage:.0f} % of the resamples lack a class with few {units.kind} ({names}{more}): it counts "
+            "there with its score on all test data, so the intervals of UA and macro-F1 are too narrow."
         ]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better system a is than system b, on the same utterances and the same resamples.
+    """The difference between system a and system b, on the same utterances and the same resamples.
 
     Attributes:
         a: Score of the first system, 0 to 1.
         b: Score of the second system, 0 to 1.
         interval: Lower and upper bound of ``difference``; `None` with too few speakers.
         probability_of_improvement: Fraction of resamples in which a is better; near 1 a wins, near 0 b does.
-        resampled: What was drawn with replacement, for example "24 speakers".
-        notes: What a reader of the interval must know.
+        resampled: The units that were drawn with replacement, for example "24 speakers".
+        notes: Caveats for readers of the interval.
     """
 
     a: float
@@ -138,7 +140,7 @@ class Difference:
         return self.a - self.b
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain lists and numbers; `None` of what nothing is known of."""
+        """Return plain lists and numbers; `None` for unknown values."""
         numbers = {"a": self.a, "b": self.b, "difference": self.difference}
         return {
             **{name: None if np.isnan(value) else value for name, value in numbers.items()},
@@ -153,7 +155,7 @@ def class_scores(counts: FloatArray, of_all: FloatArray | None = None) -> dict[s
 
     Args:
         counts: ``(..., 3 * classes)`` hits, true and predicted utterances of each class.
-        of_all: The same of all data, where `counts` are of a resample: of classes that this lacks, the score counts.
+        of_all: The same counts of all data, if `counts` are of a resample: they score the classes that it lacks.
 
     Returns:
         ``(...)`` each; NaN where nothing was counted.
@@ -174,14 +176,14 @@ def class_scores(counts: FloatArray, of_all: FloatArray | None = None) -> dict[s
 
 
 def resampling_units(*systems: CodedPredictions, draw_speakers: bool = False) -> Units:
-    """Group predictions into what is drawn: speakers, or utterances when any speaker is unknown.
+    """Group predictions into the units to draw: speakers, or utterances if any speaker is unknown.
 
-    Utterances are drawn, too, where the classes are the speakers (speaker identification): others cannot be drawn
-    without changing what is recognised.
+    Utterances are also drawn if the classes are the speakers (speaker identification): other speakers cannot be drawn
+    without changing the classes.
 
     Args:
-        systems: One, or several with predictions of the same utterances, whose runs stand side by side.
-        draw_speakers: Group by speakers even where they are the classes.
+        systems: One system, or several with predictions of the same utterances, whose runs are concatenated.
+        draw_speakers: Group by speakers even if they are the classes.
     """
     from scipy.sparse import hstack
 
@@ -198,9 +200,7 @@ def resampling_units(*systems: CodedPredictions, draw_speakers: bool = False) ->
         num_speakers = np.bincount(pairs // len(first.speakers))
         num_classes, num_single = int((num_speakers > 0).sum()), int((num_speakers == 1).sum())
         if 2 * num_single > num_classes:
-            why_not = (
-                f"{num_single} of {num_classes} classes have one speaker each, so that other speakers cannot be drawn"
-            )
+            why_not = f"{num_single} of {num_classes} classes have only one speaker, so other speakers cannot be drawn"
     number_of: dict[object, int] = {
         name: number for number, name in enumerate(first.speakers if kind == "speakers" else first.ids)
     }
@@ -215,7 +215,7 @@ def resampling_units(*systems: CodedPredictions, draw_speakers: bool = False) ->
         parts.append(counts.reshape(len(number_of), -1))
     sums = hstack(parts, format="csr")
     multiplicity = np.ones(len(number_of), np.int64)
-    if kind == "utterances":  # of which many have the same truth and the same predictions: these share a row
+    if kind == "utterances":  # many have the same truth and the same predictions; these share a row
         sums.sort_indices()
         rows: dict[bytes, int] = {}
         pattern = [
@@ -229,11 +229,11 @@ def resampling_units(*systems: CodedPredictions, draw_speakers: bool = False) ->
 
 
 def draw_counts(units: Units, rng: np.random.Generator, num_resamples: int) -> NDArray[np.int64]:
-    """Draw how often each resample has each unit: ``(resamples, units)``; rows sum to ``num_units``."""
+    """Draw how often each resample contains each unit: ``(resamples, units)``; rows sum to ``num_units``."""
     num_rows = len(units.multiplicity)
     if units.kind == "speakers":
         return rng.multinomial(units.num_units, np.full(num_rows, 1 / num_rows), size=num_resamples)
-    # Utterance by utterance: a multinomial draw of ten thousands of kinds would take ten times as long.
+    # Utterance by utterance: a multinomial draw over tens of thousands of rows would take ten times as long.
     drawn = rng.integers(units.num_units, size=(num_resamples, units.num_units))
     row = np.repeat(np.arange(num_rows), units.multiplicity)[drawn]
     row += num_rows * np.arange(num_resamples)[:, None]
@@ -241,13 +241,13 @@ def draw_counts(units: Units, rng: np.random.Generator, num_resamples: int) -> N
 
 
 def point_scores(units: Units) -> dict[str, FloatArray]:
-    """Return each score of each run over everything: ``(runs,)``, by name."""
+    """Return each score of each run on all data: ``(runs,)``, by name."""
     total = units.totals(units.multiplicity[None].astype(float))
     return {name: score[0] for name, score in units.scores(total, None).items()}
 
 
 def resampled_scores(units: Units, rng: np.random.Generator, num_resamples: int = NUM_RESAMPLES) -> Resamples:
-    """Score each run in each resample, the same ones for all."""
+    """Score each run in each resample; the resamples are the same for all runs."""
     of_all = units.totals(units.multiplicity[None].astype(float))
     parts: list[dict[str, FloatArray]] = []
     support = slice(units.num_classes, 2 * units.num_classes)
@@ -264,7 +264,7 @@ def resampled_scores(units: Units, rng: np.random.Generator, num_resamples: int 
 
 
 def interval_text(bounds: Bounds | None, form: str = ".1f") -> str:
-    """Return an interval as people read it; empty where there is none.
+    """Return an interval as text; empty if there is none.
 
     Example:
         >>> interval_text((60.1, 70.25)), interval_text((-1.0, 2.0), "+.1f"), interval_text(None)
@@ -274,7 +274,7 @@ def interval_text(bounds: Bounds | None, form: str = ".1f") -> str:
 
 
 def percentile_interval(values: FloatArray, level: float = LEVEL) -> Bounds:
-    """Return the bounds between which the middle `level` of the values lie.
+    """Return the bounds of the middle `level` of the values.
 
     Example:
         >>> [round(bound, 3) for bound in percentile_interval(np.linspace(0.0, 1.0, 101))]
@@ -294,7 +294,7 @@ def bootstrap_intervals(
         classes: Names for the notes.
 
     Returns:
-        Bounds from 0 to 1 by score name, `None` where ``Units.too_few`` says why; and what their reader must know.
+        Bounds from 0 to 1 by score name, `None` where there is no interval; and notes for their reader.
     """
     notes = [] if units.note is None else [units.note]
     if units.too_few:
@@ -315,15 +315,15 @@ def require_same_utterances(
 
     Args:
         a: Utterance -> truth, of the first system.
-        b: Of the second.
-        names: Of both, for the message.
-        where: Their files, for the message.
+        b: Utterance -> truth, of the second system.
+        names: Names of both systems, for the message.
+        where: Files of both systems, for the message.
     """
     for present, absent, name, place in ((a, b, names[1], where[1]), (b, a, names[0], where[0])):
         lacking = sorted(present.keys() - absent.keys())
         if lacking:
             raise RunError(
-                f"{name} has no prediction of {len(lacking)} utterances: {', '.join(lacking[:3])}",
+                f"{name} has no prediction for {len(lacking)} utterances: {', '.join(lacking[:3])}",
                 where=place,
                 remedy="Compare two systems on the same utterances.",
             )
@@ -346,7 +346,7 @@ def paired_difference(
 ) -> dict[str, Difference]:
     """Compare two systems on the same utterances, drawing the same speakers for both.
 
-    Speakers may be given by either file. The systems may have different numbers of seeds and different folds.
+    Either system may provide the speakers. The systems may have different numbers of seeds and different folds.
 
     Returns:
         A `Difference` by score name ("ua", "wa", "macro_f1").

@@ -1,7 +1,7 @@
-"""The style of plots: the colour of each emotion, common settings, and inline SVG.
+"""Plots: the colour of each emotion, common settings, and inline SVG.
 
-The colours of the eight most usual emotions are distinguishable under protanopia, deuteranopia and tritanopia, on
-white and on dark paper (tested).
+The colours of the eight most common emotions are distinguishable with protanopia, deuteranopia and tritanopia, on
+white and dark backgrounds (tested).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RIGHT, WRONG = "#2b5fc7", "#d9652b"
 PAGE_WIDTH_IN = 9.0
 PX_PER_POINT = 100.0 / 72.0  # on the page an inch of figure takes 100 CSS pixels
 MOST_NAMED_SPEAKERS = 60
-FEWEST_EMBEDDINGS = 5  # t-SNE crashes on equal ones
+FEWEST_EMBEDDINGS = 5  # distinct ones: t-SNE crashes on equal ones
 MOST_EMBEDDINGS = 2000
 MOST_NAMED_CLASSES = 40
 LONGEST_NAME = 18
@@ -107,7 +107,7 @@ _STYLE: Any = {
 
 
 def emotion_colours(classes: Sequence[str]) -> dict[str, str]:
-    """Return a colour for every class: the fixed one of a well-known emotion, else the next spare one.
+    """Return a colour for every class: the fixed one of a well-known emotion, or the next spare one.
 
     Example:
         >>> emotion_colours(["anger", "happy", "nostalgic"])
@@ -120,13 +120,13 @@ def emotion_colours(classes: Sequence[str]) -> dict[str, str]:
 
 
 def speaker_colours(speakers: Sequence[str]) -> dict[str, str]:
-    """Return a colour for every speaker, in the order of their names; they repeat."""
+    """Return a colour for every speaker, in the order of their names; colours repeat."""
     return {name: SPEAKER_COLOURS[i % len(SPEAKER_COLOURS)] for i, name in enumerate(sorted(set(speakers)))}
 
 
 @contextmanager
 def new_figure(size_in: tuple[float, float]) -> Iterator[Figure]:
-    """Yield an empty figure, to be filled inside the block, where the common style holds."""
+    """Yield an empty figure, to be filled inside the block, where the common style applies."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -138,7 +138,7 @@ PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure on white paper, in the format that the suffix names (png, svg, pdf)."""
+    """Write a figure on a white background, in the format of the suffix (png, svg, pdf)."""
     import matplotlib
 
     with replacing(path) as partial, matplotlib.rc_context(_STYLE):
@@ -148,16 +148,16 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 def figure_svg(figure: Figure, *, name: str) -> Markup:
-    """Return a figure as an ``<svg>`` element for the inside of a page.
+    """Return a figure as an ``<svg>`` element to embed in a page.
 
-    Ink, muted ink and lines take the page's ``currentColor``, ``--muted`` and ``--line``. The same figure and
+    Ink, muted ink and lines use the page's ``currentColor``, ``--muted`` and ``--line``. The same figure and
     name give the same bytes.
     """
     import matplotlib
 
     page, metadata = io.StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
-        # Names in any script stay text in SVG, so that the font matplotlib measures with need not have them.
+        # Names in any script stay text in SVG, so the font that Matplotlib measures with need not contain them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(page, format="svg", dpi=180, metadata=metadata, bbox_inches="tight", pad_inches=0.02)
     svg = page.getvalue()
@@ -173,18 +173,18 @@ def figure_svg(figure: Figure, *, name: str) -> Markup:
     return Markup(svg.strip())  # noqa: S704  (Matplotlib escapes every text that it draws)
 
 
-CURVE_TITLES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1"}  # of what is drawn in per cent
+CURVE_TITLES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1"}  # of scores that are drawn in per cent
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One training of one stage, epoch by epoch; a missing value is NaN.
+    """The curves of one training of one stage, by epoch; a missing value is NaN.
 
     Attributes:
-        run: Which training, for example "fold 1, seed 0".
-        stage: Which stage of it.
+        run: The training, for example "fold 1, seed 0".
+        stage: The stage of the training.
         dev_score: The score that is monitored on dev, 0 to 1.
-        score: Its name.
+        score: The name of that score.
     """
 
     run: str
@@ -201,7 +201,7 @@ def confusion_picture(confusion: NDArray[Any], classes: Sequence[str]) -> Figure
 
     Args:
         confusion: ``(classes, classes)`` counts, rows truth and columns prediction.
-        classes: Their names; more than 40 are left out, and so are the numbers.
+        classes: Class names; with more than 40, names and numbers are left out.
     """
     if len(classes) > MOST_NAMED_CLASSES:
         fractions = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
@@ -251,7 +251,7 @@ def class_picture(by_class: Sequence[ClassScore]) -> Figure:
             bars = ((row - 0.19, score.recall, 1.0, 7.5), (row + 0.19, score.f1, 0.42, 6.5))
             for place, value, alpha, font_size in bars:
                 axes.barh(place, value or 0.0, height=0.34, color=colours[score.name], alpha=alpha, linewidth=0)
-                is_long = value is not None and value > 94  # its label stands inside
+                is_long = value is not None and value > 94  # its label is inside the bar
                 axes.text(
                     (value or 0.0) + (-0.6 if is_long else 0.6),
                     place,
@@ -298,9 +298,9 @@ def speaker_picture(speakers: Sequence[SpeakerScore], overall: float) -> Figure:
 
 
 def curves_picture(curves: Sequence[Curve]) -> Figure:
-    """Draw loss and the monitored dev score over the epochs of each stage: every training thin, their mean thick.
+    """Draw loss and monitored dev score over the epochs of each stage: thin lines for trainings, thick for their mean.
 
-    The mean runs as long as at least half of the trainings do.
+    The mean is drawn for epochs that at least half of the trainings have.
     """
     stages = list(dict.fromkeys(curve.stage for curve in curves))
     with new_figure((PAGE_WIDTH_IN, 2.9 * len(stages))) as figure:
@@ -322,17 +322,17 @@ def embedding_picture(
 ) -> Figure:
     """Draw embeddings of one model in two dimensions (t-SNE), coloured by emotion and by speaker.
 
-    More than 2000 utterances are thinned at random; the picture of the same embeddings is always the same.
+    Of more than 2000 utterances, a random subset is drawn; the picture of the same embeddings is always the same.
 
     Args:
         embeddings: ``(utterances, features)``, finite, at least `FEWEST_EMBEDDINGS` of them distinct.
-        emotions: True class of each.
-        speakers: Speaker of each, or `None` for the left picture alone.
+        emotions: True class of each utterance.
+        speakers: Speaker of each utterance, or `None` for only the left panel.
         classes: Class names, in the order of the legend.
     """
     chosen = thinned(len(embeddings))
     places = tsne(np.asarray(embeddings, np.float64)[chosen])
-    width, height = np.ptp(places, axis=0)  # the figure is as flat as what it shows, within reason
+    width, height = np.ptp(places, axis=0)  # the figure has the proportions of the points, within limits
     height_in = 0.9 + float(np.clip(4.3 * height / max(width, 1e-9), 2.0, 4.6))
     colours = emotion_colours(classes)
     with new_figure((PAGE_WIDTH_IN, height_in)) as figure:
@@ -372,14 +372,14 @@ def _curve_axes(axes: Axes, title: str) -> None:
 
 
 def thinned(count: int) -> NDArray[np.int64]:
-    """Return which of many utterances are drawn, always the same."""
+    """Return the positions of the utterances to draw, always the same."""
     if count <= MOST_EMBEDDINGS:
         return np.arange(count)
     return np.sort(np.random.default_rng(0).choice(count, MOST_EMBEDDINGS, replace=False))
 
 
 def tsne(embeddings: FloatArray) -> FloatArray:
-    """Return places in two dimensions, (utterance, 2), near where embeddings, (utterance, feature), are near."""
+    """Return points in two dimensions, (utterance, 2), that are close where embeddings, (utterance, feature), are."""
     from sklearn.manifold import TSNE
 
     embeddings = (embeddings - embeddings.mean(axis=0)) / embeddings.std()
@@ -390,7 +390,7 @@ def tsne(embeddings: FloatArray) -> FloatArray:
 
 
 def draw_map(axes: Axes, places: FloatArray, names: Sequence[str], colours: dict[str, str], title: str) -> None:
-    """Fill axes with places, (utterance, 2), in the colours of their names."""
+    """Fill axes with points, (utterance, 2), in the colours of their names."""
     x, y = places.T
     size = float(np.clip(6000 / len(names), 8, 24))
     axes.scatter(x, y, c=[colours[name] for name in names], s=size, alpha=0.8, linewidths=0, rasterized=True)
@@ -411,7 +411,7 @@ def reliability_picture(confidences: Mapping[str, Confidences]) -> Figure:
     """Draw accuracy at each level of confidence, and a histogram of confidences.
 
     Args:
-        confidences: Title -> confidence and correctness, one panel each, for instance before and after calibration.
+        confidences: Title -> confidence and correctness, one panel each, such as before and after calibration.
     """
     size = (min(PAGE_WIDTH_IN, 0.4 + 4.6 * len(confidences)), 4.4)
     with new_figure(size) as figure:

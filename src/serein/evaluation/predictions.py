@@ -1,6 +1,6 @@
-"""Prediction files: JSON Lines with one `Prediction` per line, of any system.
+"""Prediction files of any system: JSON Lines with one `Prediction` per line.
 
-A line must hold at least ``{"id": ..., "truth": ..., "prediction": ...}``.
+A line must contain at least ``{"id": ..., "truth": ..., "prediction": ...}``.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from serein.errors import RunError, expected_one_of
 from serein.tasks.task import TaskSpec
 
 PROBABILITIES_TOLERANCE = 1e-3
-_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a tenth of the time where PyYAML has it
-_REMEDY = 'Each line holds one JSON object such as {"id": "a1", "truth": "sad", "prediction": "calm"}.'
+_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # takes a tenth of the time, if PyYAML has it
+_REMEDY = 'Write one JSON object per line, such as {"id": "a1", "truth": "sad", "prediction": "calm"}.'
 _Key = TypeVar("_Key", bound=Hashable)
 
 
@@ -36,11 +36,11 @@ class Prediction:
 
     Attributes:
         id: The utterance.
-        truth: Its true class, transcript, or number in digits, or several numbers with spaces between them, `nan` for
-            one that is unknown; `None` if nothing is known.
-        prediction: The class the model chose, or the transcript, or the number or numbers in digits.
-        probabilities: Class -> probability; they sum to 1. `None` if the model gives none.
-        speaker: Who speaks; intervals resample speakers.
+        truth: Its true class, transcript, or number in digits, or several numbers separated by spaces, with `nan` for
+            unknown ones; `None` if nothing is known.
+        prediction: The predicted class, transcript, or number or numbers in digits.
+        probabilities: Class -> probability; they sum to 1. `None` if the model outputs none.
+        speaker: The speaker; intervals resample speakers.
         gender: The speaker's gender.
         age: The speaker's age in years.
         language: The spoken language, as a code such as `en`.
@@ -48,7 +48,7 @@ class Prediction:
         seed: Seed of the training.
         duration_s: Length of the audio, in seconds.
         corpus: The corpus of the utterance; speakers are distinct within it.
-        ratings: The classes that each rater gave; `None` if nobody rated.
+        ratings: The classes that each rater gave; `None` if there are no ratings.
     """
 
     id: str
@@ -72,29 +72,29 @@ class Prediction:
 
     @property
     def value(self) -> float:
-        """The number that was predicted.
+        """The predicted number.
 
         Raises:
-            RunError: It is none.
+            RunError: It is not a number.
         """
         return _number(self.prediction, "prediction", self.id)
 
     @property
     def values(self) -> list[float]:
-        """The numbers that were predicted, one or more; see `value`."""
+        """The predicted numbers, one or more; see `value`."""
         return [_number(part, "prediction", self.id) for part in self.prediction.split()]
 
     @property
     def true_values(self) -> list[float]:
-        """The numbers that they should be, NaN where unknown; see `value`."""
+        """The true numbers, NaN where unknown; see `value`."""
         return [_number(part, "truth", self.id) for part in (self.truth or "").split()]
 
     @property
     def true_value(self) -> float | None:
-        """The number that it should be; `None` if unknown.
+        """The true number; `None` if unknown.
 
         Raises:
-            RunError: It is none.
+            RunError: It is not a number.
         """
         return None if self.truth is None else _number(self.truth, "truth", self.id)
 
@@ -103,11 +103,11 @@ def _number(text: str, key: str, where: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise RunError(f"key '{key}': '{text}' is no number", where=where, remedy="Write a number.") from None
+        raise RunError(f"key '{key}': '{text}' is not a number", where=where, remedy="Write a number.") from None
 
 
 _PREDICTION = TypeAdapter(Prediction)
-REJECTED = "(rejected)"  # the prediction of a recording that a system gives no answer for
+REJECTED = "(rejected)"  # the prediction for a recording that a system rejects
 _FIELDS = tuple(field.name for field in dataclasses.fields(Prediction))
 
 
@@ -156,11 +156,11 @@ class CodedPredictions:
         return all(self.classes[n] in (key.speaker, str(key)) for n, key in zip(truths.tolist(), keys, strict=True))
 
     def num_distinct(self, group: NDArray[np.int64], num_groups: int) -> list[int]:
-        """Count the distinct utterances of each group, however many folds and seeds predicted them.
+        """Count the distinct utterances of each group, regardless of how many folds and seeds predicted them.
 
         Args:
             group: ``(rows of self,)`` number of each row's group.
-            num_groups: Groups, those without utterances included.
+            num_groups: Number of groups, including those without utterances.
         """
         pairs = np.unique(group * len(self.ids) + self.utterance)
         counts: list[int] = np.bincount(pairs // len(self.ids), minlength=num_groups).tolist()
@@ -169,11 +169,11 @@ class CodedPredictions:
     def class_counts(self, row: NDArray[np.int64], num_rows: int) -> Any:
         """Count hits, true and predicted utterances of each class.
 
-        Only what occurs is stored, so that memory grows with the utterances and not with rows times classes.
+        The result is sparse: memory grows with the utterances, not with rows times classes.
 
         Args:
-            row: ``(rows of self,)`` number of the row that each is counted in: its speaker, its fold and seed, ...
-            num_rows: Rows, those without utterances included.
+            row: ``(rows of self,)`` number of the row in which each is counted: its speaker, its fold and seed, ...
+            num_rows: Number of rows, including those without utterances.
 
         Returns:
             A `scipy.sparse.csr_array` ``(num_rows, 3 * classes)``: hits, then true, then predicted utterances.
@@ -197,14 +197,14 @@ def read_predictions(
     """Read a prediction file.
 
     Args:
-        path: JSON Lines; keys other than those of `Prediction` are passed over.
+        path: JSON Lines; keys other than those of `Prediction` are ignored.
         classes: The classes that may occur; by default any.
-        fold: The fold this file belongs to: taken where a line names none, refused where it names another.
-        seed: Likewise for the seed.
-        keep_probabilities: False checks and forgets them: those of a thousand classes take a thousand times the memory.
+        fold: The fold that this file belongs to: used for lines without one; a line with another one is an error.
+        seed: The seed that this file belongs to, with the same rules.
+        keep_probabilities: False checks and discards them: a thousand classes take a thousand times the memory.
 
     Raises:
-        RunError: The file is missing or empty, or a line is wrong; names the line and what is wrong with it.
+        RunError: The file is missing or empty, or a line is invalid; names the line and the problem.
     """
     folder: dict[str, Any] = {key: value for key, value in (("fold", fold), ("seed", seed)) if value is not None}
     known = None if classes is None else frozenset(classes)
@@ -227,16 +227,16 @@ def read_predictions(
                 lowest = min(probabilities, key=lambda name: probabilities[name])
                 what, remedy = f"probability of '{lowest}' is negative", "Give probabilities, not logits."
                 raise RunError(what, where=where, remedy=remedy)
-            remedy = "Give the share of each of the classes, and of no other."
+            remedy = "Give the probability of each of the classes, and of no other."
             absent = sorted((known or {prediction.prediction}) - probabilities.keys())
             if absent:
                 raise RunError(f"probabilities lack class '{absent[0]}'", where=where, remedy=remedy)
             foreign = sorted(probabilities.keys() - (known or probabilities.keys()))
             if foreign:
-                raise RunError(f"probabilities name an unknown class '{foreign[0]}'", where=where, remedy=remedy)
+                raise RunError(f"probabilities contain an unknown class '{foreign[0]}'", where=where, remedy=remedy)
         differing = {key: value for key, value in folder.items() if getattr(prediction, key) != value}
         for key in differing.keys() & json.loads(line).keys() if differing else ():
-            message = f"says {key} {getattr(prediction, key)}, but lies in the folder of {key} {differing[key]}"
+            message = f"says {key} {getattr(prediction, key)}, but is in the folder of {key} {differing[key]}"
             raise RunError(message, where=where, remedy="Move the file to its own folder.")
         if differing:
             prediction = dataclasses.replace(prediction, **differing)
@@ -247,19 +247,19 @@ def read_predictions(
             raise RunError(f"{message} and seed {prediction.seed}", where=where, remedy=remedy)
         predictions.append(prediction if keep_probabilities else dataclasses.replace(prediction, probabilities=None))
     if not predictions:
-        raise RunError("holds no predictions", where=path, remedy=_REMEDY)
+        raise RunError("contains no predictions", where=path, remedy=_REMEDY)
     return predictions
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield number and text of each line that is not blank; a file need not fit into memory."""
+    """Yield number and text of each non-blank line; a file need not fit into memory."""
     try:
         with path.open(encoding="utf-8") as file:
             yield from ((number, line) for number, line in enumerate(file, start=1) if not line.isspace())
     except FileNotFoundError:
         raise RunError("no such prediction file", where=path, remedy="Check the path.") from None
     except (IsADirectoryError, UnicodeDecodeError):
-        raise RunError("is not a text file in UTF-8", where=path, remedy=_REMEDY) from None
+        raise RunError("is not a UTF-8 text file", where=path, remedy=_REMEDY) from None
 
 
 def write_predictions(predictions: Iterable[Prediction], path: str | Path) -> None:
@@ -281,16 +281,16 @@ def class_names(predictions: Iterable[Prediction]) -> tuple[str, ...]:
 
 
 def among(predictions: Sequence[Prediction], classes: Sequence[str]) -> list[Prediction]:
-    """Return predictions that choose among some of the classes, as of a model that knows which ones a corpus has.
+    """Return predictions restricted to some of the classes, like those of a model restricted to a corpus's classes.
 
-    Rejected ones stay as they are. Raters count with their labels of these classes.
+    Rejected ones stay unchanged. Of the raters' labels, only those among these classes count.
 
     Raises:
-        RunError: One has no probabilities of these classes.
+        RunError: A prediction has no probabilities of these classes.
 
     Example:
-        >>> said = Prediction("a", "sad", "calm", probabilities={"calm": 0.5, "sad": 0.375, "angry": 0.125})
-        >>> chosen = among([said], ["sad", "angry"])[0]
+        >>> one = Prediction("a", "sad", "calm", probabilities={"calm": 0.5, "sad": 0.375, "angry": 0.125})
+        >>> chosen = among([one], ["sad", "angry"])[0]
         >>> chosen.prediction, chosen.probabilities
         ('sad', {'sad': 0.75, 'angry': 0.25})
     """
@@ -303,7 +303,7 @@ def among(predictions: Sequence[Prediction], classes: Sequence[str]) -> list[Pre
             raise RunError(
                 f"has no probabilities of {', '.join(classes)}",
                 where=prediction.id,
-                remedy="Let the system give them, or let it choose among all its classes.",
+                remedy="Provide them, or evaluate among all classes of the system.",
             )
         given = np.array([(prediction.probabilities or {})[name] for name in classes])
         total = float(given.sum())
@@ -322,7 +322,7 @@ def code(
     """Turn predictions into columns of numbers; those without truth are left out.
 
     Args:
-        speakers: Utterance -> its speaker, where other predictions of it say who speaks.
+        speakers: Utterance -> its speaker, if other predictions of it have one.
 
     Raises:
         RunError: None of them has a truth, or one names a class that is not among `classes`.
@@ -369,10 +369,10 @@ def natural_key(name: object) -> tuple[tuple[bool, int, str], ...]:
 
 
 def first_problem(error: ValidationError, otherwise: str) -> str:
-    """Return the first thing that is wrong with a record, in words.
+    """Describe the first problem of a record.
 
     Args:
-        otherwise: What is said of a record that has no keys: "not a prediction".
+        otherwise: The description of a record that has no keys: "not a prediction".
     """
     problem = error.errors()[0]
     key = ".".join(str(part) for part in problem["loc"])
@@ -388,11 +388,11 @@ def _require_known_classes(prediction: Prediction, classes: frozenset[str], *, w
     for key, name in (("truth", prediction.truth), ("prediction", prediction.prediction)):
         if name is not None and name not in classes:
             message = f"key '{key}': {expected_one_of(name, sorted(classes), kind='class')}"
-            raise RunError(message, where=where, remedy="Name the class as the recipe does.")
+            raise RunError(message, where=where, remedy="Use the class names of the recipe.")
 
 
 def numbered(values: Sequence[_Key], sort_by: Any = None) -> tuple[tuple[_Key, ...], NDArray[np.int64]]:
-    """Return the distinct values, by appearance or else by `sort_by`, and the number of each value.
+    """Return the distinct values, in order of appearance or of `sort_by`, and the number of each value.
 
     Example:
         >>> names, number = numbered(["b", "a", "b"])
@@ -426,7 +426,7 @@ def read_run_predictions(
 
     Args:
         kind: `test`, `dev`, another task's name, or `predicted` or `oracle`: test predictions of a conditioned model
-            with the other source of conditions than the recipe's.
+            with the source of conditions that is not the recipe's.
         keep_probabilities: As for `read_predictions`.
 
     Raises:
@@ -436,7 +436,7 @@ def read_run_predictions(
     paths = sorted(run.glob(f"fold-*/seed-*/{name}"), key=natural_key)
     if not paths and kind == "test":
         raise RunError(
-            "holds no predictions", where=run, remedy="Name a run folder whose training has finished a fold."
+            "contains no predictions", where=run, remedy="Specify a run folder whose training has finished a fold."
         )
     predictions = []
     for path in paths:
@@ -448,13 +448,13 @@ def read_run_predictions(
 
 
 def has_test_set(run: Path) -> bool:
-    """Tell whether a run folder has a test set; without one, dev is what it scores: `predictions.jsonl` is of dev."""
+    """Return whether a run folder has a test set; without one, dev is scored, and `predictions.jsonl` is of dev."""
     folds = read_json(run / "folds.json").get("folds", ())
     return not folds or any(fold["test"] for fold in folds)
 
 
 def read_specs(run: Path) -> tuple[TaskSpec, ...]:
-    """Read what the tasks of a run are about, the evaluated one first; of a folder that does not say: emotions.
+    """Read the specifications of a run's tasks, the evaluated one first; by default, the classes are emotions.
 
     Raises:
         RunError: ``data.json`` is broken.
@@ -505,5 +505,5 @@ def _read(path: Path, parse: Any, error: type[Exception]) -> dict[str, Any]:
     except (error, UnicodeDecodeError) as problem:
         raise RunError(f"cannot be read ({problem})", where=path, remedy="Start the run again.") from None
     if not isinstance(content, dict):
-        raise RunError("holds no keys and values", where=path, remedy="Start the run again.")
+        raise RunError("contains no keys and values", where=path, remedy="Start the run again.")
     return content

@@ -43,25 +43,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NUM_MISTAKES = 10
-_MEANINGS = {"ua": "unweighted accuracy", "wa": "weighted accuracy", "macro_f1": "mean F1 of classes"}
+_MEANINGS = {"ua": "unweighted accuracy", "wa": "weighted accuracy", "macro_f1": "mean F1 over classes"}
 
 
 @dataclass(frozen=True)
 class EmbeddingPicture:
-    """t-SNE of one model's embeddings, and which model that is."""
+    """A t-SNE picture of one model's embeddings, and the name of the model."""
 
     picture: Markup
     model: str
 
 
 def write_report(run: str | Path) -> Path:
-    """Write ``report.html`` into a run folder, atomically, from nothing but the files in it.
+    """Write ``report.html`` into a run folder, atomically, using only the files in it.
 
     Returns:
         The path of the report.
 
     Raises:
-        RunError: The folder holds no predictions, or a file in it is broken. Absent optional files are none.
+        RunError: The folder contains no predictions, or a file in it is broken. Absent optional files are no error.
     """
     run = Path(run)
     has_classes = read_specs(run)[0].has_classes
@@ -70,7 +70,7 @@ def write_report(run: str | Path) -> Path:
     scores = score_predictions(predictions, classes) if has_classes else None
     recipe, data, folds = read_recipe(run), read_json(run / "data.json"), read_json(run / "folds.json")
     calibration = None if scores is None else run_calibration(run, predictions, scores.classes)
-    # Stages of the run that started from weights of another, which one, and the hash of its weights.
+    # Stages of the run that started from the weights of another stage, that stage, and the hash of its weights.
     paths = sorted(run.glob("fold-*/seed-*/*/initial_weights.json"), key=natural_key)
     starts = [(" ".join(path.parts[-4:-1]), read_json(path)) for path in paths]
     contents = {
@@ -92,7 +92,7 @@ def write_report(run: str | Path) -> Path:
         "starts": [(name, str(start["stage"]), str(start["weights_sha256"])) for name, start in starts],
         "recipe_text": (run / "recipe.yaml").read_text(encoding="utf-8") if (run / "recipe.yaml").is_file() else "",
         **_provenance(run, data, folds),
-        # What the report says of classes; nothing where none are predicted.
+        # The report's parts on classes; empty if none are predicted.
         "reading": "" if scores is None else plain_reading(scores, folds),
         "headlines": []
         if scores is None
@@ -121,7 +121,7 @@ def write_report(run: str | Path) -> Path:
 
 
 def _figures(run: Path, scores: Scores | None, calibration: RunCalibration | None) -> dict[str, Any]:
-    """Draw what the run has data for; an absent picture is an absent key."""
+    """Draw the figures that the run has data for; other figures have no key."""
     figures = {}
     if scores is not None:
         if scores.confusion.size:
@@ -165,15 +165,15 @@ def worst_mistakes(predictions: Sequence[Prediction], count: int = NUM_MISTAKES)
 
 
 def read_curves(run: Path) -> list[plots.Curve]:
-    """Read the training curves of every fold, seed and stage; of an epoch trained twice the later counts.
+    """Read the training curves of every fold, seed and stage; if an epoch was trained twice, the later one counts.
 
     Raises:
-        RunError: A line is not a JSON object, or names no epoch.
+        RunError: A line is not a JSON object, or has no epoch.
     """
     curves = []
     specs = {spec.name: spec for spec in read_specs(run)}
     stages = read_recipe(run).get("stages") or []
-    monitors = {}  # the score that each stage is watched by
+    monitors = {}  # the score that each stage monitors
     for own in stages:
         first = specs.get((own.get("tasks") or [next(iter(specs))])[0])
         monitors[own.get("name")] = own.get("monitor") or (first.monitor if first else "ua")
@@ -189,8 +189,8 @@ def read_curves(run: Path) -> list[plots.Curve]:
                 remedy = "Delete the line, or train again."
                 raise RunError(f"not JSON ({error.msg})", where=where, remedy=remedy) from None
             if not isinstance(fields, dict) or "epoch" not in fields:
-                remedy = 'Each line holds {"epoch": ..., "train_loss": ...}.'
-                raise RunError("names no epoch", where=where, remedy=remedy)
+                remedy = 'Each line must contain {"epoch": ..., "train_loss": ...}.'
+                raise RunError("has no epoch", where=where, remedy=remedy)
             epochs[int(fields["epoch"])] = fields
         if not epochs:
             continue
@@ -206,16 +206,16 @@ def read_curves(run: Path) -> list[plots.Curve]:
     return curves
 
 
-Series = dict[int, list[float]]  # epoch -> values of the trainings
+Series = dict[int, list[float]]  # epoch -> values of all trainings
 
 
 @dataclass(frozen=True)
 class StageCurves:
-    """One stage.
+    """The curves of one stage.
 
     Attributes:
-        scores: Task -> dev score by epoch: unweighted accuracy; of transcripts 1 - word error rate.
-        cosines: "a and b" -> cosine of the two tasks' gradients on what they share, by epoch.
+        scores: Task -> dev score by epoch: unweighted accuracy, or 1 - word error rate for transcripts.
+        cosines: "a and b" -> cosine of the two tasks' gradients on the layers that they share, by epoch.
     """
 
     stage: str
@@ -224,7 +224,7 @@ class StageCurves:
 
 
 def read_task_curves(run: Path) -> list[StageCurves]:
-    """Read the curves of a run that learned several tasks; an empty list for other runs."""
+    """Read the curves of a run that learned several tasks; return an empty list for other runs."""
     specs = {spec.name: spec for spec in read_specs(run)}
     stages = read_recipe(run).get("stages") or []
     if len(specs) < 2:
@@ -255,7 +255,7 @@ def read_task_curves(run: Path) -> list[StageCurves]:
 
 
 def mean_cosines(curves: Sequence[StageCurves]) -> list[tuple[str, str, float, float]]:
-    """Return stage, pair, mean cosine over all epochs and trainings, and the fraction of epochs with one below 0."""
+    """Return stage, pair, mean cosine over all epochs and trainings, and the fraction of cosines below 0."""
     rows = []
     for each in curves:
         for pair, series in each.cosines.items():
@@ -265,7 +265,7 @@ def mean_cosines(curves: Sequence[StageCurves]) -> list[tuple[str, str, float, f
 
 
 def task_curves_picture(curves: Sequence[StageCurves]) -> Figure:
-    """Draw each stage's dev scores of all its tasks, and beside them the cosines between their gradients."""
+    """Draw each stage's dev scores of all its tasks and, next to them, the cosines between their gradients."""
     with new_figure((PAGE_WIDTH_IN, 2.9 * len(curves))) as figure:
         panels = figure.subplots(len(curves), 2, squeeze=False)
         for (left, right), stage in zip(panels, curves, strict=True):
@@ -282,7 +282,9 @@ def _draw_tasks(axes: Axes, series: Mapping[str, Series], title: str, *, scale: 
 
     axes.set_title(title)
     if not series:
-        axes.text(0.0, 0.9, "one task alone, or nothing below the heads learns", transform=axes.transAxes, color=MUTED)
+        axes.text(
+            0.0, 0.9, "only one task, or no trained layers below the heads", transform=axes.transAxes, color=MUTED
+        )
         axes.set_axis_off()
         return
     for place, (name, values) in enumerate(series.items()):
@@ -320,7 +322,7 @@ def _embedding_picture(run: Path, scores: Scores) -> EmbeddingPicture | None:
 
 
 def _provenance(run: Path, data: dict[str, Any], folds: dict[str, Any]) -> dict[str, Any]:
-    """Return what a run was made of and with; facts that are unknown are left out."""
+    """Return the origin, data and environment of a run; unknown facts are left out."""
     environment = read_json(run / "environment.json")
     finished_s = environment.get("finished_s")
     classes = (data.get("classes") or {}).items()

@@ -1,4 +1,4 @@
-"""How answers hold when the recordings change: scores under each condition beside those of the unchanged recordings."""
+"""Robustness to changed recordings: scores under each condition compared with those of the unchanged recordings."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-CLEAN = "clean"  # the recordings as they are
-_TITLES = ("condition", "UA", "to clean, points", "changed", "mostly to", "rejected", "clips")
+CLEAN = "clean"  # the unchanged recordings
+_TITLES = ("condition", "UA", "vs clean, points", "changed", "mostly to", "rejected", "clips")
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class ConditionScore:
         ua: Unweighted accuracy; a rejected recording counts as wrong.
         wa: Weighted accuracy.
         difference: UA minus that of the unchanged recordings, on the same clips, in points.
-        difference_interval: Of the paired difference.
-        changed: Share of the clips whose answer is another than that of the unchanged recording.
-        mostly_to: The answer that most changed ones became, and how many.
-        rejected: Share of the clips without an answer.
+        difference_interval: Interval of the paired difference.
+        changed: Share of the clips whose prediction differs from that for the unchanged recording.
+        mostly_to: The most frequent new prediction of changed clips, and its count.
+        rejected: Share of the clips that are rejected.
     """
 
     name: str
@@ -68,7 +68,7 @@ class ConditionScore:
     num_utterances: int
 
     def cells(self) -> tuple[str, ...]:
-        """Return what a table shows of it, in the order of its titles."""
+        """Return the cells of its row in a table, in the order of the titles."""
         mostly = "" if self.mostly_to is None else f"{self.mostly_to[0]} ({self.mostly_to[1]})"
         compared: tuple[str, ...] = (
             f"{self.difference:+.1f} {interval_text(self.difference_interval, '+.1f')}".rstrip(),
@@ -86,11 +86,11 @@ class Robustness:
     """A system's scores under every condition, the unchanged recordings first.
 
     Attributes:
-        model: Which system; empty where only its answers are known.
-        classes: Those that may be predicted.
-        resampled: What the bootstrap drew, for example "24 speakers".
-        skipped: Condition -> what was not there for it.
-        notes: What a reader of the scores must know.
+        model: The system; empty if only its predictions are known.
+        classes: The classes that may be predicted.
+        resampled: The units that the bootstrap drew, for example "24 speakers".
+        skipped: Condition -> its missing requirement.
+        notes: Caveats for readers of the scores.
     """
 
     model: str
@@ -110,12 +110,12 @@ class Robustness:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What stands below a table: intervals, notes, skipped conditions."""
-        kept = [f"95 % intervals over {self.resampled}; 'changed' counts rejections as answers."]
+        """The lines below a table: intervals, notes, skipped conditions."""
+        kept = [f"95 % intervals over {self.resampled}; 'changed' counts a rejection as a prediction."]
         by_reason: dict[str, list[str]] = {}
         for name, reason in self.skipped.items():
             by_reason.setdefault(reason, []).append(name)
-        skipped = [f"Skipped for want of {reason}: {', '.join(names)}." for reason, names in by_reason.items()]
+        skipped = [f"Skipped for lack of {reason}: {', '.join(names)}." for reason, names in by_reason.items()]
         return (*kept, *self.notes, *skipped)
 
     def table(self) -> Table:
@@ -133,13 +133,13 @@ class Robustness:
         return table
 
     def markdown(self) -> str:
-        """Return the table as Markdown, its remarks below."""
+        """Return the table as Markdown, followed by its remarks."""
         rows = [_TITLES, ("---",) * len(_TITLES), *(each.cells() for each in self.conditions)]
         lines = ["| " + " | ".join(row) + " |" for row in rows]
         return "\n".join([*lines, "", *(f"- {remark}" for remark in self.remarks), ""])
 
     def csv(self) -> str:
-        """Return the numbers as CSV, a row for each condition."""
+        """Return the numbers as CSV, with a row for each condition."""
         text = io.StringIO()
         names = ("ua", "wa", "difference", "changed")
         bounds = [f"{name}_{end}" for name in names for end in ("low", "high")]
@@ -153,10 +153,10 @@ class Robustness:
         return text.getvalue()
 
     def write(self, path: str | Path) -> None:
-        """Write it in the format that the suffix names: .json, .md or .csv.
+        """Write it in the format of the suffix: .json, .md or .csv.
 
         Raises:
-            RunError: The suffix is another.
+            RunError: The suffix is none of these.
         """
         write: dict[str, Callable[[], str]] = {
             ".json": lambda: json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n",
@@ -167,7 +167,7 @@ class Robustness:
         write_text(Path(path), write[Path(path).suffix.lower()]())
 
     def picture(self) -> Figure:
-        """Draw UA under each condition with its interval, a line at that of the unchanged recordings; and changes."""
+        """Draw UA under each condition with its interval, a line at that of the unchanged recordings, and changes."""
         changed = [each for each in self.conditions if each.name != CLEAN]
         rows, clean = range(len(changed)), self[CLEAN]
         with new_figure((PAGE_WIDTH_IN, 1.0 + 0.22 * max(len(changed), 2))) as figure:
@@ -185,7 +185,7 @@ class Robustness:
             right.barh(rows, [each.changed for each in changed], color=RIGHT, alpha=0.5, linewidth=0, label="changed")
             right.barh(rows, [each.rejected for each in changed], color=WRONG, height=0.35, label="rejected")
             right.set(xlim=(0, 100))
-            right.set_title("Changed answers, per cent")
+            right.set_title("Changed predictions, per cent")
             right.legend(loc="lower right")
             left.set_yticks(rows, [each.name for each in changed])
             left.set_ylim(len(changed) - 0.4, -0.6)
@@ -202,21 +202,21 @@ def score_conditions(
     skipped: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Robustness:
-    """Score a system's answers under each condition, and compare them with those for the unchanged recordings.
+    """Score a system's predictions under each condition, and compare them with those for the unchanged recordings.
 
     Args:
-        answers: Condition -> a prediction of each clip; `clean` holds those for the unchanged recordings, of all clips.
-            `REJECTED` stands for no answer.
-        classes: Those that may be predicted.
+        answers: Condition -> a prediction for each clip; `clean` contains those for the unchanged recordings, for all
+            clips. `REJECTED` stands for a rejected clip.
+        classes: The classes that may be predicted.
 
     Raises:
-        RunError: There is no `clean`, or a condition has a clip that `clean` has not.
+        RunError: There is no `clean`, or a condition has a clip that `clean` lacks.
     """
     if CLEAN not in answers:
         raise RunError(
-            f"no answers for the unchanged recordings; there are: {', '.join(answers)}",
+            f"no predictions for the unchanged recordings; the conditions are: {', '.join(answers)}",
             where="answers",
-            remedy=f"Name them '{CLEAN}': --answers {CLEAN}=FILE.",
+            remedy=f"Add them as '{CLEAN}': --answers {CLEAN}=FILE.",
         )
     names = [*classes, REJECTED]
     clean = {p.id: p for p in answers[CLEAN]}
@@ -224,9 +224,9 @@ def score_conditions(
     for name in (CLEAN, *(name for name in answers if name != CLEAN)):
         own = list(answers[name])
         if strange := [p.id for p in own if p.id not in clean]:
-            raise RunError(f"'{CLEAN}' has no {strange[0]}", where=name, remedy="Answer the same recordings.")
+            raise RunError(f"'{CLEAN}' has no {strange[0]}", where=name, remedy="Predict the same recordings.")
         base = [clean[p.id] for p in own]
-        # the share of equal answers is the accuracy where the clean answer is the truth
+        # the share of equal predictions is the accuracy with the clean prediction as truth
         agreeing = [replace(p, truth=before.prediction) for p, before in zip(own, base, strict=True)]
         values, bounds = [], []
         for predictions in (own, agreeing):
@@ -258,17 +258,17 @@ def score_conditions(
 
 
 def read_answers(path: str | Path, utterances: Sequence[Utterance]) -> list[Prediction]:
-    """Read the answers of any system to the recordings of a manifest; truth and speakers come from the manifest.
+    """Read the predictions of any system for the recordings of a manifest; truth and speakers come from the manifest.
 
     Args:
-        path: JSON Lines: `id`, and `prediction` or `label`, which is null where a recording is rejected;
-            `probabilities` where there are some. Predictions of `serein predict MANIFEST` are such lines.
-        utterances: Those that must be answered; answers to others are passed over.
+        path: JSON Lines: `id`, and `prediction` or `label`, which is null for a rejected recording; `probabilities` if
+            there are any. The output of `serein predict MANIFEST` has this form.
+        utterances: Those that must have a prediction; predictions for others are ignored.
 
     Raises:
-        RunError: The file cannot be read, a line is none of these, or an utterance has no answer.
+        RunError: The file cannot be read, a line does not have this form, or an utterance has no prediction.
     """
-    remedy = 'Each line holds one JSON object such as {"id": "a1", "prediction": "calm"}.'
+    remedy = 'Write one JSON object per line, such as {"id": "a1", "prediction": "calm"}.'
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -283,10 +283,10 @@ def read_answers(path: str | Path, utterances: Sequence[Utterance]) -> list[Pred
             probabilities = {str(key): float(value) for key, value in (row.get("probabilities") or {}).items()}
             rows[str(row["id"])] = (None if label is None else str(label), probabilities or None)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"is no answer ({error!r})", where=f"{path}:{number}", remedy=remedy) from None
+            raise RunError(f"is not a prediction ({error!r})", where=f"{path}:{number}", remedy=remedy) from None
     if lacking := [u.id for u in utterances if u.id not in rows]:
-        what = f"{len(lacking)} of {len(utterances)} utterances have no answer, for instance {lacking[0]}"
-        raise RunError(what, where=path, remedy="Answer every utterance of the manifest, by its id.")
+        what = f"{len(lacking)} of {len(utterances)} utterances have no prediction, for example {lacking[0]}"
+        raise RunError(what, where=path, remedy="Add a prediction for every utterance of the manifest, by its id.")
     return [
         Prediction(
             id=u.id,
@@ -308,13 +308,14 @@ def score_answers(
     utterances: Sequence[Utterance],
     classes: Literal["model", "corpus"] = "model",
 ) -> Robustness:
-    """Score answers that another system gave to the recordings that `serein robustness --write-audio` wrote.
+    """Score another system's predictions for the recordings that `serein robustness --write-audio` wrote.
 
-    Utterances without an emotion are left out, as are those of classes that no probabilities name.
+    Utterances without an emotion, or with a class that no probabilities contain, are left out.
 
     Args:
         files: Condition -> see `read_answers`; `clean` for the unchanged recordings.
-        classes: Which may be predicted: all of the system, or only those of the utterances, by the probabilities.
+        classes: The classes that may be predicted: all of the system's, or only those of the utterances, chosen by the
+            probabilities.
 
     Raises:
         ManifestError: No utterance has an emotion.
@@ -323,7 +324,7 @@ def score_answers(
     labelled = [u for u in utterances if u.emotion is not None and u.copy_of is None]
     if not labelled:
         raise ManifestError(
-            "no utterance has an emotion", where="--data", remedy="Name the manifest of the recordings."
+            "no utterance has an emotion", where="--data", remedy="Specify the manifest of the recordings."
         )
     answers = {name: read_answers(path, labelled) for name, path in files.items()}
     everything = [p for own in answers.values() for p in own]

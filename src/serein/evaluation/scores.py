@@ -1,7 +1,7 @@
-"""From predictions to scores: over folds, pooled, per class, per speaker and of groups of speakers, all in per cent.
+"""From predictions to scores in per cent: over folds, pooled, per class, per speaker and per group of speakers.
 
-Two readings of one run are given, and named: ``mean`` averages the scores of the folds; ``pooled`` scores all
-utterances at once, and has intervals. Several seeds are averaged within each.
+A run is summarised in two ways: ``mean`` averages the scores of the folds; ``pooled`` scores all utterances at once,
+and has intervals. Several seeds are averaged within each.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ class SeedScore:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Scores of one class in per cent, pooled, averaged over seeds; `None` where nothing is to divide by.
+    """Scores of one class in per cent, pooled and averaged over seeds; `None` if the divisor is 0.
 
     Attributes:
-        support: Utterances that truly belong to the class.
+        support: Number of utterances whose true class is this one.
     """
 
     name: str
@@ -99,16 +99,17 @@ class SpeakerScore:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """A task's score, pooled over folds, averaged over seeds.
+    """A task's score, pooled over folds and averaged over seeds.
 
     Attributes:
-        name: What `value` is: unweighted accuracy ("UA"), the word error rate of transcripts, or a regression's score.
-        interval: 95 % over speakers.
+        name: The name of `value`: unweighted accuracy ("UA"), the word error rate of transcripts, or a regression's
+            score.
+        interval: 95 % interval over speakers.
         stage: The stage whose model was evaluated; `None` for the last stage.
-        unit: "%", or nothing.
+        unit: "%", or empty.
         others: Further scores by name, in the same unit or the task's own.
-        intervals: Those of further scores, as far as they have any.
-        scale: What the numbers of a regression are, in words.
+        intervals: Intervals of further scores, if they have any.
+        scale: Description of a regression's numbers.
     """
 
     task: str
@@ -141,10 +142,10 @@ class Scores:
         resampled: What the bootstrap drew, for example "24 speakers".
         confusion: ``(classes, classes)`` counts over all folds and seeds, rows truth; empty with over 4,000 classes.
         speakers: One entry per speaker; empty when speakers are unknown.
-        groups: Women and men, ages, languages, where there are two or more: over all corpora, then within each.
-        notes: What a reader must know to read the numbers.
+        groups: Women and men, ages, languages, if there are two or more: over all corpora, then within each.
+        notes: Caveats for readers of the numbers.
         calibration: Calibration errors of a run's probabilities, before and after calibration.
-        distribution: Name -> score of probabilities against raters' labels, where there are both.
+        distribution: Name -> score of probabilities against raters' labels, if there are both.
         tasks: Scores of an evaluated model's other tasks.
         verification: Speaker verification with a run's embeddings, if its main task is `speaker`.
     """
@@ -169,7 +170,7 @@ class Scores:
     tasks: tuple[TaskScore, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `write_scores` writes: plain lists and numbers, per cent, unrounded."""
+        """Return the content of ``scores.json``: plain lists and numbers, per cent, unrounded."""
         intervals = {f"{name}_interval": bounds and list(bounds) for name, bounds in self.intervals.items()}
         distribution = {
             name: {
@@ -205,13 +206,13 @@ def score_predictions(
     rng: np.random.Generator | None = None,
     notes: Sequence[str] = (),
 ) -> Scores:
-    """Score predictions, whoever made them.
+    """Score the predictions of any system.
 
     Args:
-        predictions: One per utterance, fold and seed; those without truth are left out, and a note says so.
+        predictions: One per utterance, fold and seed; those without truth are left out, which a note states.
         classes: Class names in the order of the confusion matrix; by default all that occur, sorted.
         rng: Draws the bootstrap; by default seeded with 0, so that the same file has the same interval.
-        notes: What else the reader must know; they come first.
+        notes: Further notes for the reader, which come first.
 
     Raises:
         RunError: No prediction has a truth, or one names a class that is not among `classes`.
@@ -245,7 +246,7 @@ def score_predictions(
             absent, num_left = ", ".join(fold.absent_classes), len(coded.classes) - len(fold.absent_classes)
             caveats.append(
                 f"Fold {fold.fold} has no utterance of {absent}: its UA is the mean over the other {num_left} classes, "
-                "and macro-F1 counts an absent class as 0 where it was predicted."
+                "and macro-F1 counts an absent class as 0 if it was predicted."
             )
     if len(labelled) < len(predictions):
         caveats.append(f"{len(predictions) - len(labelled)} predictions have no truth and are left out.")
@@ -283,13 +284,13 @@ def classes_of_corpus(
     """Return those of the model's classes that are the truth of some prediction.
 
     Raises:
-        ManifestError: There is one: a choice among it says nothing.
+        ManifestError: There are fewer than two, which leaves nothing to predict.
     """
     present = {p.truth for p in predictions}
     names = tuple(name for name in classes if name in present)
     if len(names) < 2:
         raise ManifestError(
-            f"its utterances have one class of the model: {', '.join(names)}",
+            f"its utterances have only one class of the model: {', '.join(names)}",
             where=where,
             remedy="Evaluate among all classes of the model (--classes model).",
         )
@@ -297,12 +298,12 @@ def classes_of_corpus(
 
 
 def score_run(run: str | Path) -> Scores:
-    """Score the predictions of a run folder; utterances that still lack a prediction are named in the notes.
+    """Score the predictions of a run folder; the notes list predictions that are still missing.
 
-    Of a conditioned model, the notes name the source of the conditions, and the scores with the other source.
+    For a conditioned model, the notes also state the source of the conditions, and the scores with the other source.
 
     Raises:
-        RunError: The folder holds no predictions, or a file in it is broken.
+        RunError: The folder contains no predictions, or a file in it is broken.
     """
     run = Path(run)
     recipe, classes = read_recipe(run), run_classes(run)
@@ -334,7 +335,7 @@ def write_scores(scores: Scores | Sequence[TaskScore], run: str | Path) -> Path:
     """Write ``scores.json`` into the run folder, atomically, and return its path.
 
     Args:
-        scores: Those of a main task of classes, or else those of all tasks.
+        scores: The scores of a main task with classes, or else those of all tasks.
     """
     content = scores.to_json() if isinstance(scores, Scores) else {"tasks": {s.task: s.to_json() for s in scores}}
     path = Path(run) / "scores.json"

@@ -29,8 +29,8 @@ Split = Literal["test", "dev"]
 Key = tuple[str, str]  # fold, utterance
 PredictionsByKey = dict[
     Key, tuple[Prediction, FloatArray]
-]  # of each fold and utterance one prediction, and mean probabilities
-_SAME = "Fuse systems that predicted the same utterances in the same folds."
+]  # one prediction per fold and utterance, with mean probabilities
+_SAME = "Combine systems that predicted the same utterances in the same folds."
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class System:
         label: The shortest end of its path that distinguishes it from the other systems.
         path: Run folder or prediction file.
         classes: Its classes, in its own order.
-        predictions: Of every fold and seed, by split.
-        folders: Its model folders below `path`; none where it is a prediction file.
+        predictions: Split -> predictions of every fold and seed.
+        folders: Its model folders below `path`; empty for a prediction file.
     """
 
     label: str
@@ -57,10 +57,10 @@ class AlignedPredictions:
     """Predictions of several systems for the same utterances.
 
     Attributes:
-        rows: One prediction of each utterance and fold, for its id, truth, fold and speaker.
-        truth: ``(utterances,)`` numbers into `classes`.
-        probabilities: ``(systems, utterances, classes)``, each system's seeds averaged.
-        num_unlabelled: Utterances that were left out because their class is unknown.
+        rows: One prediction per utterance and fold, for its id, truth, fold and speaker.
+        truth: ``(utterances,)`` indices into `classes`.
+        probabilities: ``(systems, utterances, classes)``, averaged over each system's seeds.
+        num_unlabelled: Number of utterances left out because their class is unknown.
     """
 
     classes: tuple[str, ...]
@@ -93,18 +93,20 @@ def read_systems(paths: Sequence[Path], split: Split) -> list[System]:
     """Read run folders and prediction files.
 
     Args:
-        split: The predictions that each must have; a prediction file counts as that split. Of a run folder whose
-            test predictions are wanted, the dev predictions are read too if it has any.
+        split: The predictions that each must have; a prediction file counts as that split. With `test`, the dev
+            predictions of a run folder are also read if it has any.
 
     Raises:
-        RunError: There are fewer than two, one is named twice, unfinished or broken, or lacks the predictions.
+        RunError: There are fewer than two, one is given twice, unfinished or broken, or lacks the predictions.
     """
     where = [Path(os.path.abspath(path)) for path in paths]
     if len(where) < 2:
-        raise RunError("one system alone cannot be fused", where=paths[0] if paths else None, remedy="Name two.")
+        raise RunError(
+            "a single system cannot be combined", where=paths[0] if paths else None, remedy="Specify at least two."
+        )
     twice = sorted({str(path) for path in where if where.count(path) > 1})
     if twice:
-        raise RunError("is named twice", where=twice[0], remedy="Name each system once.")
+        raise RunError("is given twice", where=twice[0], remedy="Specify each system once.")
     systems = []
     for path, label in zip(paths, distinct_labels(paths), strict=True):
         if not path.is_dir():
@@ -120,11 +122,11 @@ def read_systems(paths: Sequence[Path], split: Split) -> list[System]:
             found["test"] = read_run_predictions(path, classes)
             lacking = missing_predictions(path, found["test"])
             if lacking:
-                raise RunError(lacking[0], where=path, remedy="Finish the run by --resume.")
+                raise RunError(lacking[0], where=path, remedy="Finish the run with --resume.")
         found["dev"] = read_run_predictions(path, classes, "dev")
         if not found[split]:
             remedy = "Use --split test, or runs whose folds have a dev set."
-            raise RunError("holds no dev predictions", where=path, remedy=remedy)
+            raise RunError("contains no dev predictions", where=path, remedy=remedy)
         folders = sorted(path.glob("fold-*/seed-*/model"), key=natural_key)
         names = tuple(folder.relative_to(path).as_posix() for folder in folders)
         systems.append(System(label, path, classes or class_names(found[split]), found, names))
@@ -144,11 +146,11 @@ def distinct_labels(paths: Sequence[Path]) -> list[str]:
         ends = ["/".join(each[-length:]) for each in parts]
         if len(set(ends)) == len(ends):
             return ends
-    return [str(path) for path in where]  # of a folder and a file of the same name
+    return [str(path) for path in where]  # for a folder and a file of the same name
 
 
 def align_predictions(systems: Sequence[System], split: Split) -> AlignedPredictions:
-    """Align the predictions of several systems; each system's seeds are averaged.
+    """Align the predictions of several systems, averaging each system's seeds.
 
     Raises:
         RunError: They differ in classes, folds, utterances or truth, lack probabilities, or no truth is known.
@@ -157,7 +159,7 @@ def align_predictions(systems: Sequence[System], split: Split) -> AlignedPredict
     for system in systems[1:]:
         if set(system.classes) != set(first.classes):
             what = f"has the classes {', '.join(system.classes)}, and {first.label} {', '.join(first.classes)}"
-            raise RunError(what, where=system.path, remedy="Fuse systems of the same classes.")
+            raise RunError(what, where=system.path, remedy="Combine systems with the same classes.")
     by_key = [_mean_over_seeds(system, split, first.classes) for system in systems]
     for system, of_system in zip(systems[1:], by_key[1:], strict=True):
         folds = [sorted({fold for fold, _ in keys}, key=natural_key) for keys in (by_key[0], of_system)]
@@ -175,8 +177,8 @@ def align_predictions(systems: Sequence[System], split: Split) -> AlignedPredict
                 raise RunError(what, where=lacks.path, remedy=_SAME)
         differing = [key[1] for key, (p, _) in by_key[0].items() if of_system[key][0].truth != p.truth]
         if differing:
-            what = f"the truth of {len(differing)} utterances is not that of {first.label}: {', '.join(differing[:3])}"
-            raise RunError(what, where=system.path, remedy="Fuse systems that were evaluated with the same labels.")
+            what = f"the truth of {len(differing)} utterances differs from {first.label}: {', '.join(differing[:3])}"
+            raise RunError(what, where=system.path, remedy="Combine systems that were evaluated with the same labels.")
     rows = {}
     for key in by_key[0]:
         each = [of_system[key][0] for of_system in by_key]
@@ -194,22 +196,22 @@ def align_predictions(systems: Sequence[System], split: Split) -> AlignedPredict
 
 
 def _mean_over_seeds(system: System, split: Split, classes: Sequence[str]) -> PredictionsByKey:
-    """Return one prediction of each fold and utterance, and its probabilities averaged over the seeds."""
+    """Return one prediction per fold and utterance, and its probabilities averaged over the seeds."""
     by_key: dict[Key, list[Prediction]] = {}
     for p in system.predictions[split]:
         if p.probabilities is None:
             raise RunError(
-                f"'{p.id}' has no probabilities", where=system.path, remedy="Fuse systems that give probabilities."
+                f"'{p.id}' has no probabilities", where=system.path, remedy="Combine systems that output probabilities."
             )
         if p.probabilities.keys() != set(classes):
-            what = f"'{p.id}' has probabilities of {', '.join(p.probabilities)}, and not of {', '.join(classes)}"
-            raise RunError(what, where=system.path, remedy="Give every class its share.")
+            what = f"'{p.id}' has probabilities of {', '.join(p.probabilities)}, but not of {', '.join(classes)}"
+            raise RunError(what, where=system.path, remedy="Give every class its probability.")
         by_key.setdefault((p.fold, p.id), []).append(p)
     most = max(map(len, by_key.values()))
     lacking = [key for key, found in by_key.items() if len(found) < most]
     if lacking:
-        what = f"{len(lacking)} utterances lack a seed, the first '{lacking[0][1]}' of fold {lacking[0][0]}"
-        raise RunError(what, where=system.path, remedy="Finish the run by --resume.")
+        what = f"{len(lacking)} utterances lack a seed, such as '{lacking[0][1]}' of fold {lacking[0][0]}"
+        raise RunError(what, where=system.path, remedy="Finish the run with --resume.")
     return {
         key: (found[0], np.mean([[(p.probabilities or {})[name] for name in classes] for p in found], axis=0))
         for key, found in by_key.items()

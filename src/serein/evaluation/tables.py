@@ -1,4 +1,4 @@
-"""Notices that qualify a run's numbers, in plain sentences."""
+"""Notices that qualify a run's numbers in plain sentences, and tables of scores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Level = Literal["warning", "note"]
 _DEV_SETS = {
     "speakers": "held-out training speakers",
     "sessions": "a held-out training session",
-    "dialogue-partner": "who speaks with the test speaker",
+    "dialogue-partner": "the test speaker's dialogue partners",
     "random": "a random part of the training data, which shares its speakers",
     "official": "the corpus's own dev set",
 }
@@ -32,10 +32,10 @@ _DEV_SETS = {
 
 @dataclass(frozen=True)
 class Notice:
-    """One sentence or two that qualify the numbers.
+    """One or two sentences that qualify the numbers.
 
     Attributes:
-        level: A ``warning`` forbids the obvious reading of the score; a ``note`` adds to it.
+        level: A ``warning`` rules out the obvious reading of the score; a ``note`` adds to it.
     """
 
     level: Level
@@ -52,11 +52,11 @@ def notices(
     """Collect everything that qualifies the numbers of a run, warnings first.
 
     Args:
-        scores: With notes of its own: missing classes, predictions and speakers. `None`: no classes are predicted.
+        scores: Scores, with their own notes on missing classes, predictions and speakers; `None` without classes.
         recipe: ``recipe.yaml``; like the others, empty when the file is absent.
         data: ``data.json``.
         folds: ``folds.json``.
-        missing: What `missing_predictions` found.
+        missing: The result of `missing_predictions`.
     """
     warnings = []
     if not folds.get("is_speaker_independent", True):
@@ -68,31 +68,31 @@ def notices(
     if any("synthetic" in str(text).casefold() for text in (*(data.get("corpora") or ()), *stated)):
         warnings.append(
             "Synthetic corpus: these voices were computed, not recorded. The scores show that the software "
-            "works, and say nothing about how people sound."
+            "works, but are no evidence about human speech."
         )
     warnings += missing
     remarks = [*map(str, folds.get("notes") or ()), *(scores.notes if scores else ())]
     stage: dict[str, Any] = (recipe.get("stages") or [{}])[-1]
     dev = (recipe.get("protocol") or {}).get("dev")
     if stage.get("checkpoint") == "last" or dev == "none":
-        remarks.append("Checkpoint: the last epoch; nothing was chosen on test data.")
+        remarks.append("Checkpoint: the last epoch; nothing was selected on test data.")
     elif stage.get("checkpoint") == "best":
         which = f" ({_DEV_SETS[dev]})" if dev in _DEV_SETS else ""
         monitor = stage.get("monitor") or ("ua" if scores else "score")
         title = SCORE_TITLES.get(monitor, monitor)
-        remarks.append(f"Checkpoint: the epoch of the best {title} on dev{which}; nothing was chosen on test data.")
+        remarks.append(f"Checkpoint: the epoch with the best {title} on dev{which}; nothing was selected on test data.")
     if scores is not None:
         num_speakers, num_seeds = len(scores.speakers), len(scores.seeds)
         if 3 <= num_speakers < 10:
-            remarks.append(f"Only {num_speakers} speakers: a bootstrap interval of so few is too narrow.")
+            remarks.append(f"Only {num_speakers} speakers: a bootstrap interval over so few is too narrow.")
         if num_seeds > 1:
-            remarks.append(f"{num_seeds} seeds: scores are averaged over them, counts of the confusion matrix add up.")
+            remarks.append(f"{num_seeds} seeds: scores are averaged over them, confusion matrix counts are summed.")
     levels: list[tuple[Level, list[str]]] = [("warning", warnings), ("note", remarks)]
     return [Notice(level, text) for level, texts in levels for text in texts if text]
 
 
 def plain_reading(scores: Scores, folds: dict[str, Any]) -> str:
-    """Say in plain language what the scores mean.
+    """Explain the scores in plain language.
 
     Example:
         >>> from serein.evaluation.predictions import Prediction
@@ -113,9 +113,7 @@ def plain_reading(scores: Scores, folds: dict[str, Any]) -> str:
     bounds = scores.intervals["ua"]
     if bounds is not None and scores.resampled.endswith("speakers") and is_independent is not False:
         low, high = (f"{bound:.0f}" for bound in bounds)
-        sentences.append(
-            f"Had other speakers been recorded, it might as well be {low} to {high} (95{NARROW_SPACE}% interval)."
-        )
+        sentences.append(f"With other speakers, it might just as well be {low} to {high} (95{NARROW_SPACE}% interval).")
     known = sorted((score.recall, score.name) for score in scores.by_class if score.recall is not None)
     if len(known) >= 2:
         (lowest, worst), (highest, best) = known[0], known[-1]
@@ -167,7 +165,7 @@ def scores_table(scores: Scores) -> Table:
 
 
 def table_of(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Return a table of texts, all but the first column to the right."""
+    """Return a table of texts, with all but the first column aligned to the right."""
     from rich.table import Table
     from rich.text import Text
 
@@ -207,7 +205,7 @@ def tasks_table(scores: Sequence[TaskScore]) -> Table:
 
 
 def task_rows(score: TaskScore) -> list[tuple[str, str, str]]:
-    """Return name, value and interval of a task's score, and of its further scores, as text."""
+    """Return the name, value and interval of a task's score and its further scores, as text."""
     digits = 1 if score.unit else 3
     names = {name: f"{name}, {score.unit}" if score.unit else name for name in (score.name, *score.others)}
     of_all = [(score.name, score.value, score.interval)]
@@ -217,11 +215,11 @@ def task_rows(score: TaskScore) -> list[tuple[str, str, str]]:
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """Return a score as text: decimals, and a dash where there is none."""
+    """Return a score as text; a dash if there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def deviation(scores: Scores, name: str) -> str:
-    """Return the standard deviation over folds as people read it: ``± 3.1``, empty with one fold."""
+    """Return the standard deviation over folds as text, ``± 3.1``; empty with one fold."""
     spread = scores.standard_deviation[name]
     return "" if spread is None else f"± {number(spread)}"

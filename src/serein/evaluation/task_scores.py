@@ -39,12 +39,12 @@ class TranscriptScores:
     """Error rates of transcripts, in per cent.
 
     Attributes:
-        word_error_rate: Words substituted, deleted and inserted, of all words spoken; can exceed 100.
+        word_error_rate: Words substituted, deleted and inserted, relative to all spoken words; can exceed 100.
         interval: 95 % bootstrap interval of it over speakers; `None` with too few or unknown speakers.
         letter_error_rate: The same over letters, spaces included.
-        exact: Utterances without any error.
+        exact: Percentage of utterances without any error.
         folds: Fold -> its word error rate.
-        num_words: Words spoken, over distinct utterances.
+        num_words: Number of spoken words in distinct utterances.
     """
 
     word_error_rate: float
@@ -60,7 +60,7 @@ def score_transcripts(predictions: Sequence[Prediction]) -> TranscriptScores:
     """Score transcripts, pooled over folds and seeds; both sides are normalised (`serein.tasks.ctc`).
 
     Raises:
-        RunError: None of them has a truth of a word or more.
+        RunError: None of them has a truth of at least one word.
         MissingExtraError: The package `jiwer` is not installed.
 
     Example:
@@ -98,14 +98,14 @@ def score_transcripts(predictions: Sequence[Prediction]) -> TranscriptScores:
 
 
 def _speakers(rows: Sequence[Prediction]) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
-    """Return the distinct speakers and the number of each row's; none when any row lacks its speaker."""
+    """Return the distinct speakers, and the index of each row's speaker; none if any row lacks its speaker."""
     keys = [str(SpeakerKey(p.corpus, p.speaker)) for p in rows if p.speaker is not None]
     speakers, speaker = np.unique(np.array(keys if len(keys) == len(rows) else [], np.str_), return_inverse=True)
     return speakers, speaker.astype(np.int64)
 
 
 def task_scores(run: str | Path) -> list[TaskScore]:
-    """Score every task of which a run folder has predictions, except the main task when that has classes.
+    """Score every task for which a run folder has predictions, except a main task with classes.
 
     Raises:
         RunError: A file is broken.
@@ -129,8 +129,8 @@ def compare_runs(a: str | Path, b: str | Path) -> dict[str, dict[str, Difference
     """Compare the runs of two systems on the same utterances, drawing the same speakers for both.
 
     Returns:
-        Task -> name of a score -> the difference, of every task of classes or numbers that both predict. Accuracies and
-        distributions are of the utterances for which both have a truth.
+        Task -> name of a score -> the difference, for every task of classes or numbers that both predict. Accuracies
+        and distributions cover the utterances for which both have a truth.
 
     Raises:
         RunError: The utterances differ, or the systems disagree about a truth.
@@ -160,7 +160,7 @@ def score_task(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | N
     """Return one task's score.
 
     Raises:
-        RunError: No prediction has a truth, or one of a regression is no number.
+        RunError: No prediction has a truth, or one of a regression is not a number.
     """
     if spec.problem == "sequence":
         found = score_transcripts(predictions)
@@ -170,7 +170,7 @@ def score_task(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | N
     if spec.problem != "regression":
         scores = score_predictions(predictions)
         return TaskScore(spec.name, "UA", scores.pooled["ua"], scores.intervals["ua"], scores.num_utterances, stage)
-    # The task's own scores; where its package is not installed, those of every regression.
+    # The task's own scores; if its package is not installed, those of every regression.
     score_numbers = choose("task", spec.name).score_numbers if spec.name in names("task") else Task.score_numbers
     if getattr(score_numbers, "__func__", None) is Task.score_numbers.__func__:  # type: ignore[attr-defined]
         graded = graded_scores(measured_numbers(predictions, spec.numbers))

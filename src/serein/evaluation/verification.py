@@ -34,7 +34,7 @@ class Trials:
         first: (pair,) positions of clips.
         second: (pair,) positions, each after its first.
         is_same: (pair,) bool, True for the same speaker.
-        num_possible: All possible pairs; more than these if some were drawn.
+        num_possible: Number of all possible pairs; larger if only some were drawn.
     """
 
     first: NDArray[np.int64]
@@ -50,9 +50,9 @@ class VerificationScore:
     Attributes:
         equal_error_rate: 0 to 1.
         threshold: The cosine at which misses and false alarms are equally frequent.
-        num_same: Same-speaker pairs.
-        num_different: Different-speaker pairs.
-        num_possible: All possible pairs; the different-speaker ones were drawn if there are more.
+        num_same: Number of same-speaker pairs.
+        num_different: Number of different-speaker pairs.
+        num_possible: Number of all possible pairs; if larger, the different-speaker ones were drawn.
         num_speakers: Number of speakers.
         misses: Fraction of the same-speaker pairs below a threshold chosen elsewhere; `None` without one.
         false_alarms: Fraction of the different-speaker pairs that are not below it.
@@ -69,14 +69,15 @@ class VerificationScore:
 
 
 def trials(speakers: Sequence[Hashable], rng: np.random.Generator, most: int = MOST_TRIALS) -> Trials:
-    """Pair clips: all with all, or as many pairs as asked for.
+    """Pair all clips with each other, or draw as many pairs as requested.
 
-    Different pairs are many and alike, same pairs are few: up to half of the pairs are same ones, drawn when there are
-    more, and the rest is drawn from the different ones. The equal error rate does not depend on that mix.
+    Different-speaker pairs are many and similar, same-speaker pairs are few: up to half of the pairs are of the same
+    speaker, drawn if there are more, and the rest is drawn from the different-speaker pairs. The equal error rate does
+    not depend on that mix.
 
     Args:
         speakers: The speaker of each clip.
-        most: Most pairs.
+        most: Maximum number of pairs.
     """
     names, number = numbered(speakers)
     num_clips = len(number)
@@ -105,7 +106,7 @@ def trials(speakers: Sequence[Hashable], rng: np.random.Generator, most: int = M
             sides = sides[number[sides[:, 0]] != number[sides[:, 1]]]
             drawn = np.concatenate([codes, sides[:, 0] * num_clips + sides[:, 1]])
             _, places = np.unique(drawn, return_index=True)
-            codes = drawn[np.sort(places)]  # in the order of drawing, so that cutting favours no clip
+            codes = drawn[np.sort(places)]  # in the order drawn, so that truncation favours no clip
         different = np.stack(np.divmod(np.sort(codes[:count]), num_clips), axis=1)
     pairs = np.concatenate([same, different])
     is_same = np.arange(len(pairs)) < len(same)
@@ -113,7 +114,7 @@ def trials(speakers: Sequence[Hashable], rng: np.random.Generator, most: int = M
 
 
 def cosines(vectors: NDArray[np.float32], first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the cosine of each pair of rows: (pair,); a row of zeros is like none, 0.
+    """Return the cosine of each pair of rows: (pair,); 0 for a row of zeros.
 
     Args:
         vectors: (clip, feature).
@@ -140,7 +141,7 @@ def score_verification(
     Args:
         vectors: (clip, feature).
         speakers: The speaker of each clip.
-        most: Most pairs; more are drawn from.
+        most: Maximum number of pairs; if there are more, they are drawn.
         threshold: A cosine chosen on other clips, to evaluate as well.
     """
     drawn = trials(speakers, rng, most)
@@ -162,10 +163,10 @@ class FoldVerification:
     """Speaker verification on the test clips of one fold and seed, in per cent.
 
     Attributes:
-        num_same: Same-speaker pairs.
-        num_different: Different-speaker pairs.
-        num_possible: All possible pairs; some were drawn if there are more.
-        threshold: The model's own, a cosine chosen on its dev set; `None` without one.
+        num_same: Number of same-speaker pairs.
+        num_different: Number of different-speaker pairs.
+        num_possible: Number of all possible pairs; if larger, some were drawn.
+        threshold: The model's own threshold, a cosine chosen on its dev set; `None` without one.
         misses: Same-speaker pairs below that threshold.
         false_alarms: Different-speaker pairs not below it.
     """
@@ -184,7 +185,7 @@ class FoldVerification:
 
 @dataclass(frozen=True)
 class RunVerification:
-    """Every fold and seed, and their mean.
+    """Speaker verification in every fold and seed, and its mean.
 
     Attributes:
         mean: Equal error rate in per cent: mean over folds of the mean over seeds.
@@ -197,9 +198,9 @@ class RunVerification:
 
     @property
     def note(self) -> str:
-        """A sentence that says what was compared."""
+        """A sentence on what was compared."""
         drawn = any(unit.num_possible > MOST_TRIALS for unit in self.units)
-        pairs = f"up to {MOST_TRIALS} pairs drawn by seed 0" if drawn else "all pairs"
+        pairs = f"up to {MOST_TRIALS} pairs drawn with seed 0" if drawn else "all pairs"
         spread = "" if self.standard_deviation is None else f" ± {self.standard_deviation:.1f} over folds"
         return (
             f"Equal error rate of speaker verification, {pairs} of test clips within a fold: {self.mean:.1f} %{spread}."
@@ -215,7 +216,7 @@ class RunVerification:
 
 
 def run_verification(run: Path) -> RunVerification | None:
-    """Score speaker verification in every fold and seed of a run whose main task is about speakers; else return `None`.
+    """Score speaker verification in every fold and seed of a run whose main task is speakers; otherwise return `None`.
 
     A fold and seed without embeddings, or without pairs of both kinds, is left out.
 
@@ -248,7 +249,7 @@ def run_verification(run: Path) -> RunVerification | None:
 
 
 def read_embeddings(path: Path, num_predictions: int) -> NDArray[np.float32]:
-    """Read the embeddings that lie beside predictions: (prediction, feature).
+    """Read the embeddings that are stored with predictions: (prediction, feature).
 
     Raises:
         RunError: There are none, or not one for each prediction.
@@ -269,8 +270,8 @@ class SpeakerPair:
     """Two recordings, and whether they are of the same speaker.
 
     Attributes:
-        cosine: Of their speaker embeddings, -1 to 1.
-        is_same_speaker: Whether the cosine reaches the threshold; `None` where there is none.
+        cosine: Cosine of their speaker embeddings, -1 to 1.
+        is_same_speaker: Whether the cosine reaches the threshold; `None` without a threshold.
     """
 
     first: str

@@ -1,1 +1,1 @@
-"""An experiment: data, folds, runs."""
+"""Experiments: their data, folds and runs."""

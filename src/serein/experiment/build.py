@@ -1,4 +1,4 @@
-"""Finished networks that a training starts from: found in run and model folders, taken over, or refused by name."""
+"""Finished models that training starts from: find them in run and model folders, check them, load their weights."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ _SHAPING = (
 
 @dataclass(frozen=True)
 class PretrainedBranch:
-    """A finished model and the branch that it becomes.
+    """A finished model and the branch that is initialised from it.
 
     Attributes:
-        branch: Its name in the recipe.
+        branch: The branch's name in the recipe.
         where: The model folder.
     """
 
@@ -58,13 +58,14 @@ class PretrainedBranch:
 
     @property
     def member(self) -> EnsembleMember:
-        """Its encoder and heads; of an ensemble, the first ones."""
+        """The encoder and heads; for an ensemble, those of its first member."""
         return self.checkpoint.model.ensemble[0]
 
     def backbone(self, adapter: Lora | None) -> Backbone:
-        """Return its backbone, with a new adapter where it has none and the recipe asks for one.
+        """Return the model's backbone, with a new adapter if the recipe specifies one and the backbone has none.
 
-        That of a model that ships is then named by that model, which needs no network, and not by its own source.
+        The backbone of a shipped model is then recorded under that model's name instead of its original source, so
+        loading it needs no network access.
         """
         backbone: Backbone = self.checkpoint.model.backbone
         if self.where.parent == SHIPPED_MODELS and isinstance(backbone, HuggingFaceBackbone):
@@ -73,20 +74,21 @@ class PretrainedBranch:
             backbone.add_adapter(adapter)
         elif adapter != backbone.adapter and adapter is not None:
             raise ModelError(
-                f"has an adapter of its own: {backbone.adapter}, and the recipe asks for {adapter}",
+                f"already has an adapter, {backbone.adapter}, but the recipe specifies {adapter}",
                 where=self.where,
-                remedy="Add it to the weights: serein merge MODEL -o FOLDER, and name that folder.",
+                remedy="Merge it into the weights (serein merge MODEL -o FOLDER) and name that folder.",
             )
         return backbone
 
 
 def resolve(source: str, fold: str, seed: int) -> Path:
-    """Return the model folder that a `from` or a `teacher` means.
+    """Return the model folder that a `from` or `teacher` value refers to.
 
-    A folder is one itself, or a run: its model of the same fold and seed, or its only one. Else a model that ships.
+    The value names a model folder, a run folder or a shipped model. From a run, the model of the same fold and seed is
+    used, or else its only one.
 
     Raises:
-        ModelError: There is none, or there are several and none of this fold.
+        ModelError: There is no such model, or the run has several and none for this fold.
     """
     root = Path(source).expanduser()
     places = [root, root / "model", root / f"fold-{fold}" / f"seed-{seed}" / "model"]
@@ -100,22 +102,22 @@ def resolve(source: str, fold: str, seed: int) -> Path:
     if folds:
         names = ", ".join(sorted({path.parts[-3].removeprefix("fold-") for path in folds}))
         raise ModelError(
-            f"has models of the folds {names}, none of fold '{fold}'",
+            f"has models for folds {names}, but none for fold '{fold}'",
             where=root,
-            remedy="Name one model folder, or run it with the same protocol.",
+            remedy="Name a single model folder, or train the run with the same protocol.",
         )
     if not root.exists() and source in shipped_models():
         return model_folder_of(source)
     if not root.is_dir():
         raise ModelError("no such run or model", where=root, remedy="Train one, or name another 'from'.")
-    raise ModelError("holds no finished model", where=root, remedy="Finish the run: serein run --resume.")
+    raise ModelError("contains no finished model", where=root, remedy="Finish the run: serein run --resume.")
 
 
 def load_pretrained_branches(recipe: Recipe, fold: str, seed: int) -> dict[str, PretrainedBranch]:
-    """Load what the branches of a recipe start from: branch -> its origin, none for those that start anew.
+    """Load the finished models that a recipe's branches start from, by branch; other branches have no entry.
 
     Raises:
-        ModelError: There is no such model, it has branches, or it is another network than the recipe's heads.
+        ModelError: A model does not exist, has branches of its own, or has a different network from the recipe's.
     """
     pretrained_branches = {}
     for name, branch in recipe.branches.items():
@@ -127,13 +129,13 @@ def load_pretrained_branches(recipe: Recipe, fold: str, seed: int) -> dict[str, 
 
 
 def load_pretrained(model: SpeechModel, pretrained: PretrainedBranch, tasks: Mapping[str, Task]) -> None:
-    """Give a branch the weights of its origin: encoder, and the heads that read it.
+    """Load a finished model's weights into a branch: its encoder and the heads that use it.
 
-    A fusion takes the rows that were trained; rows of vectors that join it now start as the recipe says. An output
-    layer takes the rows of the classes that both have, by name; those of other classes start anew.
+    A fusion keeps its trained rows; rows for newly added vectors are initialised as the recipe specifies. An output
+    layer keeps the rows of the classes that both models have, matched by name; rows of other classes start untrained.
 
     Raises:
-        ModelError: The weights do not fit.
+        ModelError: The names or shapes of the weights do not match.
     """
     member = model.ensemble[0]
     encoder = member.encoder if pretrained.branch == MAIN else model.branches[pretrained.branch].encoder
@@ -173,31 +175,34 @@ def _load(module: nn.Module, state: Mapping[str, Any], pretrained: PretrainedBra
 
 
 def require_same_network(pretrained: PretrainedBranch, recipe: Recipe) -> None:
-    """Check that a finished model is the network that a branch of the recipe describes.
+    """Check that a finished model has the network that a branch of the recipe describes.
 
     Raises:
-        ModelError: It has branches, never learned what it must predict, or differs; names the first difference.
+        ModelError: The model has branches, was not trained on the branch's tasks, or differs; the error names the first
+            difference.
     """
     options = pretrained.checkpoint.options
     if options.branches:
         raise ModelError(
-            "has branches of its own; a branch is one network",
+            "has branches of its own, but a branch must be a single network",
             where=pretrained.where,
-            remedy="Name a model of one network.",
+            remedy="Name a model without branches.",
         )
     if pretrained.branch == MAIN and options.encoder != recipe.encoder:
         raise _another(pretrained, "encoder", recipe.encoder, options.encoder)
     own = {name: task for name, task in recipe.tasks.chosen.items() if task.branch == pretrained.branch}
     if not own.keys() & options.tasks.chosen.keys():
         raise ModelError(
-            f"predicts {', '.join(options.tasks.chosen)}, not {', '.join(own)}, as branch '{pretrained.branch}' must",
+            f"predicts {', '.join(options.tasks.chosen)}, but branch '{pretrained.branch}' requires {', '.join(own)}",
             where=pretrained.where,
-            remedy="Name a model that learned it.",
+            remedy="Name a model that was trained on one of them.",
         )
     for name in [name for name in recipe.finished if name in own]:
         if name not in options.tasks.chosen:
             raise ModelError(
-                f"never learned '{name}', and no stage does", where=pretrained.where, remedy="Let a stage learn it."
+                f"was not trained on '{name}', and no stage trains it",
+                where=pretrained.where,
+                remedy="Add the task to a stage.",
             )
     for name in own.keys() & options.tasks.chosen.keys():
         mine, theirs = own[name], options.tasks.chosen[name]
@@ -213,9 +218,9 @@ def require_same_network(pretrained: PretrainedBranch, recipe: Recipe) -> None:
 
 def _another(pretrained: PretrainedBranch, what: str, own: object, theirs: object) -> ModelError:
     return ModelError(
-        f"is another network: {what} is {theirs} there and {own} in the recipe",
+        f"has a different network: {what} is {theirs} there, but {own} in the recipe",
         where=pretrained.where,
-        remedy=f"Write branches.{pretrained.branch}'s part of the recipe as that model's, or name another 'from'.",
+        remedy=f"Make the recipe of branches.{pretrained.branch} match that model, or name another 'from'.",
     )
 
 
@@ -223,12 +228,12 @@ NOTHING: Mapping[str, PretrainedBranch] = {}
 
 
 def require_trainable(experiment: Experiment) -> None:
-    """Build the model once and look at every stage, so that what does not fit is reported before anything is written.
+    """Build the model once and check every stage, to report mismatches before anything is written.
 
     Raises:
-        RecipeError: Backbone, encoder, head and stages do not fit.
-        ModelError: The backbone, or what a branch starts from, cannot be loaded, or is another network.
-        LeakError: What a branch or a backbone starts from has learned test speakers.
+        RecipeError: Backbone, encoder, heads and stages do not fit together.
+        ModelError: The backbone or the model of a branch cannot be loaded, or the network differs from the recipe's.
+        LeakError: A model that a branch, backbone or teacher comes from was trained on test speakers.
     """
     recipe, fold = experiment.recipe, experiment.folds.folds[0]
     sources = [branch.start for branch in recipe.branches.values() if branch.start is not None]
@@ -243,7 +248,7 @@ def require_trainable(experiment: Experiment) -> None:
             check_origin(experiment.utterances, own_fold, list(learned), source)
     pretrained_branches = load_pretrained_branches(recipe, fold.name, recipe.seeds[0])
     tasks = tasks_with(experiment, fold, pretrained_branches)
-    if len(tasks) > 1 or tasks[recipe.tasks.main].fits_on == "train":  # what these need may be missing in some folds
+    if len(tasks) > 1 or tasks[recipe.tasks.main].fits_on == "train":  # some folds may lack the labels they need
         for other in experiment.folds.folds:
             targets_of(experiment, other, tasks_with(experiment, other, pretrained_branches))
     model = new_model(recipe, tasks, pretrained_branches)
@@ -261,20 +266,20 @@ def require_trainable(experiment: Experiment) -> None:
             longest_s = float(batch_durations(experiment.recordings, recipe.clips, is_training=False).max())
             if recipe.clips.window_s > max_s:
                 what, where = f"windows of {recipe.clips.window_s:g} s", "clips.window_s"
-            elif longest_s > max_s:  # clips of test are cut, others are not
+            elif longest_s > max_s:  # test clips are cut into windows, other clips are not
                 what, where = f"a clip of {longest_s:.1f} s", "clips.max_s"
             else:
                 continue
             remedy = f"Set it to {max_s:g}."
-            raise RecipeError(f"{what}, and the backbone takes at most {max_s:g} s", where=where, remedy=remedy)
+            raise RecipeError(f"{what}, but the backbone accepts at most {max_s:g} s", where=where, remedy=remedy)
         if stage.waveform_augmentation.name != "none":
-            WaveformAugmenter(stage.waveform_augmentation)  # names a package that is missing
+            WaveformAugmenter(stage.waveform_augmentation)  # raises an error that names a missing package
 
 
 def tasks_with(
     experiment: Experiment, fold: Fold, pretrained_branches: Mapping[str, PretrainedBranch]
 ) -> dict[str, Task]:
-    """Return the recipe's tasks on a fold; those that no stage learns mean what they meant where they were learned."""
+    """Return the recipe's tasks for a fold; tasks that no stage trains are taken from the model that learned them."""
     recipe = experiment.recipe
     finished = {}
     for name in recipe.finished:
@@ -283,7 +288,7 @@ def tasks_with(
 
 
 def task_specs(experiment: Experiment) -> list[TaskSpec]:
-    """Return what the tasks of a run are about, the evaluated one first; of some, classes differ from fold to fold."""
+    """Return the specifications of a run's tasks, the evaluated one first; classes of some tasks differ by fold."""
     recipe, fold = experiment.recipe, experiment.folds.folds[0]
     pretrained = load_pretrained_branches(recipe, fold.name, recipe.seeds[0]) if recipe.finished else NOTHING
     specs = {name: task.spec for name, task in experiment.tasks.items()}
@@ -295,10 +300,10 @@ def task_specs(experiment: Experiment) -> list[TaskSpec]:
 def new_model(
     recipe: Recipe, tasks: Mapping[str, Task], pretrained_branches: Mapping[str, PretrainedBranch] = NOTHING
 ) -> SpeechModel:
-    """Return the model of a recipe, with the weights of what its branches start from.
+    """Build the model of a recipe, and load the weights that its branches start from.
 
     Raises:
-        RecipeError, ModelError: Parts do not fit, or cannot be loaded.
+        RecipeError, ModelError: Parts do not fit together or cannot be loaded.
     """
     heads = {name: (task.options, task.num_outputs) for name, task in tasks.items()}
     backbone = (
@@ -322,7 +327,7 @@ def new_model(
 
 
 def text_size(recipe: Recipe) -> int:
-    """Return the features of a sentence vector, 0 without text."""
+    """Return the number of features of a sentence vector; 0 if text is not a condition."""
     if "text" not in recipe.tasks.conditions:
         return 0
     from serein.text.sentences import SentenceEncoder

@@ -1,4 +1,4 @@
-"""Every corpus against every other: trained on one, or on all but one, and tested where nothing was learned."""
+"""Cross-corpus evaluation: train on one corpus, or on all but one, and test on a corpus that was not trained on."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ _TITLES: dict[Choice, str] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """Models that were trained on one corpus, or on all others, and their scores on a corpus.
+    """The scores on one corpus of models that were trained on one corpus or on all others.
 
     Attributes:
         trained_on: A corpus, or `OTHERS`.
-        tested_on: A corpus; on the diagonal, its unseen speakers by the recipe's protocol.
-        model: Scores where any class of the model may be predicted; `None` where the model has no class of the corpus.
-        corpus: Scores where only classes of the tested corpus may be; `None` where the model has fewer than two.
+        tested_on: A corpus; on the diagonal, its unseen speakers as the recipe's protocol divides them.
+        model: Scores over all classes of the model; `None` if the model has no class of the corpus.
+        corpus: Scores restricted to the classes of the tested corpus; `None` if the model has fewer than two of them.
         num_left_out: Utterances whose class the model does not have.
     """
 
@@ -68,11 +68,11 @@ class Cell:
     num_left_out: int
 
     def scores(self, choice: Choice) -> Scores | None:
-        """Return the scores where the classes of the model, or of the corpus, may be predicted."""
+        """Return the scores over the model's classes, or restricted to the corpus's."""
         return self.corpus if choice == "corpus" else self.model
 
     def text(self, choice: Choice, num_classes: int) -> str:
-        """Return UA and interval; the number of tested classes where the corpus has more of them."""
+        """Return UA and its interval, with the number of tested classes if the corpus has more."""
         if (scores := self.scores(choice)) is None:
             return "–"
         text = f"{scores.pooled['ua']:.1f} {interval_text(scores.intervals['ua'])}".rstrip()
@@ -98,11 +98,11 @@ class Cell:
 
 
 def cell_of(trained_on: str, tested_on: str, predictions: Sequence[Prediction], num_tested: int) -> Cell:
-    """Return the scores of predictions of one corpus, among all classes and among the corpus's own.
+    """Score predictions on one corpus, over all classes and restricted to the corpus's own.
 
     Args:
-        predictions: With probabilities of all classes of the model; those whose truth is another are left out.
-        num_tested: Utterances of the corpus that have a label.
+        predictions: With probabilities of all classes of the model; those with another true class are left out.
+        num_tested: Number of utterances of the corpus that have a label.
     """
     classes = tuple(predictions[0].probabilities or ()) if predictions else ()
     known = [p for p in predictions if p.truth in classes]
@@ -110,18 +110,18 @@ def cell_of(trained_on: str, tested_on: str, predictions: Sequence[Prediction], 
     if not known:
         return Cell(trained_on, tested_on, None, None, num_tested)
     own = [name for name in classes if any(p.truth == name for p in known)]
-    told = score_predictions(among(known, own), own) if len(own) > 1 else None
-    return Cell(trained_on, tested_on, score_predictions(known, classes), told, num_tested - num_ids)
+    restricted = score_predictions(among(known, own), own) if len(own) > 1 else None
+    return Cell(trained_on, tested_on, score_predictions(known, classes), restricted, num_tested - num_ids)
 
 
 @dataclass(frozen=True)
 class CrossCorpus:
-    """The scores of every pair of corpora, and of leaving one corpus out.
+    """The scores of every pair of corpora, and those with each corpus left out.
 
     Attributes:
         corpora: Corpus -> its classes.
-        cells: One for each pair, and one for each corpus by models of `OTHERS`.
-        notes: What a reader of the scores must know.
+        cells: One for each pair, and one for each corpus tested with models of `OTHERS`.
+        notes: Caveats for readers of the scores.
     """
 
     corpora: dict[str, tuple[str, ...]]
@@ -140,7 +140,7 @@ class CrossCorpus:
         return {"corpora": corpora, "cells": [each.to_json() for each in self.cells], "notes": list(self.notes)}
 
     def rows(self, choice: Choice) -> list[tuple[str, ...]]:
-        """Return what a table shows: a row for each corpus that was trained on, all others, and chance."""
+        """Return the rows of a table: one for each training corpus, one for all others, and chance."""
         rows = [
             (name, *(self.cell(name, other).text(choice, len(classes)) for other, classes in self.corpora.items()))
             for name in (*self.corpora, OTHERS)
@@ -156,12 +156,12 @@ class CrossCorpus:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What stands below the tables."""
+        """The notes below the tables."""
         resampled = next((scores.resampled for each in self.cells if (scores := each.model)), "speakers")
         unit = "utterances" if "utterances" in resampled else "speakers"
         left_out = [
-            f"{each.tested_on} by {each.trained_on}: {each.num_left_out} utterances of classes that the model does not "
-            "have are left out."
+            f"{each.tested_on} by {each.trained_on}: {each.num_left_out} utterances are left out because the model "
+            "does not have their class."
             for each in self.cells
             if each.num_left_out
         ]
@@ -240,9 +240,9 @@ class _Corpus:
     """A corpus of the matrix.
 
     Attributes:
-        folder: Its name as that of a file.
-        recipe: The recipe, with those of its classes that the corpus has.
-        num_tested: Utterances that have a class, changed copies left out.
+        folder: Its name in a form usable as a file name.
+        recipe: The recipe, restricted to the classes that the corpus has.
+        num_tested: Number of utterances that have a class, without changed copies.
     """
 
     name: str
@@ -264,31 +264,32 @@ def cross_corpus(
     device: str = "auto",
     progress: Report | None = None,
 ) -> CrossCorpus:
-    """Train on each corpus and test on every other; on itself by the recipe's protocol; and leave each corpus out.
+    """Train on each corpus and test on every other, test within each corpus, and leave each corpus out once.
 
-    Each score is given twice: where all classes of the model may be predicted, and where only those of the tested
-    corpus may be. Trained are: the recipe's folds on each corpus, one model on all of each corpus, and the protocol
-    `corpora-out` on all of them together. Of two corpora, leaving one out is training on the other.
+    Within a corpus, the recipe's protocol divides the data. Each score is given twice: over all classes of the model,
+    and restricted to the classes of the tested corpus. Three kinds of models are trained: the recipe's folds on each
+    corpus, one model on the whole of each corpus, and the protocol `corpora-out` on all corpora together. With two
+    corpora, leaving one out is the same as training on the other.
 
     Args:
-        recipe: A recipe, or its file. Its own protocol must divide a single corpus. A corpus may lack some of its
-            classes.
+        recipe: A recipe, or its file. Its own protocol must divide a single corpus. A corpus may lack some of the
+            recipe's classes.
         data: Manifests, one or more for each corpus.
-        out: Folder of the runs, predictions, `cross-corpus.json`, `cross-corpus.md` and `cross-corpus.png`.
-        labels: What labels become, as in `serein corpus merge`.
-        resume: Go on where it was stopped, with the same recipe and data.
-        num_jobs: Folds at once, see `serein.run`.
-        device: Where models train and predict, see `serein.run`.
-        progress: Called with a label, what is done, all there is, and a detail.
+        out: Folder for the runs, predictions, `cross-corpus.json`, `cross-corpus.md` and `cross-corpus.png`.
+        labels: Mapping of labels, as in `serein corpus merge`.
+        resume: Continue a stopped run with the same recipe and data.
+        num_jobs: Number of folds to train at once; see `serein.run`.
+        device: Device for training and prediction; see `serein.run`.
+        progress: Called with a label, the number of steps done, their total, and a detail.
 
     Raises:
-        SereinError: Before any training, when recipe, data and folder do not fit.
+        SereinError: Recipe, data and folder do not fit together; raised before any training.
 
     Example:
         >>> serein.cross_corpus("recipe.yaml", ["emodb.jsonl", "urdu.jsonl"], "runs/cross")  # doctest: +SKIP
     """
     recipe = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
-    out, report = Path(out), progress or (lambda *said: None)
+    out, report = Path(out), progress or (lambda *_: None)
     merged = merge(
         [(Path(path).stem, manifest.read(path)) for path in data],
         labels,
@@ -297,9 +298,9 @@ def cross_corpus(
     corpus_of = {u.id: u.corpus for u in merged.utterances}
     if twice := [pair for pair in merged.duplicates if corpus_of[pair[0]] != corpus_of[pair[1]]]:
         raise LeakError(
-            f"{len(twice)} recordings are in two corpora, for instance {' and '.join(twice[0])}",
+            f"{len(twice)} recordings are in two corpora, for example {' and '.join(twice[0])}",
             where="--data",
-            remedy="Remove them from one: a model would be tested on what it was trained on.",
+            remedy="Remove them from one corpus: a model would be tested on recordings that it was trained on.",
         )
     corpora = _corpora(merged.utterances, recipe)
     together = _together(recipe, corpora)
@@ -314,7 +315,7 @@ def cross_corpus(
         folder = out / "trained" / corpus.folder
         models[corpus.name] = folder / "model"
         if not (folder / "model" / "model.json").exists():
-            protocol = corpus.recipe.protocol  # with a rule for dev that does not hang on what is tested
+            protocol = corpus.recipe.protocol  # with a dev rule that does not depend on the test set
             dev = protocol.dev if protocol.dev in (*_DEV_OF_ANY_CORPUS, "official") else "speakers"
             whole = corpus.recipe.model_copy(
                 update={"protocol": protocol.model_copy(update={"dev": dev, "only": None})}
@@ -348,20 +349,20 @@ def cross_corpus(
 
 
 def _corpora(utterances: Sequence[Utterance], recipe: Recipe) -> dict[str, _Corpus]:
-    """Return the corpora with their recipes, after the recipe's protocol has divided each."""
+    """Return the corpora with their recipes, after checking that the recipe's protocol divides each."""
     main = recipe.tasks.main
     if recipe.protocol.name == "corpora-out":
         raise RecipeError(
             "'corpora-out' does not divide a single corpus",
             where="protocol.name",
-            remedy="Choose the protocol of a corpus by itself, such as speakers-out; corpora are left out besides.",
+            remedy="Choose a protocol for a single corpus, such as speakers-out; each corpus is left out in addition.",
         )
     by_name: dict[str, list[Utterance]] = defaultdict(list)
     for utterance in utterances:
         by_name[utterance.corpus or ""].append(utterance)
     if len(by_name) < 2:
         raise ManifestError(
-            f"all utterances are of one corpus: {', '.join(by_name)}",
+            f"all utterances belong to one corpus: {', '.join(by_name)}",
             where="--data",
             remedy="Name two or more corpora.",
         )
@@ -374,9 +375,9 @@ def _corpora(utterances: Sequence[Utterance], recipe: Recipe) -> dict[str, _Corp
         theirs = recipe.model_copy(update={"labels": recipe.labels.model_copy(update={"classes": classes})})
         task = choose("task", main).fit(main, theirs.tasks.chosen[main], theirs, own)
         if not task.spec.classes:
-            raise RecipeError(f"'{main}' has no classes", where="tasks", remedy="Choose a task of classes first.")
+            raise RecipeError(f"'{main}' has no classes", where="tasks", remedy="Put a task with classes first.")
         labelled, _ = keep_labelled(own, task, recipe.labels.unknown_labels if main == "emotion" else "drop")
-        make_folds(labelled, recipe.protocol, {})  # what does not fit is said before hours of training
+        make_folds(labelled, recipe.protocol, {})  # reports mismatches before hours of training
         num_tested = sum(u.copy_of is None for u in labelled)
         folder = re.sub(r"[^\w.-]+", "-", name)
         corpora[name] = _Corpus(name, folder, theirs, own, task.spec.classes, num_tested)
@@ -384,7 +385,7 @@ def _corpora(utterances: Sequence[Utterance], recipe: Recipe) -> dict[str, _Corp
 
 
 def _together(recipe: Recipe, corpora: Mapping[str, _Corpus]) -> Recipe:
-    """Return the recipe on all corpora but one, each in turn."""
+    """Return the recipe that leaves out each corpus in turn."""
     dev = recipe.protocol.dev if recipe.protocol.dev in _DEV_OF_ANY_CORPUS else "speakers"
     changes = {"name": "corpora-out", "folds": None, "only": None, "speakers": "apart", "dev": dev}
     protocol = Protocol.model_validate(recipe.protocol.model_dump() | changes)
@@ -399,30 +400,30 @@ def _together(recipe: Recipe, corpora: Mapping[str, _Corpus]) -> Recipe:
 def _start(
     out: Path, recipe: Recipe, utterances: Sequence[Utterance], corpora: Mapping[str, _Corpus], *, is_resumed: bool
 ) -> None:
-    """Write recipe and manifests, or check that what was stopped had the same ones."""
+    """Write the recipe and manifests, or check that the stopped run used the same ones."""
     path = out / "recipe.yaml"
     if is_resumed:
         if not path.exists():
             raise RunError(
-                "there is nothing to go on with", where=out, remedy="Leave out --resume, or name its folder."
+                "there is nothing to resume", where=out, remedy="Leave out --resume, or name the run's folder."
             )
         if recipes.load(path) != recipe:
-            raise RunError("was started with another recipe", where=out, remedy="Use the same recipe, or a new --out.")
+            raise RunError("was started with a different recipe", where=out, remedy="Use the same one, or a new --out.")
         if manifest.digest(manifest.read(out / "data" / "all.jsonl")) != manifest.digest(utterances):
-            raise RunError("was started with other data", where=out, remedy="Use the same data, or a new --out.")
+            raise RunError("was started with different data", where=out, remedy="Use the same data, or a new --out.")
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        remedy = "Go on with it by --resume, or name another --out." if path.exists() else "Name another --out."
-        raise RunError("exists already", where=out, remedy=remedy)
+        remedy = "Resume it with --resume, or name another --out." if path.exists() else "Name another --out."
+        raise RunError("already exists", where=out, remedy=remedy)
     (out / "data").mkdir(parents=True, exist_ok=True)
     manifest.write(utterances, out / "data" / "all.jsonl")
     for corpus in corpora.values():
         manifest.write(corpus.utterances, out / "data" / f"{corpus.folder}.jsonl")
-    write_text(path, recipes.dump(recipe))  # last: what has a recipe can be resumed
+    write_text(path, recipes.dump(recipe))  # last: a folder with a recipe can be resumed
 
 
 def _run(recipe: Recipe, data: Path, out: Path, **how: Any) -> None:
-    """Run a recipe, go on with its run, or do nothing when it is finished; `how`: see `serein.run`."""
+    """Run a recipe, resume its run, or do nothing if it is finished; for `how`, see `serein.run`."""
     is_begun = (out / "recipe.yaml").exists()
     has_some = next(out.glob("fold-*/seed-*/predictions.jsonl"), None) is not None
     if has_some and not missing_predictions(out, read_run_predictions(out)):
@@ -431,7 +432,7 @@ def _run(recipe: Recipe, data: Path, out: Path, **how: Any) -> None:
 
 
 def _tested(model: Path, trained: _Corpus, tested: _Corpus, out: Path, report: Report, *, device: str) -> Cell:
-    """Return the scores of a model on another corpus; its predictions are kept."""
+    """Score a model on another corpus, and keep its predictions."""
     path = out / "predictions" / f"{trained.folder}-on-{tested.folder}.jsonl"
     if not set(trained.classes) & set(tested.classes):
         return Cell(trained.name, tested.name, None, None, tested.num_tested)
@@ -449,13 +450,13 @@ def _tested(model: Path, trained: _Corpus, tested: _Corpus, out: Path, report: R
 
 def _notes(recipe: Recipe, corpora: Mapping[str, _Corpus]) -> tuple[str, ...]:
     protocol, seeds = recipe.protocol, recipe.seeds
-    notes = [f"The diagonal is by the recipe's protocol, '{protocol.name}': other models than in the rest of a row."]
+    notes = [f"The diagonal uses the recipe's protocol, '{protocol.name}', and other models than the rest of the row."]
     if protocol.shares_speakers:
         notes.append("SPEAKER-DEPENDENT: on the diagonal, test speakers occur in training.")
     if len(corpora) == 2:
-        notes.append("Of two corpora, leaving one out is training on the other.")
+        notes.append("With two corpora, leaving one out is the same as training on the other.")
     if len(seeds) > 1:
         notes.append(
-            f"Models of one corpus are of seed {seeds[0]}; the other scores are means over {len(seeds)} seeds."
+            f"Models of one whole corpus use seed {seeds[0]}; the other scores are means over {len(seeds)} seeds."
         )
     return tuple(notes)

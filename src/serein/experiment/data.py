@@ -1,4 +1,4 @@
-"""The data of an experiment: read, divided, proved new, and what each task takes from it."""
+"""The data of an experiment: read it, divide it, check it for leaks, and build the targets of each task."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Experiment:
     """A recipe and the data it runs on, ready to train.
 
     Attributes:
-        utterances: Those with a target of the main task, and those from which others can learn.
-        left_out: Other labels and how many utterances had them.
-        tasks: Task -> what it means on all of the data; on a fold, see `tasks_of`.
+        utterances: Utterances with a target of the main task, and those from which other tasks can learn.
+        left_out: Label that is left out -> how many utterances had it.
+        tasks: Name -> task, fitted to all of the data; for a fold, see `tasks_of`.
         duplicates: Id -> id of an utterance with the same audio.
         shared: Folder of stages that several runs share, or `None`.
         device: Name of the device that trains and predicts, see `serein.device.own_device`.
@@ -65,29 +65,29 @@ class Experiment:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Classes of the task that is evaluated.
+        """The classes of the evaluated task.
 
         Raises:
-            RecipeError: It has none.
+            RecipeError: The task has no classes.
         """
         if not self.main.spec.classes:
             raise RecipeError(
-                f"'{self.main.name}' has no classes", where="tasks", remedy="Choose a task of classes first."
+                f"'{self.main.name}' has no classes", where="tasks", remedy="Put a task with classes first."
             )
         return self.main.spec.classes
 
     def class_counts(self) -> dict[str, int]:
-        """Return how many utterances each class of the evaluated task has; nothing when it has no classes."""
+        """Return the number of utterances of each class of the evaluated task; empty if it has no classes."""
         counts = Counter(self.main.truth(u) for u in self.utterances)
         return {name: counts[name] for name in self.main.spec.classes}
 
     def labelled(self, ids: Sequence[str]) -> list[str]:
-        """Return those of some utterances that have a target of the evaluated task."""
+        """Return the ids of those utterances that have a target of the evaluated task."""
         by_id = {u.id: u for u in self.utterances}
         return [name for name in ids if self.main.has_target(by_id[name])]
 
     def positions(self, ids: Sequence[str]) -> list[int]:
-        """Return where utterances stand in the list."""
+        """Return the positions of utterances in `utterances`."""
         wanted = set(ids)
         return [position for position, utterance in enumerate(self.utterances) if utterance.id in wanted]
 
@@ -96,19 +96,19 @@ class Experiment:
         return [(fold, seed) for seed in self.recipe.seeds for fold in self.folds.folds]
 
     def fold_with_same_training(self, fold: Fold) -> Fold:
-        """Return the first fold with this one's train and dev: the one that is trained."""
+        """Return the first fold with the same train and dev sets, which is the one that is trained."""
         same = (other for other in self.folds.folds if (other.train, other.dev) == (fold.train, fold.dev))
         return next(same)
 
 
 def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide = make_folds) -> Experiment:
-    """Read and decode the data, divide it, and prove that no test set was seen.
+    """Read and decode the data, divide it, and check that no test set occurs in training.
 
     Args:
-        divide: `make_folds` for an experiment, `train_and_dev` for one model.
+        divide: `make_folds` for an experiment, `train_and_dev` for a single model.
 
     Raises:
-        ManifestError, AudioError, RecipeError, LeakError: Before any training.
+        ManifestError, AudioError, RecipeError, LeakError: The data cannot be used; raised before any training.
     """
     for options in (recipe.backbone, *(branch.backbone for branch in recipe.branches.values())):
         if options is not None:
@@ -140,7 +140,7 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
     folds = with_agreement(labelled, divide(labelled, recipe.protocol, pairs), recipe.labels.min_agreement)
     folds = add_unlabelled(folds, utterances, extras, recipe.protocol, pairs, main=recipe.tasks.main)
     check_leaks(utterances, folds, pairs)
-    if main.spec.problem == "classes" and not main.needs_shared_speakers:  # a word vector finds unseen classes, too
+    if main.spec.problem == "classes" and not main.needs_shared_speakers:  # word vectors can find unseen classes too
         originals = [u for u in labelled if u.copy_of is None]
         labels = {u.id: label for u in originals if (label := main.label(u)) is not None}
         speakers = {u.id: speaker_key(u).lstrip("/") for u in originals if u.speaker is not None and u.id in labels}
@@ -150,7 +150,7 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
         require_attributes(utterances, recipe.tasks.conditions, recipe.inference.conditions)
         if main.needs_shared_speakers and folds.is_speaker_independent:
             raise RecipeError(
-                f"the speakers that protocol '{recipe.protocol.name}' tests are not among those that are learned",
+                f"the test speakers of protocol '{recipe.protocol.name}' do not occur in training",
                 where=f"tasks.{recipe.tasks.main}",
                 remedy="Choose protocol.name=clips-out or random, or official with protocol.speakers=shared.",
             )
@@ -161,32 +161,32 @@ NOTHING: Mapping[str, Task] = {}
 
 
 def with_agreement(utterances: Sequence[Utterance], folds: Folds, least: float | None) -> Folds:
-    """Leave out of every training set what too few raters agreed on.
+    """Remove from every training set the utterances on which too few raters agreed.
 
     Args:
-        least: Least fraction of the raters who chose an utterance's label; `None` leaves nothing out.
+        least: Smallest fraction of raters who chose an utterance's label; `None` removes nothing.
 
     Raises:
-        RecipeError: No utterance has several raters' labels.
+        RecipeError: No utterance has labels from several raters.
     """
     if least is None:
         return folds
     agreements = {u.id: agreement(u) for u in utterances}
     if all(share is None for share in agreements.values()):
         raise RecipeError(
-            "no utterance has several raters' labels",
+            "no utterance has labels from several raters",
             where="labels.min_agreement",
             remedy="Leave it out, or prepare a corpus with raters.",
         )
     agreed = {name for name, share in agreements.items() if share is not None and share >= least - 1e-9}
     kept = [replace(fold, train=tuple(name for name in fold.train if name in agreed)) for fold in folds.folds]
     before, after = (sum(len(fold.train) for fold in each) for each in (folds.folds, kept))
-    note = f"Trained on the {after} of {before} training utterances that {least:.0%} of the raters agreed on."
+    note = f"Trained on the {after} of {before} training utterances that at least {least:.0%} of the raters agreed on."
     return replace(folds, folds=tuple(kept), notes=(*folds.notes, note))
 
 
 def train_and_dev(utterances: Sequence[Utterance], protocol: Protocol, pairs: Mapping[str, str]) -> Folds:
-    """Return one fold without a test set: the manifest's own train and dev, or all of it with dev by the rule."""
+    """Return one fold without a test set: the manifest's own train and dev, or all of it, dev drawn by the rule."""
     if any(u.split == "train" for u in utterances):
         own_dev = any(u.split == "dev" for u in utterances)
         protocol = protocol.model_copy(
@@ -209,13 +209,13 @@ def train_and_dev(utterances: Sequence[Utterance], protocol: Protocol, pairs: Ma
 
 
 def tasks_of(experiment: Experiment, fold: Fold, finished: Mapping[str, Task] = NOTHING) -> dict[str, Task]:
-    """Return the recipe's tasks on a fold, the one that is evaluated first.
+    """Return the recipe's tasks for a fold, the evaluated one first.
 
     Args:
-        finished: Tasks that no stage learns, as they were learned.
+        finished: Tasks that no stage trains, as they were trained before.
 
     Raises:
-        RecipeError, ManifestError: The fold's training set has too few labels of a task that is fitted to it.
+        RecipeError, ManifestError: The fold's training set has too few labels for a task that is fitted to it.
     """
     recipe = experiment.recipe
     train = [experiment.utterances[position] for position in experiment.positions(fold.train)]
@@ -232,11 +232,11 @@ def tasks_of(experiment: Experiment, fold: Fold, finished: Mapping[str, Task] = 
 
 
 def targets_of(experiment: Experiment, fold: Fold, tasks: Mapping[str, Task]) -> dict[str, Targets]:
-    """Return each task's targets of all utterances, known of train and dev alone.
+    """Return each task's targets for all utterances; only those of train and dev are known.
 
     Raises:
-        LeakError: Those of the test set are among them.
-        RecipeError: Dev has none of what a stage watches.
+        LeakError: Targets of the test set are among the known ones.
+        RecipeError: Dev has no targets of a task that a stage monitors.
     """
     is_learned = np.zeros(len(experiment.utterances), bool)
     is_learned[experiment.positions((*fold.train, *fold.dev))] = True
@@ -253,7 +253,7 @@ def targets_of(experiment: Experiment, fold: Fold, tasks: Mapping[str, Task]) ->
         is_watched = stage.checkpoint == "best" or stage.patience is not None or stage.schedule.name == "plateau"
         if is_watched and dev and not targets[first].is_known[dev].any():
             raise RecipeError(
-                f"no dev utterance of fold {fold.name} has a target of '{first}', which stage '{stage.name}' watches",
+                f"no dev utterance of fold {fold.name} has a target of '{first}', which stage '{stage.name}' monitors",
                 where="protocol.dev",
                 remedy="Choose protocol.dev=none, random (which shares speakers), or checkpoint 'last' in that stage.",
             )

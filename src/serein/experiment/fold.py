@@ -1,4 +1,4 @@
-"""One fold of an experiment with one seed: targets of teachers, training stage by stage, predictions."""
+"""One fold of an experiment with one seed: targets from teachers, training stage by stage, predictions."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ from serein.training.stages import TrainingData, chosen_precision, fit_backbones
 
 
 def run_fold(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> None:
-    """Train one fold with one seed and predict its test set; nothing when its predictions are there already.
+    """Train one fold with one seed and predict its test set; do nothing if its predictions exist.
 
-    A fold that learns from the same as an earlier one takes its model, which must be there. Processes that train
-    together share the predictions, too; the first one writes them.
+    A fold with the same training data as an earlier one uses the earlier fold's model, which must exist. Processes that
+    train together also share the work of prediction; the first one writes the predictions.
     """
     folder = fold_run_folder(run, fold, seed)
     if (folder / "predictions.jsonl").exists():
@@ -84,7 +84,7 @@ def run_fold(experiment: Experiment, fold: Fold, seed: int, run: Path, report: R
 def train_fold(
     experiment: Experiment, fold: Fold, seed: int, folder: Path, report: Report, *, label: str
 ) -> Checkpoint:
-    """Train every stage of a recipe on one fold and save the model; a stopped training goes on."""
+    """Train every stage of a recipe on one fold and save the model; resume a training that was stopped."""
     recipe = experiment.recipe
     pretrained_branches = load_pretrained_branches(recipe, fold.name, seed)
     teachers = {
@@ -114,7 +114,7 @@ def train_fold(
             own.mkdir(parents=True, exist_ok=True)
             start = {"stage": before.name, "weights_sha256": sha256(before / WEIGHTS)}
             write_text(own / INITIAL_WEIGHTS, json.dumps(start, indent=1) + "\n")
-        model.train()  # it was evaluated after the stage before
+        model.train()  # the previous stage ended with an evaluation
         own, root = stage_folder(folder, recipe, number), stage_seed(seed, fold.name, stage.name)
         how: Any = {"seed": root, "report": report, "label": f"{label}  {stage.name}"}
         if experiment.shared is None:
@@ -134,21 +134,23 @@ def train_fold(
                         calibration = Calibration(
                             temperature=found.temperature, fitted_on="its own dev set", num_utterances=len(dev)
                         )
-                    said_of_it = "They are calibrated" if found.helps else "They are as the network gives them"
+                    said_of_it = "They are calibrated" if found.helps else "They are uncalibrated"
                     checkpoint.training["calibration"] = f"{said_of_it}: {found}."
             threshold = verification_threshold(experiment, checkpoint, fold)
             checkpoint = replace(checkpoint, verification=threshold, calibration=calibration)
             if distributed_info().is_first:
-                said = sorted(checkpoint.answered, key=lambda task: task != checkpoint.task)  # the evaluated one first
-                text = card(recipe.name, [checkpoint.tasks[task] for task in said], checkpoint.training)
+                answered = sorted(
+                    checkpoint.answered, key=lambda task: task != checkpoint.task
+                )  # the evaluated one first
+                text = card(recipe.name, [checkpoint.tasks[task] for task in answered], checkpoint.training)
                 model_folder.save(folder / "model" if is_last else own / "model", checkpoint, text)
-            wait_for_all()  # the others read it
+            wait_for_all()  # other processes read it
     model.eval()
     return checkpoint
 
 
 def verification_threshold(experiment: Experiment, checkpoint: Checkpoint, fold: Fold) -> VerificationThreshold | None:
-    """Return the verification threshold of dev; `None` when no speakers were learned, or there is no dev set."""
+    """Return the verification threshold fitted on dev; `None` if no speakers were learned or there is no dev set."""
     utterances = experiment.utterances
     positions = [p for p in experiment.positions(fold.dev) if utterances[p].speaker is not None]
     task = next((name for name, task in checkpoint.tasks.items() if task.spec.field == "speaker"), None)
@@ -170,7 +172,7 @@ def verification_threshold(experiment: Experiment, checkpoint: Checkpoint, fold:
 
 
 def training_conditions(experiment: Experiment, fold: Fold) -> TrainingConditions:
-    """Return the conditions: of training clips all that is known, of others those of evaluation."""
+    """Return the conditions: everything known for training clips, those of evaluation for all others."""
     recipe = experiment.recipe
     is_train = np.zeros((len(experiment.utterances), 1), bool)
     is_train[experiment.positions(fold.train)] = True
@@ -197,7 +199,7 @@ def checkpoint_after(
     *,
     teachers: Mapping[str, Path],
 ) -> Checkpoint:
-    """Return the model after a stage, which predicts the tasks of the stage.
+    """Return the checkpoint of a model after a stage, which predicts the tasks of that stage.
 
     Args:
         teachers: Task -> model folder of its teacher.
@@ -258,17 +260,17 @@ def distilled(
     report: Report,
     label: str,
 ) -> dict[str, Targets]:
-    """Return the targets, of training clips mixed with the teacher's probabilities where a task has a teacher.
+    """Return the targets, with those of training clips mixed with the teacher's probabilities if a task has a teacher.
 
-    A changed copy (`copy_of`) gets what the teacher says of the original. The teacher hears each clip once: what it
-    said is kept in `folder` until its weights change.
+    A changed copy (`copy_of`) gets the teacher's probabilities for the original. The teacher predicts each clip once;
+    its probabilities are kept in `folder` until its weights change.
 
     Args:
-        targets: Task -> targets of all utterances; those of dev stay as they are.
+        targets: Task -> targets of all utterances; those of dev are not changed.
         teachers: Task -> model folder of its teacher.
 
     Raises:
-        ModelError: A teacher knows none of the task's classes.
+        ModelError: A teacher has none of the task's classes.
     """
     train = experiment.positions(fold.train)
     position_of = {experiment.utterances[position].id: position for position in train}
@@ -286,12 +288,12 @@ def distilled(
         wait_for_all()
         probabilities = load_file(kept)["probabilities"]
         row_of = {position: row for row, position in enumerate(asked)}
-        said = probabilities[[row_of[p] for p in originals]] ** (1.0 / options.temperature)
-        said /= said.sum(axis=1, keepdims=True)
+        softened = probabilities[[row_of[p] for p in originals]] ** (1.0 / options.temperature)
+        softened /= softened.sum(axis=1, keepdims=True)
         values, is_known = targets[name].values.copy(), targets[name].is_known.copy()
-        weights = np.where(is_known[train], options.weight, 1.0)[:, None]  # the teacher's alone where there is no label
+        weights = np.where(is_known[train], options.weight, 1.0)[:, None]  # only the teacher's where there is no label
         classes = slice(0, task.num_outputs)
-        values[train, classes] = weights * said + (1.0 - weights) * values[train, classes]
+        values[train, classes] = weights * softened + (1.0 - weights) * values[train, classes]
         is_known[train] = True
         mixed[name] = Targets(values, is_known)
     return mixed
@@ -300,10 +302,10 @@ def distilled(
 def ask_teacher(
     experiment: Experiment, task: Task, teacher: Path, positions: list[int], kept: Path, *, report: Report, label: str
 ) -> None:
-    """Write (clip, class) probabilities of a task's classes, 0 of classes that the teacher does not know.
+    """Write a teacher's (clip, class) probabilities of a task's classes, 0 for classes that the teacher lacks.
 
     Args:
-        kept: Stays as it is when it has the same teacher's answers to the same.
+        kept: File to write; it is left unchanged if it contains the same teacher's probabilities for the same clips.
 
     Raises:
         ModelError: The teacher has no such task, or none of its classes.
@@ -318,16 +320,16 @@ def ask_teacher(
     checkpoint = model_folder.load(teacher)
     own = checkpoint.tasks.get(task.name)
     if own is None or not set(own.spec.classes) & set(classes):
-        what = f"knows none of the classes of '{task.name}': {', '.join(classes)}"
-        raise ModelError(what, where=teacher, remedy="Name a teacher that learned them, or leave 'distillation' out.")
-    said = answers(experiment, checkpoint, own, positions, report=report, label=label)
+        what = f"has none of the classes of '{task.name}': {', '.join(classes)}"
+        raise ModelError(what, where=teacher, remedy="Name a teacher trained on them, or leave out 'distillation'.")
+    found = answers(experiment, checkpoint, own, positions, report=report, label=label)
     known = own.spec.classes
     columns = np.array([list(known).index(name) if name in known else -1 for name in classes])
-    probabilities = np.where(columns >= 0, said[:, columns], 0.0).astype(np.float32)
+    probabilities = np.where(columns >= 0, found[:, columns], 0.0).astype(np.float32)
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with replacing(kept) as partial:
-        rows = np.ascontiguousarray(probabilities)  # safetensors writes the memory as it lies
+        rows = np.ascontiguousarray(probabilities)  # safetensors writes memory in the order in which it is stored
         save_file({"probabilities": rows}, partial, metadata={"asked": asked})
 
 
@@ -337,8 +339,7 @@ def answers(
 ) -> NDArray[np.float32]:
     """Return the teacher's (clip, class) probabilities.
 
-    The features of its backbone go through their cache, so that teachers of all folds that stand on one frozen backbone
-    run it once.
+    The backbone's features are cached, so the teachers of all folds that share a frozen backbone run it only once.
     """
     recordings, recipe, model, clips = experiment.recordings, experiment.recipe, teacher.model, teacher.options.clips
     stage, device = Stage(name="teacher", tasks=(task.name,)), own_device(experiment.device)

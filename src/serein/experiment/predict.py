@@ -40,7 +40,7 @@ MAX_PROBABILITIES = 200
 
 @dataclass(frozen=True)
 class SplitPredictions:
-    """What a model says of some utterances, in their order.
+    """A model's predictions for some utterances, in their order.
 
     Attributes:
         by_task: Task -> predictions.
@@ -52,30 +52,31 @@ class SplitPredictions:
 
 
 def fold_run_folder(run: Path, fold: Fold, seed: int) -> Path:
-    """Return where a fold and seed of a run lie."""
+    """Return the folder of a fold and seed of a run."""
     return run / f"fold-{fold.name}" / f"seed-{seed}"
 
 
 def stage_folder(fold_run: Path, recipe: Recipe, number: int) -> Path:
-    """Return where a stage of a unit lies."""
+    """Return the folder of a stage, below that of its fold and seed."""
     return fold_run / f"{number}-{recipe.stages[number].name}"
 
 
 def only_here(recipe: Recipe, number: int) -> list[str]:
-    """Return the tasks that a stage learns and no later one: what lies below their heads moves on without them."""
+    """Return the tasks that a stage trains and no later one does; later stages change the layers below their heads."""
     later = {name for stage in recipe.stages[number + 1 :] for name in recipe.tasks_of(stage)}
     return [name for name in recipe.tasks_of(recipe.stages[number]) if name not in later]
 
 
 def predict_fold(experiment: Experiment, checkpoint: Checkpoint, fold: Fold, seed: int, folder: Path) -> None:
-    """Write what a fold's models say of dev and test.
+    """Write the predictions of a fold's models for dev and test.
 
-    `predictions.jsonl` is of the main task and comes last: it says that all is there. Other tasks have files of their
-    own, by the last stage that learned them. Of a fold without a test set they are of dev, which is then scored.
+    `predictions.jsonl` contains the main task's predictions and is written last, so it marks the fold as complete.
+    Other tasks have files of their own, predicted by the last stage that trained them. If a fold has no test set, the
+    predictions are those for dev, which is then scored.
     """
     scored = fold.test or tuple(experiment.labelled(fold.dev))
     recipe, condition_source = experiment.recipe, experiment.recipe.inference.conditions
-    if experiment.fold_with_same_training(fold) is not fold:  # else its training did it
+    if experiment.fold_with_same_training(fold) is not fold:  # otherwise training has predicted dev
         predict_dev(experiment, checkpoint, fold, seed, folder)
     other: ConditionSource = "oracle" if condition_source == "predicted" else "predicted"  # both are reported
     conditions = recipe.tasks.conditions
@@ -102,7 +103,7 @@ def predict_fold(experiment: Experiment, checkpoint: Checkpoint, fold: Fold, see
 def predict_dev(
     experiment: Experiment, checkpoint: Checkpoint, fold: Fold, seed: int, folder: Path
 ) -> list[Prediction]:
-    """Write what a fold's model says of dev, if there is any, and return it."""
+    """Write and return the predictions of a fold's model for dev; return an empty list if there is no dev set."""
     dev = experiment.labelled(fold.dev)
     if not dev:
         return []
@@ -113,7 +114,7 @@ def predict_dev(
 
 
 def _write_others(predictions: SplitPredictions, names: Sequence[str], folder: Path) -> None:
-    """Write the predictions of tasks of which the truth is known: speakers of the test set are new, for instance."""
+    """Write the predictions of tasks whose truth is known; for instance, new speakers of a test set have no class."""
     for name in names:
         is_known = any(prediction.truth is not None for prediction in predictions.by_task[name])
         if is_known and distributed_info().is_first:
@@ -143,9 +144,9 @@ def shared_outputs(
     on_progress: Callable[[int, int], None] | None = None,
     embedding: str | None = None,
 ) -> ModelOutputs:
-    """Run a model on utterances, where its weights lie; see `model_outputs`.
+    """Run a model on utterances, on the device of its weights; see `model_outputs`.
 
-    Processes that train together each run a part, of all lengths, and all return the whole.
+    Processes that train together each run a part, which contains clips of all lengths, and all return the whole.
     """
     rank, size = (distributed.get_rank(), distributed.get_world_size()) if is_joined() else (0, 1)
     own = np.arange(len(positions))
@@ -157,7 +158,7 @@ def shared_outputs(
     if size == 1:
         return outputs
     parts = all_gather((own, outputs))
-    place = np.unique(np.concatenate([order for order, _ in parts]), return_index=True)[1]  # of each clip, once
+    place = np.unique(np.concatenate([order for order, _ in parts]), return_index=True)[1]  # each clip once
     decoded = {}
     for name in outputs.decoded:
         whole = Decoded.concatenated([part.decoded[name] for _, part in parts])
@@ -176,12 +177,12 @@ def predictions_of(
     condition_source: ConditionSource,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SplitPredictions:
-    """Return a model's predictions of some utterances, and their embeddings in the same order.
+    """Return a model's predictions for some utterances, and the embeddings in the same order.
 
-    Probabilities of more than `MAX_PROBABILITIES` classes are left out: those of 1,251 speakers fill hundreds of MB.
+    Probabilities of more than `MAX_PROBABILITIES` classes are left out: those of 1,251 speakers take hundreds of MB.
 
     Args:
-        condition_source: Of the conditions of a conditioned model.
+        condition_source: Source of a conditioned model's conditions.
     """
     outputs = shared_outputs(checkpoint, recordings, positions, condition_source, on_progress)
 
@@ -215,8 +216,8 @@ def predictions_of(
         elif len(classes) > MAX_PROBABILITIES:
             rows = [(classes[number], None) for number in decoded.values.argmax(axis=1)]
         else:
-            said = task.predictions(decoded)
-            rows = [(each.written, dict(each.probabilities) or None) for each in said]
+            decoded_predictions = task.predictions(decoded)
+            rows = [(each.written, dict(each.probabilities) or None) for each in decoded_predictions]
         known = [task.truth(recordings.utterances[position]) for position in positions]
         truths = [truth if truth is None or isinstance(truth, str) else f"{truth:.6g}" for truth in known]
         by_task[name] = [
@@ -246,23 +247,23 @@ def evaluate(
     them.
 
     Returns:
-        The predictions of the main task, and its scores; those of a main task without classes are a `TaskScore` of it
-        and of each other task whose truth is known.
+        The predictions of the main task, and its scores; if the main task has no classes, a list with its `TaskScore`
+        and that of each other task whose truth is known.
 
     Args:
         model: Folder or Hub name.
         data: The manifest.
-        allow_seen_speakers: Score speakers that the model was trained on, too; the scores then say so.
-        conditions: Source of a conditioned model's conditions; `None` takes the recipe's.
-        labels: What the manifest's labels are called by the model; case and spaces do not count in any case.
-        classes: Which may be predicted: all of the `model`, or only those that utterances of the `corpus` have.
-        device: Where the model runs; see `serein.load`.
-        backbone: Where the model's pretrained backbone is now, if it has moved.
+        allow_seen_speakers: Also score speakers that the model was trained on; a note of the scores then states this.
+        conditions: Source of a conditioned model's conditions; `None` uses the recipe's.
+        labels: Manifest label -> the model's label; case and spaces are always ignored.
+        classes: Classes that may be predicted: all of the `model`'s, or only those that occur in the `corpus`.
+        device: Device that the model runs on; see `serein.load`.
+        backbone: Current location of the model's pretrained backbone, if it has moved.
 
     Raises:
-        ManifestError: No utterance has a class of the model, or no utterance has the conditions; or the corpus has one
-            class, and is to be predicted among its own.
-        LeakError: The model was trained on speakers of the manifest, which is not allowed.
+        ManifestError: No utterance has a class of the model, or the conditions that it requires; or predictions are
+            restricted to the corpus's classes and it has only one.
+        LeakError: The model was trained on speakers of the manifest, and `allow_seen_speakers` is false.
     """
     checkpoint = load(model, device, backbone=backbone).checkpoint
     utterances, found = scored_utterances(
@@ -275,7 +276,7 @@ def evaluate(
         notes.append(f"Conditions of each clip: {', '.join(checkpoint.options.tasks.conditions)} ({condition_source}).")
     recordings = Recordings(utterances, trim_db=checkpoint.options.clips.trim_db)
     positions = range(len(utterances))
-    said = predictions_of(
+    outcome = predictions_of(
         checkpoint,
         recordings,
         positions,
@@ -284,10 +285,10 @@ def evaluate(
         condition_source=condition_source,
         on_progress=on_progress,
     )
-    predictions = said.by_task[checkpoint.task]
-    others = [  # of the other tasks, those of which any truth is known
+    predictions = outcome.by_task[checkpoint.task]
+    others = [  # only those of the other tasks for which some truth is known
         score_task(checkpoint.tasks[name].spec, rows)
-        for name, rows in said.by_task.items()
+        for name, rows in outcome.by_task.items()
         if name != checkpoint.task and any(p.truth is not None for p in rows)
     ]
     if not checkpoint.tasks[checkpoint.task].spec.has_classes:
@@ -296,15 +297,15 @@ def evaluate(
     if classes == "corpus":
         names = classes_of_corpus(predictions, names, where=data)
         predictions = among(predictions, names)
-        notes.append(f"Predicted among the classes of the corpus alone: {', '.join(names)}.")
+        notes.append(f"Predictions are restricted to the classes of the corpus: {', '.join(names)}.")
     calibration = model_calibration(predictions, names, None if brought is None else brought.temperature)
     if brought is not None:
         predictions = with_temperature(predictions, brought.temperature)
-        notes.append(f"Probabilities are calibrated by the model's temperature of {brought.temperature:.2f}.")
+        notes.append(f"Probabilities are calibrated with the model's temperature of {brought.temperature:.2f}.")
         if calibration.after is not None and calibration.after.is_worse_than(calibration.before):
             errors = [each.expected_calibration_error for each in (calibration.before, calibration.after)]
             notes.append(
-                "It makes them worse here: calibration error {:.1f} points before, {:.1f} after.".format(*errors)
+                "This makes them worse here: calibration error {:.1f} points before, {:.1f} after.".format(*errors)
             )
     scores = score_predictions(predictions, names, notes=tuple(notes))
     return predictions, replace(scores, calibration=calibration, tasks=tuple(others))
@@ -321,11 +322,11 @@ def scored_utterances(
     """Return the utterances of a manifest that a model can be scored on, and notes on those left out.
 
     Args:
-        only: Ids of those that count; `None`: all.
+        only: Ids of the utterances to use; `None` uses all.
 
     Raises:
         ManifestError: No utterance has a class of the model.
-        LeakError: The model was trained on speakers of the manifest, which is not allowed.
+        LeakError: The model was trained on speakers of the manifest, and `allow_seen_speakers` is false.
     """
     read = [u for u in manifest.read(data) if only is None or u.id in only]
     everything, map_notes = with_labels(read, labels)
@@ -333,7 +334,7 @@ def scored_utterances(
     utterances, left_out = keep_labelled(originals, checkpoint.tasks[checkpoint.task])
     if not utterances:
         raise ManifestError(
-            f"no utterance has what the model predicts; the data has {', '.join(left_out)}",
+            f"no utterance has a label that the model predicts; the data has {', '.join(left_out)}",
             where=data,
             remedy=f"The model predicts {checkpoint.tasks[checkpoint.task].describe().rstrip('.')}.",
         )
@@ -347,7 +348,7 @@ def scored_utterances(
         raise LeakError(
             f"the model was trained on {len(shared)} of these speakers: {', '.join(shared[:5])}",
             where=data,
-            remedy="Take new speakers, or allow it with --allow-seen-speakers, which the scores then say.",
+            remedy="Use new speakers, or pass --allow-seen-speakers, which adds a note to the scores.",
         )
     if shared:
         notes.append(f"SPEAKER-DEPENDENT: the model was trained on {len(shared)} of these speakers.")

@@ -1,4 +1,4 @@
-"""A model on recordings that were changed as life changes them: level, silence, noise, rooms, codecs, cuts."""
+"""Robustness of a model to everyday changes of recordings: level, silence, noise, rooms, codecs, cuts."""
 
 from __future__ import annotations
 
@@ -50,29 +50,29 @@ def robustness(
 ) -> Robustness:
     """Score a model on a manifest's recordings, unchanged and under every condition.
 
-    A changed recording goes the whole way: speech is found first (`segments="always"`), in memory; no file changes. One
-    that cannot be predicted any more counts as rejected, and the notes name the first.
+    Changed recordings pass through the whole pipeline, including speech detection (`segments="always"`), in memory; no
+    file is changed. A recording that can no longer be predicted counts as rejected; the notes name the first one.
 
     Args:
-        model: A predictor; a folder or Hub name; `None` is the default model. Of a run folder, the model of each fold's
-            first seed predicts those of the recordings that the fold was tested on, and all are scored together.
+        model: A predictor, a folder or a Hub name; `None` uses the default model. For a run folder, the model of each
+            fold's first seed predicts the recordings that the fold was tested on, and all are scored together.
         data: The manifest.
-        noises: Folder of recordings of noise; without it, conditions that need them are skipped.
-        rooms: Folder of impulse responses, likewise.
-        conditions: Names, or kinds such as `noise`, of `serein.data.conditions.CONDITIONS`; `None` is all.
-        labels: What the manifest's labels are called by the model; case and spaces do not count in any case.
-        classes: Which may be predicted: all of the `model`, or only those that utterances of the `corpus` have.
-        allow_seen_speakers: Score speakers that the model was trained on, too; the notes then say so.
-        max_clips: Take at most this many clips, evenly spread; of a run, an equal share in each fold.
-        seed: Draws noise, rooms, lost packets and cuts; what a clip gets depends on its id, not on other clips.
-        device: Where a model that is named runs.
-        backbone: Where its pretrained backbone is now, if it has moved.
-        progress: Called with a label, what is done, all there is, and a detail.
+        noises: Folder of noise recordings; without it, conditions that need them are skipped.
+        rooms: Folder of impulse responses; without it, conditions that need them are skipped.
+        conditions: Names from `serein.data.conditions.CONDITIONS`, or kinds such as `noise`; `None` uses all.
+        labels: Manifest label -> the model's label; case and spaces are always ignored.
+        classes: Classes that may be predicted: all of the `model`'s, or only those that occur in the `corpus`.
+        allow_seen_speakers: Also score speakers that the model was trained on; a note then states this.
+        max_clips: Use at most this many clips, evenly spread; for a run, an equal share from each fold.
+        seed: Seed for noise, rooms, lost packets and cuts; a clip's draws depend on its id, not on other clips.
+        device: Device that a model given by name runs on.
+        backbone: Current location of its pretrained backbone, if it has moved.
+        progress: Called with a label, the number of steps done, their total, and a detail.
 
     Raises:
         RecipeError: The model's main task has no classes, or a condition is unknown.
         ManifestError: No utterance has a class of the model, or none was tested in the run.
-        LeakError: The model was trained on speakers of the manifest, which is not allowed.
+        LeakError: The model was trained on speakers of the manifest, and `allow_seen_speakers` is false.
         AudioError: A recording cannot be read.
 
     Example:
@@ -87,23 +87,23 @@ def robustness(
         predictor = part if isinstance(part, Predictor) else load(part, device, backbone=backbone)
         task = predictor.checkpoint.tasks[predictor.task]
         if task.spec.problem != "classes" and not task.spec.classes:
-            raise RecipeError(f"'{predictor.task}' has no classes", where="model", remedy="Name a model of classes.")
-        utterances, said = scored_utterances(
+            raise RecipeError(f"'{predictor.task}' has no classes", where="model", remedy="Name a model with classes.")
+        utterances, left_out_notes = scored_utterances(
             predictor.checkpoint, Path(data), allow_seen_speakers=allow_seen_speakers, labels=labels, only=only
         )
         if max_clips is not None:
             share = max_clips // len(parts) + (number < max_clips % len(parts))
             utterances = evenly_spread(utterances, share)
         changed = changed_recordings(utterances, chosen, surroundings, seed)
-        failed = predict_changed(predictor, changed, answers, len(utterances), progress or (lambda *said: None))
-        notes += [note for note in (*said, *failed) if note not in notes]
+        failed = predict_changed(predictor, changed, answers, len(utterances), progress or (lambda *_: None))
+        notes += [note for note in (*left_out_notes, *failed) if note not in notes]
     skipped |= {name: NEEDS[chosen[name].needs or ""] for name in chosen if not answers[name]}
     answers = {name: own for name, own in answers.items() if own}
     names = predictor.classes
     if classes == "corpus":
         names = classes_of_corpus(answers[CLEAN], names, where=data)
         answers = {name: among(own, names) for name, own in answers.items()}
-        notes.append(f"Predicted among the classes of the corpus alone: {', '.join(names)}.")
+        notes.append(f"Predictions are restricted to the classes of the corpus: {', '.join(names)}.")
     of = str(model) if parts[0][1] else predictor.identity["name"]
     return score_conditions(answers, names, model=of, skipped=skipped, notes=notes)
 
@@ -111,10 +111,10 @@ def robustness(
 def tested_models(
     model: Predictor | str | Path | None, data: Path
 ) -> list[tuple[Predictor | str | Path | None, set[str] | None]]:
-    """Return a model with `None`; of a run, each fold's model with the ids of `data` that the fold was tested on.
+    """Return a model with `None`, or for a run, each fold's model with the ids of `data` that the fold was tested on.
 
     Raises:
-        ManifestError: None of them was.
+        ManifestError: No finished fold was tested on any of them.
     """
     if model is None or isinstance(model, Predictor) or not any(Path(model).glob("fold-*")):
         return [(model, None)]
@@ -126,7 +126,7 @@ def tested_models(
             parts.append((of_seeds[0], own))
     if not parts:
         remedy = "Name the manifest that the run was tested on, or the model of one fold."
-        raise ManifestError(f"no finished fold of {model} was tested on any of it", where=data, remedy=remedy)
+        raise ManifestError(f"no finished fold of {model} was tested on this data", where=data, remedy=remedy)
     return parts
 
 
@@ -137,10 +137,10 @@ def predict_changed(
     num_clips: int,
     report: Report,
 ) -> list[str]:
-    """Add what a model says of changed recordings to the answers under their conditions.
+    """Predict changed recordings, and add the predictions to `answers` under their conditions.
 
     Returns:
-        How many could not be predicted, as a note; nothing where all could.
+        A note on how many could not be predicted; empty if all could.
     """
     task = predictor.checkpoint.tasks[predictor.task]
     under: list[tuple[str, Utterance]] = []
@@ -155,16 +155,16 @@ def predict_changed(
     failed: list[AudioError] = []
     total, detail = num_clips * len(answers), f"{num_clips} clips, {len(answers)} conditions"
     predicted = predictor.predict_files(uploads(), options=PredictOptions("always"), on_error="return")
-    for number, said in enumerate(predicted):
+    for number, outcome in enumerate(predicted):
         name, utterance = under[number]
-        is_failed = isinstance(said, AudioError)
-        failed += [said] if is_failed else []
+        is_failed = isinstance(outcome, AudioError)
+        failed += [outcome] if is_failed else []
         answers[name].append(
             Prediction(
                 id=utterance.id,
                 truth=str(task.truth(utterance)),
-                prediction=REJECTED if is_failed or said.label is None else said.label,
-                probabilities=None if is_failed else dict(said.probabilities) or None,
+                prediction=REJECTED if is_failed or outcome.label is None else outcome.label,
+                probabilities=None if is_failed else dict(outcome.probabilities) or None,
                 speaker=utterance.speaker,
                 gender=utterance.gender,
                 age=utterance.age,
@@ -182,10 +182,10 @@ def predict_changed(
 def chosen_conditions(
     names: Sequence[str] | None, surroundings: Surroundings
 ) -> tuple[dict[str, Condition], dict[str, str]]:
-    """Return the conditions that are meant, and what those that cannot be applied lack.
+    """Return the selected conditions, and for those that cannot be applied, what is missing.
 
     Args:
-        names: Of conditions, or of kinds; `None` is all.
+        names: Names of conditions or kinds; `None` selects all.
 
     Raises:
         RecipeError: There is no such condition or kind.
@@ -195,13 +195,13 @@ def chosen_conditions(
         if name not in CONDITIONS and name not in kinds:
             known = [*kinds, *CONDITIONS]
             raise RecipeError(
-                expected_one_of(name, known, kind="condition"), where="conditions", remedy="Name some of these."
+                expected_one_of(name, known, kind="condition"), where="conditions", remedy="Choose from these."
             )
     chosen, skipped = {}, {}
     for name, condition in CONDITIONS.items():
         if names is not None and name not in names and condition.kind not in names:
             continue
-        lacking = None if condition.needs == "others" else condition.lacking(surroundings)  # that hangs on the clip
+        lacking = None if condition.needs == "others" else condition.lacking(surroundings)  # depends on the clip
         if lacking is None:
             chosen[name] = condition
         else:
@@ -212,9 +212,9 @@ def chosen_conditions(
 def changed_recordings(
     utterances: Sequence[Utterance], conditions: Mapping[str, Condition], surroundings: Surroundings, seed: int
 ) -> Iterator[tuple[str, Utterance, Waveform]]:
-    """Yield each clip as it is, named `clean`, and under every condition; each is decoded once.
+    """Yield each clip unchanged, under the name `clean`, and under every condition; each clip is decoded once.
 
-    A clip that has no other of its speaker and emotion is not joined with one.
+    A clip is joined only with another clip of the same speaker and emotion; if there is none, it is left out there.
 
     Raises:
         AudioError: A recording cannot be read.
@@ -247,13 +247,13 @@ def write_changed(
     seed: int = 0,
     progress: Report | None = None,
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Write the recordings of every condition, for other systems to answer: WAV files, and a manifest for each.
+    """Write the recordings of every condition, to evaluate other systems: WAV files, and a manifest for each condition.
 
-    They are the ones that `robustness` predicts with the same arguments: mono, 16 kHz, 32-bit floating point, so that
-    what is louder than full scale is not clipped.
+    They are the recordings that `robustness` predicts with the same arguments: mono, 16 kHz, 32-bit floating point, so
+    levels above full scale are not clipped.
 
     Returns:
-        Condition -> its manifest, `clean` first; and condition -> what was not there for it.
+        Condition -> its manifest, `clean` first; and skipped condition -> what was missing for it.
 
     Raises:
         RunError: The folder is not empty.
@@ -261,7 +261,7 @@ def write_changed(
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError("exists already", where=folder, remedy="Name another folder.")
+        raise RunError("already exists", where=folder, remedy="Name another folder.")
     everything = [u for u in manifest.read(data) if u.copy_of is None]
     utterances = everything if max_clips is None else evenly_spread(everything, max_clips)
     surroundings = Surroundings.read(Path(noises) if noises else None, Path(rooms) if rooms else None)
@@ -287,7 +287,7 @@ def write_changed(
 
 
 def _slug(name: str) -> str:
-    """Return a condition's name as that of a file: `level +10 dB` is `level-plus-10-dB`.
+    """Return a condition's name in a form usable as a file name: `level +10 dB` becomes `level-plus-10-dB`.
 
     Example:
         >>> _slug("level +10 dB"), _slug("level -10 dB"), _slug("packet loss 5 %")

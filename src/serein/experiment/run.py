@@ -1,4 +1,4 @@
-"""Run folders: started, locked, gone on with, finished; their folds in turn, or side by side in processes."""
+"""Run folders: start, lock, resume and finish them; train their folds one after another or in parallel processes."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ _START = (".lock", "environment.json", "data.json", "folds.json")  # written bef
 
 
 def new_folder(recipe: Recipe) -> Path:
-    """Return where a run goes whose folder was not named.
+    """Return the folder of a run for which none was named.
 
     Raises:
-        RunError: Several processes train together: each would name another second.
+        RunError: Several processes train together; their time stamps could differ.
     """
     if distributed_info().size > 1:
-        raise RunError("several processes need one folder", where="--out", remedy="Name it.")
+        raise RunError("processes that train together need the same folder", where="--out", remedy="Name one.")
     return Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
@@ -80,33 +80,33 @@ def run(
     Args:
         recipe: A recipe, or its file.
         data: The manifest.
-        out: The run folder; new unless `resume`. `None` is `runs/NAME-TIME`.
-        resume: Go on with a stopped run of the same recipe and data, or add seeds to one.
+        out: The run folder; new unless `resume`. `None` uses `runs/NAME-TIME`.
+        resume: Continue a stopped run of the same recipe and data, or add seeds to a run.
         folds: Names of the folds to train now; `None` trains all. A later `resume` can train others.
-        num_jobs: Folds at once; `None` chooses: one per core for a small log-mel model on CPU, else one.
-        shared: Folder of stages that runs share: one that begins like another takes its weights. `None`: nothing is
-            shared.
-        device: Where the models train and predict: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
-        progress: Called with a label, what is done, all there is, and a detail.
+        num_jobs: Number of folds to train at once; `None` uses one per core for a small log-mel model on CPU, else one.
+        shared: Folder of stages that runs share: a run that begins with the same stage as another loads its weights.
+            `None` shares nothing.
+        device: Device for training and prediction: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        progress: Called with a label, the number of steps done, their total, and a detail.
 
     Returns:
         The run folder.
 
     Raises:
-        SereinError: Before any training, when recipe, data and folder do not fit.
+        SereinError: Recipe, data and folder do not fit together; raised before any training.
     """
     started = time.time()
     recipe = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
     out, manifest_path = Path(out) if out is not None else new_folder(recipe), Path(data)
     on_gpu = own_device(device).type == "cuda"
     join_processes(uses_gpus=on_gpu)
-    report = progress if progress is not None and distributed_info().is_first else (lambda *said: None)
+    report = progress if progress is not None and distributed_info().is_first else (lambda *_: None)
     experiment = _startable(recipe, manifest_path, out, report, make_folds, is_resumed=resume, device=device)
     experiment.shared = None if shared is None else Path(shared).absolute()
     known = [fold.name for fold in experiment.folds.folds]
     if unknown := [name for name in folds or () if name not in known]:
         raise RunError(
-            f"no fold {', '.join(unknown)}; there are: {first_of(known)}", where="folds", remedy="Name others."
+            f"no fold {', '.join(unknown)}; there are: {first_of(known)}", where="folds", remedy="Name one of these."
         )
     asked = [fold for fold in experiment.folds.folds if folds is None or fold.name in folds]
     asked_names = {name for fold in asked for name in (fold.name, experiment.fold_with_same_training(fold).name)}
@@ -123,7 +123,7 @@ def run(
             if fold.name in asked_names and not (fold_run_folder(out, fold, seed) / "predictions.jsonl").exists()
         ]
         learners = [fold_run for fold_run in wanting if experiment.fold_with_same_training(fold_run[0]) is fold_run[0]]
-        others = [fold_run for fold_run in wanting if fold_run not in learners]  # they take the learners' models
+        others = [fold_run for fold_run in wanting if fold_run not in learners]  # they use the learners' models
         for trained in (learners, others):
             if jobs > 1 and trained and distributed_info().size == 1:
                 run_parallel(experiment, out, trained, jobs, report)
@@ -137,9 +137,9 @@ def run(
 
 
 def withdraw_temperatures(run: Path) -> None:
-    """Take the temperatures out of a run's models where the test sets as a whole are calibrated worse by them.
+    """Remove the temperatures from a run's models if they make the calibration of all test sets together worse.
 
-    No label changes, nor any score but the calibration of what the models predict afterwards.
+    Labels and scores do not change, except for the calibration of the models' later predictions.
     """
     if not read_specs(run)[0].has_classes:
         return
@@ -147,7 +147,7 @@ def withdraw_temperatures(run: Path) -> None:
     found = run_calibration(run, read_run_predictions(run, classes), classes)
     if found is not None and found.fitted_on == "dev" and not found.is_applied:
         for folder in sorted(run.glob("fold-*/seed-*/model")):
-            withdraw_calibration(folder, f"They are as the network gives them. {found}")
+            withdraw_calibration(folder, f"They are uncalibrated. {found}")
 
 
 def train(
@@ -159,7 +159,7 @@ def train(
     device: str = "auto",
     progress: Report | None = None,
 ) -> Path:
-    """Train one model on a manifest's train and dev, or on all of it with dev drawn by the recipe's rule; see `run`.
+    """Train one model on a manifest's train and dev sets, or on all of it, with dev drawn by the recipe; see `run`.
 
     Returns:
         The model folder, `out/model`.
@@ -168,7 +168,7 @@ def train(
     recipe = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
     out, manifest_path = Path(out), Path(data)
     join_processes(uses_gpus=own_device(device).type == "cuda")
-    report = progress if progress is not None and distributed_info().is_first else (lambda *said: None)
+    report = progress if progress is not None and distributed_info().is_first else (lambda *_: None)
     experiment = _startable(recipe, manifest_path, out, report, train_and_dev, is_resumed=resume, device=device)
     with _locked(out):
         if distributed_info().is_first:
@@ -182,34 +182,32 @@ def train(
 def _startable(
     recipe: Recipe, manifest_path: Path, out: Path, report: Report, divide: Divide, *, is_resumed: bool, device: str
 ) -> Experiment:
-    """Return the experiment, after whatever can be wrong with it was looked for and before anything is written."""
-    is_first = distributed_info().is_first  # the others would find the folder that the first one makes
+    """Return the experiment after checking everything that can be wrong with it, before anything is written."""
+    is_first = distributed_info().is_first  # the others would find the folder that the first one creates
     has_run = (out / "recipe.yaml").exists()
     if is_first and is_resumed and not has_run:
-        raise RunError(
-            "there is no run to go on with", where=out, remedy="Leave out --resume, or name the run's folder."
-        )
+        raise RunError("there is no run to resume", where=out, remedy="Leave out --resume, or name the run's folder.")
     if is_first and not is_resumed and out.exists():
         files = [path.relative_to(out) for path in out.rglob("*") if not path.is_dir() and not is_leftover(path)]
-        # what a run leaves that was killed before it had written its recipe
+        # files of a run that was killed before it wrote its recipe
         is_started = all(str(path) in _START or path.match("fold-*/test.jsonl") for path in files)
         if not out.is_dir() or not is_started:
-            remedy = "Go on with it by --resume, or name another --out." if has_run else "Name another --out."
-            raise RunError("exists already", where=out, remedy=remedy)
+            remedy = "Resume it with --resume, or name another --out." if has_run else "Name another --out."
+            raise RunError("already exists", where=out, remedy=remedy)
     experiment = prepare(recipe, manifest_path, report, divide)
     if is_first and is_resumed:
         before, seeds = recipes.load(out / "recipe.yaml"), experiment.recipe.seeds
-        if (
-            before.model_copy(update={"seeds": seeds}) != experiment.recipe
-            or seeds[: len(before.seeds)] != before.seeds
-        ):
+        may_differ = {"seeds": seeds, "description": experiment.recipe.description}
+        if before.model_copy(update=may_differ) != experiment.recipe or seeds[: len(before.seeds)] != before.seeds:
             raise RunError(
-                "was started with another recipe",
+                "was started with a different recipe",
                 where=out,
                 remedy="Use the same recipe and --set (seeds may be appended), or a new --out.",
             )
         if read_json(out / "data.json").get("sha256") != manifest.digest(experiment.utterances):
-            raise RunError("was started with other data", where=out, remedy="Use the same manifest, or a new --out.")
+            raise RunError(
+                "was started with different data", where=out, remedy="Use the same manifest, or a new --out."
+            )
     require_trainable(experiment)
     experiment.device = device
     own = own_device(device)
@@ -217,7 +215,7 @@ def _startable(
         require_compiler(own, f"stages.{number}.compile")
     precisions = list(dict.fromkeys(chosen_precision(stage.precision, own) for stage in recipe.stages))
     predicting = predicting_precision(recipe.inference.precision, own)
-    runtime = f"trains by torch on {own}, {' and '.join(precisions)}; predicts in {predicting}"
+    runtime = f"trains with torch on {own}, in {' and '.join(precisions)}; predicts in {predicting}"
     for note in (runtime, *experiment.folds.notes):
         report("note:", 1, 1, note)
     return experiment
@@ -229,10 +227,10 @@ def _write_start(out: Path, experiment: Experiment, jobs: int, started: float) -
     notes = [*folds.notes]
     if experiment.left_out:
         counts = ", ".join(f"{count} {name}" for name, count in experiment.left_out.most_common())
-        notes.append(f"Left out, as the recipe says: {counts}.")
+        notes.append(f"Left out, as the recipe specifies: {counts}.")
     by_id = {u.id: u for u in utterances}
     out.mkdir(parents=True, exist_ok=True)
-    for path in list(filter(is_leftover, out.rglob(".*"))):  # what a kill left
+    for path in list(filter(is_leftover, out.rglob(".*"))):  # left behind by a killed process
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     earlier = read_json(out / "environment.json")
     documents = {
@@ -270,12 +268,12 @@ def _write_start(out: Path, experiment: Experiment, jobs: int, started: float) -
 
 
 def environment(jobs: int, started: float, device: str = "auto") -> dict[str, Any]:
-    """Return what a run was made with: versions, machine, command, start.
+    """Return the environment of a run: versions, machine, command, start.
 
     Args:
-        jobs: Folds at once.
+        jobs: Number of folds trained at once.
         started: Seconds since the epoch.
-        device: Name of the device that trains.
+        device: Name of the device used for training.
     """
     own = own_device(device)
     return {
@@ -301,7 +299,7 @@ def _write_finish(out: Path, started: float) -> None:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Keep a second process out of a run folder; a killed one leaves no lock behind."""
+    """Lock a run folder against other processes; a killed process leaves no lock behind."""
     if not distributed_info().is_first:
         yield
         return
@@ -314,7 +312,7 @@ def _locked(out: Path) -> Iterator[None]:
         except ImportError:
             pass  # no such lock on Windows
         except BlockingIOError:
-            raise RunError("another process is working in it", where=out, remedy="Wait for it or stop it.") from None
+            raise RunError("another process is using it", where=out, remedy="Wait for it or stop it.") from None
         yield
 
 
@@ -325,17 +323,17 @@ _messages: Any = None
 def run_parallel(
     experiment: Experiment, out: Path, fold_runs: list[tuple[Fold, int]], num_jobs: int, report: Report
 ) -> None:
-    """Run units in `num_jobs` processes, each with its share of the cores.
+    """Run folds in `num_jobs` processes, each with its share of the cores.
 
     Raises:
-        SereinError: The first that any unit raised; the others are stopped, and can be resumed.
-        RunError: A process ended by itself.
+        SereinError: The first error that any fold raised; the others are stopped, and can be resumed.
+        RunError: A process was killed.
     """
     context = worker_context(__name__)
     messages = context.SimpleQueue()
     listener = threading.Thread(target=_listen, args=(messages, report), daemon=True)
     listener.start()
-    threads = max(1, torch.get_num_threads() // num_jobs)  # not by what is left to do: a sum's last bits hang on it
+    threads = max(1, torch.get_num_threads() // num_jobs)  # not by the folds left: sums' last bits depend on it
     num_processes = min(num_jobs, len(fold_runs))
     start = (dict(os.environ), experiment, messages, threads)
     pool = ProcessPoolExecutor(num_processes, context, _start_worker, start)
@@ -346,16 +344,16 @@ def run_parallel(
             future.result()
     except BaseException as error:
         for process in list((pool._processes or {}).values()):
-            process.kill()  # every file is whole or not there; a gentler signal could wait for a lock of a dead one
+            process.kill()  # files are written atomically; a gentler signal could wait for a dead process's lock
         if isinstance(error, BrokenProcessPool):
             raise RunError(
-                "a training process was ended from outside, perhaps for want of memory",
+                "a training process was killed, perhaps because memory ran out",
                 where=out,
-                remedy="Go on with --resume, and fewer --jobs.",
+                remedy="Continue with --resume and fewer --jobs.",
             ) from None
         raise
     else:
-        pool.shutdown()  # a pool that still ends with the interpreter writes to a closed pipe
+        pool.shutdown()  # a pool that shuts down with the interpreter would write to a closed pipe
         messages.put(None)
         listener.join(timeout=5)
     finally:

@@ -1,8 +1,8 @@
-"""Stages trained once: rows of a table, and recipes of several runs, that begin with the same stage on the same data.
+"""Stages trained once and shared by all runs, such as rows of a table, that begin with them on the same data.
 
     folder / key (hash of all that determines the weights) / weights.safetensors, metrics.jsonl, stage.json
 
-A stage is there whole or not at all. Of two processes that want the same one, the second waits for the first.
+A stage is stored complete or not at all. If two processes need the same one, the second waits for the first.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from serein.tasks.task import Task
 from serein.training.checkpointing import METRICS, WEIGHTS
 from serein.training.stages import TrainingData, chosen_precision, train_stage
 
-FORMAT = 2  # of the key; with a new one every stage is trained again
+FORMAT = 2  # of the key; a new number retrains every stage
 DESCRIPTION = "stage.json"
 WAIT_S = 1.0
 
 
 def used_weights(model: SpeechModel, stage: Stage) -> dict[str, torch.Tensor]:
-    """Return the weights that a stage runs, frozen or not: of its tasks' heads, their encoders and backbones.
+    """Return the weights that a stage uses, frozen or not: its tasks' heads, their encoders and backbones.
 
-    All others keep their values, and have no influence on these.
+    All other weights keep their values and have no influence on these.
     """
     branches = model.branches_of(stage.tasks, stage.use_fusion)
     prefixes = [f"branches.{name}." for name in branches if name != MAIN]
@@ -58,9 +58,9 @@ def used_weights(model: SpeechModel, stage: Stage) -> dict[str, torch.Tensor]:
 
 
 def stage_options(recipe: Recipe, number: int) -> dict[str, Any]:
-    """Return all that a stage's options and those of its tasks say of what it does.
+    """Return the options of a stage and its tasks that determine what it trains.
 
-    A stage without fusion is the same whether or not other networks join later.
+    A stage without fusion is the same whether or not other networks are fused later.
     """
     stage = recipe.stages[number]
     names = recipe.tasks_of(stage)
@@ -75,16 +75,16 @@ def stage_options(recipe: Recipe, number: int) -> dict[str, Any]:
 def stage_key(
     model: SpeechModel, tasks: Mapping[str, Task], recipe: Recipe, number: int, data: TrainingData, seed: int
 ) -> str:
-    """Return a hash of all that determines what a stage learns.
+    """Return a hash of everything that determines what a stage learns.
 
-    That is: the stage's options, the parts of the network that it runs and the weights they start from, its tasks and
-    their targets, the recordings of train and dev in their order, how clips are cut, conditions, seed, precision, and
-    the versions that compute it.
+    It covers the stage's options, the parts of the network that it runs and their initial weights, its tasks and their
+    targets, the recordings of train and dev in order, how clips are cut, conditions, seed, precision, and software
+    versions.
 
     Args:
-        number: Of the stage in the recipe.
-        data: What the stage learns from.
-        seed: Root of every draw of the stage.
+        number: Number of the stage in the recipe.
+        data: The stage's training data.
+        seed: Root of all random draws of the stage.
     """
     stage = recipe.stages[number]
     names = list(tasks if stage.tasks is None else stage.tasks)
@@ -137,12 +137,12 @@ def train_shared_stage(
     report: Report,
     label: str,
 ) -> None:
-    """Train a stage as `train_stage` does, or take its weights from an equal one that was trained before.
+    """Train a stage as `train_stage` does, or load its weights from an identical stage that was trained before.
 
     Args:
-        number: Of the stage in the recipe.
-        folder: The stage's own folder; it gets the same files either way, and is resumed as ever.
-        shared: Where stages lie for all.
+        number: Number of the stage in the recipe.
+        folder: The stage's own folder; it receives the same files either way, and is resumed as usual.
+        shared: Folder of the shared stages.
     """
     is_first, path, stage = distributed_info().is_first, folder / WEIGHTS, recipe.stages[number]
     model.train_only(stage.trainable, stage.tasks)  # which branches share a backbone is part of the key
@@ -153,7 +153,7 @@ def train_shared_stage(
             try:
                 lock(file, entry, "another process is training it")
             except RunError:
-                report(label, 0, 1, "waiting for the process that trains the same stage")
+                report(label, 0, 1, "waiting for the process that is training the same stage")
                 time.sleep(WAIT_S)
             else:
                 break
@@ -173,7 +173,7 @@ def train_shared_stage(
 
 
 def _take(model: SpeechModel, stage: Stage, entry: Path, folder: Path) -> None:
-    """Write a shared stage's files into a stage's folder; what the stage does not run keeps this model's values."""
+    """Copy a shared stage's files into a stage's folder; weights that the stage does not use stay this model's."""
     with safe_open(entry / WEIGHTS, framework="pt") as file:
         metadata = file.metadata()
     found, state = load_file(entry / WEIGHTS), model.state_dict()
@@ -193,7 +193,7 @@ def _take(model: SpeechModel, stage: Stage, entry: Path, folder: Path) -> None:
 
 
 def _publish(entry: Path, folder: Path, label: str, stage: Stage) -> None:
-    """Put a finished stage where others find it, without taking up the disk twice where links are possible."""
+    """Copy a finished stage to the shared folder, by hard links where possible, to save disk space."""
     partial = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", dir=entry.parent))
     try:
         os.link(folder / WEIGHTS, partial / WEIGHTS)

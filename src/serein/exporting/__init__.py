@@ -1,1 +1,1 @@
-"""A model as one file that runs without PyTorch."""
+"""Export of models to a single file that runs without PyTorch."""

@@ -1,4 +1,4 @@
-"""How fast a model runs on this machine, and which runtime is the fastest among those that keep its predictions."""
+"""Measure how fast a model runs on this machine, and find the fastest runtime that preserves its predictions."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from serein.exporting.export import export, made_sound
 from serein.inference.predictor import BATCH_S, Predictor, load, model_folder
 from serein.inference.runtimes import EXPORTED, RUNTIMES
 
-PEAK_SIZE, PEAK_S = 2048, 0.5  # of the matrices whose product is timed
+PEAK_SIZE, PEAK_S = 2048, 0.5  # of the matrix product that is timed
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What was measured.
+    """The results of a benchmark.
 
     Attributes:
-        clips_per_s: In batches of `BATCH_S` seconds of sound.
-        times_real_time: Seconds of sound in a second.
-        latency_p50_s: Of a lone clip, from samples to prediction.
-        memory_bytes: Most that the process has held; on a GPU, most that PyTorch has held there.
-        flops: Floating-point operations of a clip's network in PyTorch; `None`: another runtime does not tell.
-        peak_flops_per_s: Of a product of large matrices on this device, in the model's precision.
-        share_of_peak: Operations in a second beside that peak.
+        clips_per_s: Throughput in batches of `BATCH_S` seconds of audio.
+        times_real_time: Seconds of audio processed per second.
+        latency_p50_s: Median latency of a single clip, from samples to prediction.
+        memory_bytes: Peak memory of the process; on a GPU, PyTorch's peak memory there.
+        flops: Floating-point operations of the network for one clip in PyTorch; `None` for other runtimes, which do not
+            report them.
+        peak_flops_per_s: Speed of a product of large matrices on this device, in the model's precision.
+        share_of_peak: The model's operations per second as a fraction of that peak.
     """
 
     model: str
@@ -56,12 +57,12 @@ class Benchmark:
     share_of_peak: float | None
 
     def rows(self) -> list[tuple[str, str]]:
-        """Return what a table shows."""
+        """Return the rows of a table."""
         share = "unknown in this runtime" if self.share_of_peak is None else f"{100 * self.share_of_peak:.1f} %"
         return [
             ("model", f"{self.model}, {self.runtime}, {self.precision}"),
             ("device", f"{self.device}, {self.processor}, {self.num_threads} threads"),
-            ("speed", f"{self.clips_per_s:.1f} clips of {self.clip_s:g} s in a second"),
+            ("speed", f"{self.clips_per_s:.1f} clips of {self.clip_s:g} s per second"),
             ("times real time", f"{self.times_real_time:.0f}"),
             ("latency p50, p95", f"{1e3 * self.latency_p50_s:.1f} ms, {1e3 * self.latency_p95_s:.1f} ms"),
             ("memory", f"{self.memory_bytes / 1e6:.0f} MB"),
@@ -74,8 +75,8 @@ def measure(predictor: Predictor, *, clip_s: float = 3.0, seconds: float = 10.0)
     """Measure a model's speed on clips of noise.
 
     Args:
-        clip_s: Their length.
-        seconds: How long speed and latency are measured together.
+        clip_s: Length of the clips.
+        seconds: Total duration of the measurements of speed and latency.
     """
     device, runtime = predictor.runtime.device, predictor.runtime
     rng = np.random.default_rng(0)
@@ -92,7 +93,7 @@ def measure(predictor: Predictor, *, clip_s: float = 3.0, seconds: float = 10.0)
     flops = None
     if runtime.name == "torch":
         learning = [each for each in predictor.model.parameters() if each.requires_grad]
-        for each in learning:  # the counter follows gradients, which a weight norm has none of here
+        for each in learning:  # the counter tracks gradients, which a weight norm does not have here
             each.requires_grad_(False)
         with FlopCounterMode(display=False) as counter:
             predictor.predict_clips(clips[:1])
@@ -120,10 +121,10 @@ def measure(predictor: Predictor, *, clip_s: float = 3.0, seconds: float = 10.0)
 
 
 def matrix_peak(device: torch.device, precision: str) -> float:
-    """Return the floating-point operations in a second of a large matrix product: what the machine can do.
+    """Return the floating-point operations per second of a large matrix product, as the machine's peak.
 
     Args:
-        precision: `bfloat16`; all else is timed in float32.
+        precision: `bfloat16`; any other precision is timed in float32.
     """
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     one, other = torch.randn(2, PEAK_SIZE, PEAK_SIZE, device=device).to(dtype)
@@ -137,7 +138,7 @@ def matrix_peak(device: torch.device, precision: str) -> float:
 
 
 def _timed(work: Callable[[], object], seconds: float) -> list[float]:
-    """Return the seconds of each of at least three calls, after one that is not counted."""
+    """Return the duration in seconds of each of at least three calls, after one call that is not counted."""
     work()
     took_s: list[float] = []
     while len(took_s) < 3 or sum(took_s) < seconds:
@@ -148,18 +149,18 @@ def _timed(work: Callable[[], object], seconds: float) -> list[float]:
 
 
 NUM_SOUNDS = 64
-LEAST_EQUAL_LABELS, MOST_DIFFERENCE = 0.99, 0.05  # of what keeps the predictions: so do 8-bit weights that are good
+LEAST_EQUAL_LABELS, MOST_DIFFERENCE = 0.99, 0.05  # limits for preserved predictions; good 8-bit weights meet them
 
 
 @dataclass(frozen=True)
 class RuntimeResult:
-    """One runtime beside the first.
+    """One runtime compared with the first.
 
     Attributes:
         benchmark: Its speed.
-        ratio: Clips in a second, divided by the first runtime's.
-        equal_labels: Share of sounds whose label is the first runtime's.
-        largest_difference: From the first runtime's probabilities or numbers.
+        ratio: Clips per second, divided by the first runtime's.
+        equal_labels: Fraction of sounds that get the same label as in the first runtime.
+        largest_difference: Largest difference from the first runtime's probabilities or numbers.
     """
 
     benchmark: Benchmark
@@ -169,19 +170,19 @@ class RuntimeResult:
 
     @property
     def keeps_predictions(self) -> bool:
-        """Whether it predicts what the first runtime does."""
+        """Whether its predictions match the first runtime's."""
         return self.equal_labels >= LEAST_EQUAL_LABELS and self.largest_difference <= MOST_DIFFERENCE
 
 
 @dataclass(frozen=True)
 class RuntimeComparison:
-    """Runtimes of one model on one machine, measured one after the other.
+    """Runtimes of one model on one machine, measured one after another.
 
     Attributes:
-        model: As it was named.
-        results: Of the runtimes that are installed, in the order in which they were asked for.
-        missing: Runtime -> how it is installed.
-        is_exported: Whether the file that runtimes read is already where they look for it.
+        model: The model as it was named.
+        results: Results of the installed runtimes, in the requested order.
+        missing: Runtime -> how to install it.
+        is_exported: Whether the exported file exists where the runtimes look for it.
     """
 
     model: str
@@ -191,18 +192,18 @@ class RuntimeComparison:
 
     @property
     def fastest(self) -> str:
-        """The runtime with the most clips in a second, of those that keep the predictions."""
+        """The runtime with the most clips per second, among those that preserve the predictions."""
         kept = [each.benchmark for each in self.results if each.keeps_predictions]
         return max(kept, key=lambda each: each.clips_per_s).runtime
 
     @property
     def quickest(self) -> str:
-        """The runtime with the shortest delay of a lone clip, of those that keep the predictions."""
+        """The runtime with the lowest latency for a single clip, among those that preserve the predictions."""
         kept = [each.benchmark for each in self.results if each.keeps_predictions]
         return min(kept, key=lambda each: each.latency_p50_s).runtime
 
     def commands(self) -> list[str]:
-        """Return the command lines that use the fastest for many files, and the quickest to serve."""
+        """Return the command lines that use the fastest runtime for many files and the quickest for serving."""
         uses_file = not self.is_exported and {self.fastest, self.quickest} != {"torch"}
         commands = [f"serein export {self.model} -o {EXPORTED}"] if uses_file else []
         for command, runtime in (("predict FOLDER", self.fastest), ("serve", self.quickest)):
@@ -211,7 +212,7 @@ class RuntimeComparison:
         return commands
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON states it."""
+        """Return plain values for JSON."""
         rows = [asdict(each) | {"keeps_predictions": each.keeps_predictions} for each in self.results]
         chosen = {"fastest": self.fastest, "quickest": self.quickest, "commands": self.commands()}
         return {"model": self.model, "runtimes": rows, "missing": self.missing, **chosen}
@@ -226,15 +227,15 @@ def compare_runtimes(
     seconds: float = 10.0,
     backbone: str | Path | None = None,
 ) -> RuntimeComparison:
-    """Measure a model in several runtimes, and compare what each predicts with what the first does.
+    """Measure a model in several runtimes, and compare the predictions of each with those of the first.
 
     Args:
-        model: A model folder or name, which is exported into a temporary file unless it holds an exported one; or an
+        model: A model folder or name, which is exported to a temporary file unless it contains an exported one; or an
             exported file.
-        runtimes: Their names; those that are not installed are left out.
-        device: Where they run.
-        clip_s: Length of the clips, which are made.
-        seconds: How long each is measured.
+        runtimes: Names of the runtimes; those that are not installed are left out.
+        device: Device that they run on.
+        clip_s: Length of the clips, which are synthetic.
+        seconds: Duration of each runtime's measurement.
         backbone: See `serein.load`.
 
     Raises:
@@ -243,7 +244,7 @@ def compare_runtimes(
     for runtime in runtimes:
         if runtime not in RUNTIMES:
             what = expected_one_of(runtime, RUNTIMES, kind="runtime")
-            raise ModelError(what, where="--runtimes", remedy="Name some of these, with commas between.")
+            raise ModelError(what, where="--runtimes", remedy="Choose from these, separated by commas.")
     is_exported = model.endswith(".onnx") or (model_folder(model) / EXPORTED).exists()
     sounds = [made_sound(1.0 + seed % 4, seed) for seed in range(NUM_SOUNDS)]
     results: list[RuntimeResult] = []
@@ -272,6 +273,6 @@ def compare_runtimes(
 
 def _predictions(predictor: Predictor, sounds: Sequence[Waveform]) -> tuple[list[str | None], np.ndarray]:
     """Return the main task's label of each sound, and its probabilities and other numbers, (sound, number)."""
-    said = [clip.main for clip in predictor.predict_clips(sounds)]
-    rows = [[*each.probabilities.values(), *each.dimensions.values(), each.value or 0.0] for each in said]
-    return [each.label for each in said], np.array(rows)
+    predictions = [clip.main for clip in predictor.predict_clips(sounds)]
+    rows = [[*each.probabilities.values(), *each.dimensions.values(), each.value or 0.0] for each in predictions]
+    return [each.label for each in predictions], np.array(rows)

@@ -1,6 +1,6 @@
-"""`serein export`: a model as an ONNX file with features, network and classifier inside, and how exact it is.
+"""`serein export`: write a model as an ONNX file that contains features, network and classifier, and check its parity.
 
-The file takes a padded batch of waveforms, and returns all that the model says of it.
+The file takes a padded batch of waveforms and returns all outputs of the model.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ from serein.models.model import SpeechModel
 from serein.recipe import MAIN
 
 TOLERANCE = 1e-4  # of logits in float32, relative to the largest where that is above 1
-MOST_CHANGED = 0.05  # of the labels of given clips, more than which int8 may not change
-NUM_CALIBRATION = 16  # clips, whose ranges are kept
+MOST_CHANGED = 0.05  # largest fraction of the labels of given clips that int8 may change
+NUM_CALIBRATION = 16  # clips that determine the ranges of activations
 BATCHES_S = ((1.0,), (0.4, 1.7, 3.1), (2.0, 2.0, 2.0, 2.0), (0.05, 7.3))  # lengths of the clips that are compared
 
 
 class ExportGraph(nn.Module):
-    """A model whose inputs and outputs have names and places.
+    """A model with named inputs and outputs in a fixed order.
 
     Args:
-        checkpoint: The model; it stays as it is, a copy is taken whose adapters are merged into the weights.
+        checkpoint: The model; it is not changed, adapters are merged into the weights of a copy.
 
     Attributes:
-        tasks: Those whose outputs are in the file.
-        left_out: Those whose outputs cannot be, such as words, which are searched for and not computed.
-        conditions: Attribute -> features, of what is given beside the audio.
+        tasks: Tasks whose outputs are in the file.
+        left_out: Tasks whose outputs cannot be in the file, such as words, which need a search.
+        conditions: Attribute -> number of features, for the inputs in addition to the audio.
 
     Raises:
         ModelError: The main task cannot be exported.
@@ -75,14 +75,14 @@ class ExportGraph(nn.Module):
         self.tasks = tuple(name for name in of_tasks if name not in self.left_out)
         if checkpoint.task in self.left_out:
             raise ModelError(
-                f"predicts words by its task '{checkpoint.task}'; the search for them (CTC) is no part of a file",
+                f"predicts words with its task '{checkpoint.task}', and their search (CTC) cannot be exported",
                 where=checkpoint.folder,
                 remedy="Use the model folder.",
             )
         self.values = {name: of_tasks[name].values for name in self.tasks}
         sizes = {"gender": len(GENDERS), "text": checkpoint.options.text_size}
         self.conditions = {name: sizes[name] for name in checkpoint.options.tasks.conditions}
-        # a copy on the CPU in float32, whose adapters and weight norms have become weights
+        # a copy on the CPU in float32, with adapters and weight norms merged into the weights
         self.model: SpeechModel = copy.deepcopy(checkpoint.model).cpu().float().eval()
         for name in (MAIN, *self.model.branches):
             self.model.backbone_of(name).merge_adapter()
@@ -105,7 +105,7 @@ class ExportGraph(nn.Module):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the outputs: of each task its probabilities or numbers, its head's output, its embedding."""
+        """Names of the outputs: for each task, its probabilities or numbers, its head's output, its embedding."""
         return tuple(task + kind for task in self.tasks for kind in (PROBABILITIES, OUTPUT, EMBEDDING))
 
     def forward(
@@ -114,8 +114,8 @@ class ExportGraph(nn.Module):
         """Return the outputs.
 
         Args:
-            waveforms: (batch, sample) float32 at 16 kHz; what lies past a clip's own length is not read.
-            num_samples: (batch,) long, real samples of each clip.
+            waveforms: (batch, sample) float32 at 16 kHz; samples past a clip's own length are ignored.
+            num_samples: (batch,) long, number of real samples of each clip.
             conditions: (batch, feature) of each attribute, in the order of `conditions`.
         """
         hidden_states = self.model.encode(waveforms, num_samples, self.model.branches_of(self.tasks))
@@ -134,31 +134,31 @@ def export(
     int8: bool = False,
     clips: Sequence[Waveform] | None = None,
 ) -> dict[str, Any]:
-    """Write a model as one ONNX file, and beside it how exactly it repeats the model (`model.parity.json`).
+    """Write a model as one ONNX file, with a report of how exactly it matches the model (`model.parity.json`).
 
     Args:
-        model: A model folder, a name on the Hugging Face Hub, a loaded model; `None`: the default model.
-        out: The file, which ends in `.onnx`.
+        model: A model folder, a name on the Hugging Face Hub, or a loaded model; `None` uses the default model.
+        out: The output file, which ends in `.onnx`.
         int8: Store weights as 8-bit integers, a quarter of the size (`serein.exporting.export.quantise`).
-        clips: Speech to compare on and to calibrate int8 on, (sample,) float32 at 16 kHz; `None`: sounds made
-            for the purpose.
+        clips: Speech for the comparison and for calibrating int8, (sample,) float32 at 16 kHz; `None` uses synthetic
+            sounds.
 
     Returns:
-        What the parity report says.
+        The contents of the parity report.
 
     Raises:
-        ModelError: The model cannot be exported, or the file would not repeat it.
+        ModelError: The model cannot be exported, or the file would not match it.
         MissingExtraError: `onnx`, `onnxscript` or `onnxruntime` is not installed.
     """
     out = Path(out)
     if out.suffix != ".onnx":
-        raise ModelError("an exported file ends in .onnx", where=out, remedy="Name it model.onnx.")
+        raise ModelError("the name of an exported file must end in .onnx", where=out, remedy="Name it model.onnx.")
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "onnx")
     predictor = model if isinstance(model, Predictor) else load(model, "cpu")
     if type(predictor) is not Predictor:
-        what = f"a {type(predictor).__name__} joins a model with others or with a datastore, which a file cannot hold"
+        what = f"a {type(predictor).__name__} combines a model with others or a datastore, which cannot be exported"
         raise ModelError(what, where="export", remedy="Export its model folders one by one.")
     checkpoint = predictor.checkpoint
     graph = ExportGraph(checkpoint)
@@ -194,7 +194,7 @@ def export(
 
 
 def _trace(graph: ExportGraph, checkpoint: Checkpoint, path: Path) -> None:
-    """Trace the graph with batch and length left open, and write it with its metadata."""
+    """Trace the graph with dynamic batch size and length, and write it with its metadata."""
     dynamic = torch.export.Dim.DYNAMIC
     waveforms = torch.from_numpy(np.stack([made_sound(1.0, seed) for seed in range(2)]))
     conditions = [torch.zeros(2, size) for size in graph.conditions.values()]
@@ -218,7 +218,7 @@ def _trace(graph: ExportGraph, checkpoint: Checkpoint, path: Path) -> None:
 
 
 def metadata(graph: ExportGraph, checkpoint: Checkpoint) -> dict[str, str]:
-    """Return what a file says of itself: for serein in one entry, for others one by one."""
+    """Return the metadata of a file: one entry for serein, and single entries for other programs."""
     calibration, clips = checkpoint.calibration, checkpoint.options.clips
     description = {
         "format": FORMAT,
@@ -254,10 +254,10 @@ def metadata(graph: ExportGraph, checkpoint: Checkpoint) -> dict[str, str]:
 def parity(
     checkpoint: Checkpoint, graph: ExportGraph, path: Path, clips: Sequence[Waveform] | None = None
 ) -> dict[str, Any]:
-    """Compare a file in onnxruntime with its model in PyTorch, on several lengths and batches.
+    """Compare a file in onnxruntime with its model in PyTorch, on several lengths and batch sizes.
 
     Returns:
-        The largest difference of outputs (logits) and embeddings, the share of equal labels, what was compared.
+        The largest difference of outputs (logits) and embeddings, the fraction of equal labels, and what was compared.
     """
     file = OnnxRuntime(ExportedFile.open(path), "cpu")
     network = TorchRuntime(checkpoint)
@@ -299,7 +299,7 @@ def parity(
 
 
 def made_sound(seconds: float, seed: int) -> Waveform:
-    """Return a sound with the outline of speech: a voice of falling harmonics in syllables, pauses, faint noise."""
+    """Return a sound that resembles speech: syllables of decaying harmonics, pauses, faint noise."""
     rng = np.random.default_rng(seed)
     times_s = np.arange(max(1, round(seconds * SAMPLE_RATE_HZ))) / SAMPLE_RATE_HZ
     pitch_hz = rng.uniform(90, 250) * (1 + 0.1 * np.sin(2 * np.pi * rng.uniform(0.5, 3) * times_s))
@@ -312,16 +312,17 @@ def made_sound(seconds: float, seed: int) -> Waveform:
 def quantise(path: Path, out: Path, clips: Sequence[Waveform] | None = None) -> None:
     """Write an exported file with 8-bit weights, one scale for each output channel.
 
-    Of a transformer, the feed-forward layers compute in integers, each frame of their input with a scale of its own,
-    and all else in float32: ranges that are kept would change every third label there. Of a network without such
-    layers, linear layers and, with `clips`, convolutions do. Features of sound (spectra, mel bands) stay in float32.
+    In a transformer, only the feed-forward layers compute in integers, with a separate scale for each frame of their
+    input, because fixed ranges would change every third label; everything else stays in float32. In a network without
+    such layers, linear layers and, with `clips`, convolutions compute in integers. Audio features (spectra, mel bands)
+    stay in float32.
 
     Args:
         path: A file in float32.
         out: The file to write.
-        clips: Speech; the ranges of its activations are kept for convolutions and linear layers. Sounds that are no
-            speech would not do: on RAVDESS, one label in eighteen changed. `None`: linear layers alone, the range of
-            whose input is taken at each call.
+        clips: Speech, which determines the ranges of activations of convolutions and linear layers. Other sounds are
+            not suitable: on RAVDESS, one label in eighteen changed. `None` quantises only linear layers, and determines
+            the range of their input at each call.
     """
     onnx = importlib.import_module("onnx")
     quantization = importlib.import_module("onnxruntime.quantization")
@@ -332,7 +333,7 @@ def quantise(path: Path, out: Path, clips: Sequence[Waveform] | None = None) -> 
     feed_forward: list[str] = []
     others: list[str] = []
     for node in model.graph.node:
-        if node.op_type in ("MatMul", "Gemm"):  # the exporter notes the operation that a product comes from
+        if node.op_type in ("MatMul", "Gemm"):  # the exporter records the operation that a product comes from
             scopes = next((entry.value for entry in node.metadata_props if entry.key.endswith("name_scopes")), "")
             shape = shapes.get(node.input[1], ())
             if shape and scopes.rstrip("]'").rpartition("'")[2].startswith(("linear", "addmm")):
@@ -340,7 +341,7 @@ def quantise(path: Path, out: Path, clips: Sequence[Waveform] | None = None) -> 
                 is_inner = len(set(shape)) > 1 and ".layers." in scopes and ".heads." not in scopes
                 (feed_forward if is_inner else others).append(node.name)
     convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
-    with _quiet():  # onnxruntime advises a preparation that has been made
+    with _quiet():  # onnxruntime recommends a preparation that has already been done
         if feed_forward or clips is None:
             _scale_frames(model.graph, feed_forward)
             quantization.quantize_dynamic(model, str(out), nodes_to_quantize=feed_forward or others, **how)
@@ -358,7 +359,7 @@ def quantise(path: Path, out: Path, clips: Sequence[Waveform] | None = None) -> 
 
 
 def _scale_frames(graph: Any, names: Sequence[str]) -> None:
-    """Divide each frame by its largest value before some products, and multiply by it behind them."""
+    """Divide each frame by its largest magnitude before the named products, and multiply by it after them."""
     onnx = importlib.import_module("onnx")
     node_of, tensor = onnx.helper.make_node, onnx.numpy_helper.from_array
     axis, least = "frames.axis", "frames.least"
@@ -386,7 +387,7 @@ def _scale_frames(graph: Any, names: Sequence[str]) -> None:
 
 @contextmanager
 def _quiet(name: str | None = None) -> Iterator[None]:
-    """Keep a logger from reporting less than errors; attention runs by parts that ONNX has."""
+    """Silence a logger below errors, and restrict attention to operations that ONNX supports."""
     has_fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     logger = logging.getLogger(name)

@@ -1,6 +1,6 @@
-"""Annotate a corpus with models (pseudo-labels): gender and transcripts, kept apart from its labels.
+"""Annotate a corpus with models (pseudo-labels): gender and transcripts, stored separately from its labels.
 
-Hours of work survive a kill: each prediction is appended to a file beside the result, and a second call continues it.
+An interrupted call can be continued: each prediction is appended to a file next to the result.
 """
 
 from __future__ import annotations
@@ -52,23 +52,24 @@ class AnnotationResult:
     broken: list[AudioError]
 
     def agreement(self) -> tuple[int, int]:
-        """Return how many predicted genders equal the label, and how many utterances have both."""
+        """Return the number of predicted genders that equal the label, and the number of utterances with both."""
         both = [u for u in self.utterances if u.gender is not None and u.predicted and u.predicted.gender is not None]
         return sum(u.predicted is not None and u.predicted.gender == u.gender for u in both), len(both)
 
 
 class RunGenderAnnotator:
-    """A run on gender: no utterance is predicted by a model that was trained on it.
+    """Annotator that uses a run on gender; no utterance is predicted by a model that was trained on it.
 
-    Test predictions come first, then dev's; utterances in no fold, perhaps without a label, are predicted by
-    the first fold's model. Utterances in every fold's train set, as of an official split, are not predicted.
+    Test predictions take precedence over dev predictions. Utterances in no fold, for example without a label, are
+    predicted by the first fold's model. Utterances in every fold's train set, as in an official split, are not
+    predicted.
 
     Args:
         run: Run folder; the probabilities of several seeds are averaged.
-        device: Where its model runs, see `serein.load`.
+        device: Device of its model, see `serein.load`.
 
     Raises:
-        RunError: It holds no predictions, or its classes are not female and male.
+        RunError: The run has no predictions, or its classes are not female and male.
     """
 
     field: Field = "gender"
@@ -89,10 +90,10 @@ class RunGenderAnnotator:
         self.by = f"{run}, sha256 {digest[:16]}"
 
     def wanted(self, utterances: Sequence[Utterance]) -> list[Utterance]:
-        """Return those that the run predicted, and those that were neither predicted nor trained on.
+        """Return the utterances that the run predicted, and those that it neither predicted nor was trained on.
 
         Raises:
-            RunError: The run is of other data, or its utterances of these names have other speakers.
+            RunError: The run is on other data, or its utterances with these ids have other speakers.
         """
         lacking = [u.id for u in utterances if u.id not in self._predicted and u.id not in self._trained_on]
         if len(lacking) == len(utterances) or (lacking and self._model_folder is None):
@@ -126,12 +127,12 @@ class RunGenderAnnotator:
 
 
 class ModelGenderAnnotator:
-    """A gender model that was trained on other speakers.
+    """Annotator that uses a gender model trained on other speakers.
 
     Args:
         name: Model folder or Hub name.
         seen_speakers: Whether it may have been trained on speakers of the manifest.
-        device: Where it runs, see `serein.load`.
+        device: Device of the model, see `serein.load`.
 
     Raises:
         ModelError: There is no such model, or its classes are not female and male.
@@ -147,7 +148,7 @@ class ModelGenderAnnotator:
         self.by = f"{name}, sha256 {hub.folder_digest(folder)[:16]}"
 
     def wanted(self, utterances: Sequence[Utterance]) -> list[Utterance]:
-        """Return all.
+        """Return all utterances.
 
         Raises:
             LeakError: The model was trained on some of the speakers, and that is refused.
@@ -158,7 +159,7 @@ class ModelGenderAnnotator:
             raise LeakError(
                 f"the model was trained on {len(shared)} of these speakers: {', '.join(shared[:5])}",
                 where=self.name,
-                remedy="Name a run of a gender recipe on this manifest, whose test predictions are taken, "
+                remedy="Name a run of a gender recipe on this manifest, whose test predictions are then used, "
                 "or allow it with --allow-seen-speakers.",
             )
         return list(utterances)
@@ -174,16 +175,16 @@ class ModelGenderAnnotator:
 
 
 class TranscriptAnnotator:
-    """A speech recognition model.
+    """Annotator that uses a speech recognition model.
 
     Args:
         name: Folder or Hub name.
         which: Whether utterances with a transcript are transcribed as well.
         language: Spoken language; `None` uses each utterance's own.
-        device: Where it runs, see `serein.load`.
+        device: Device of the model, see `serein.load`.
 
     Raises:
-        ModelError: There is no such model, or it does not know the language.
+        ModelError: There is no such model, or it does not support the language.
     """
 
     field: Field = "transcript"
@@ -195,17 +196,17 @@ class TranscriptAnnotator:
             raise ModelError(
                 f"does not support the language '{language}'",
                 where=name,
-                remedy="Leave out --language, or name a multilingual Whisper and a language that it knows.",
+                remedy="Leave out --language, or name a multilingual Whisper and a language that it supports.",
             )
         setting = f", language {language}" if language else ""
         self.by = f"{name}, sha256 {hub.folder_digest(self._transcriber.folder)[:16]}{setting}"
 
     def wanted(self, utterances: Sequence[Utterance]) -> list[Utterance]:
-        """Return those without a transcript, or all."""
+        """Return the utterances without a transcript, or all utterances."""
         return [u for u in utterances if self._which == "all" or not (u.transcript or "").strip()]
 
     def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:
-        """Yield the words of each."""
+        """Yield the transcript of each utterance."""
         yield from transcribe_each(self._transcriber, utterances, language=self._language)
 
 
@@ -226,9 +227,9 @@ def annotate(
     """Predict missing fields of a manifest, and write it with the predictions.
 
     Args:
-        manifest_path: Its labels stay as they are.
-        out: Where the annotated manifest is written, atomically, when all is done.
-        annotators: They predict one field each.
+        manifest_path: The manifest; its labels are not changed.
+        out: File for the annotated manifest, which is written atomically at the end.
+        annotators: Annotators, which predict one field each.
         broken: Whether an utterance that cannot be read stops the work or is skipped.
         report: Called with the number of finished utterances and the rate.
 
@@ -244,7 +245,7 @@ def annotate(
     inputs = [manifest.digest(utterances), *(f"{annotator.field}: {annotator.by}" for annotator in annotators)]
     key = hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:16]
     problems: list[AudioError] = []
-    values_of: dict[Field, dict[str, str | None]] = {}  # field -> utterance id -> value, `None` where none was found
+    values_of: dict[Field, dict[str, str | None]] = {}  # field -> utterance id -> value, `None` if none was found
     with _notes(partial, key) as (finished, notes):
         for annotator, some in zip(annotators, wanted, strict=True):
             known = finished[annotator.field]
@@ -257,14 +258,14 @@ def annotate(
                     problems.append(outcome)
                 else:
                     known[utterance.id] = outcome
-                    _note(notes, [annotator.field, utterance.id, outcome])  # at once
+                    _note(notes, [annotator.field, utterance.id, outcome])  # immediately
                 done, rate = before + number, number / max(time.monotonic() - started, 1e-3)
                 report(annotator.field, done, len(some), f"{done}/{len(some)} clips, {rate:.1f} a second")
             values_of[annotator.field] = {u.id: known[u.id] for u in some if u.id in known}
     annotated = []
     for utterance in utterances:
         values = {name: of[utterance.id] for name, of in values_of.items() if utterance.id in of}
-        earlier = utterance.predicted or Predicted()  # new predictions stand beside these
+        earlier = utterance.predicted or Predicted()  # new predictions are added to these
         names = earlier.by | {name: by[name] for name in values}
         predicted = Predicted.model_validate(earlier.model_dump() | values | {"by": names})
         annotated.append(utterance.model_copy(update={"predicted": predicted}) if values else utterance)
@@ -276,9 +277,9 @@ def annotate(
 
 @contextmanager
 def _notes(path: Path, key: str) -> Iterator[tuple[dict[str, dict[str, str | None]], IO[bytes]]]:
-    """Open the file of finished values: its contents (field -> id -> value), and the file to append to.
+    """Open the file of finished values; yield its contents (field -> id -> value), and the file to append to.
 
-    A kill may leave half a line at its end, which is cut off.
+    An incomplete last line, left by a killed process, is cut off.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+") as file:

@@ -27,7 +27,7 @@ class ModelOutputs:
     """A model's outputs for clips, in their order.
 
     Attributes:
-        decoded: Task -> what it says of each clip.
+        decoded: Task -> its decoded outputs for the clips.
         embeddings: (clip, feature), the input of one task's output layer.
     """
 
@@ -36,7 +36,7 @@ class ModelOutputs:
 
 
 def embedding_selection(checkpoint: Checkpoint, name: str | None) -> EmbeddingSelection:
-    """Return the embedding of a name.
+    """Return the embedding with a given name.
 
     Args:
         name: A task: its own embedding, before fusion; `fused`: the main task's embedding, after fusion; `None`: the
@@ -72,10 +72,10 @@ def model_outputs(
     Args:
         waveform_of: Position -> (sample,) float32.
         num_samples: Length of each clip, for sorting.
-        conditions: Attribute -> (clip, feature), of a conditioned model; an attribute that is not given is unknown.
+        conditions: Attribute -> (clip, feature), for a conditioned model; attributes that are not given are unknown.
         on_progress: Called with the number of finished clips and of all clips.
-        embedding: Which embeddings are returned, see `embedding_selection`.
-        runtime: What runs the network; `None`: PyTorch, where the weights lie.
+        embedding: Which embeddings to return, see `embedding_selection`.
+        runtime: Runtime of the network; `None`: PyTorch, on the device of the weights.
 
     Raises:
         ModelError: The model has no such embedding.
@@ -87,14 +87,14 @@ def model_outputs(
     of_clip: dict[int, ModelOutputs] = {}
 
     def predict(positions: Sequence[int]) -> dict[int, ModelOutputs]:
-        windows = []  # of equal length, of a clip longer than `clips.window_s`
+        windows = []  # of equal length if a clip is longer than `clips.window_s`
         for position in positions:
             waveform = fix_length(waveform_of(position), clips)
             num_windows = -(-len(waveform) // round(clips.window_s * SAMPLE_RATE_HZ))
             windows.append(np.array_split(waveform, num_windows) if num_windows > 1 else [waveform])
         flat = [window for each in windows for window in each]
         clip_of = np.repeat(positions, [len(each) for each in windows])
-        size = max(1, most_samples // max(map(len, flat)))  # one recording may be hours
+        size = max(1, most_samples // max(map(len, flat)))  # one recording may last hours
         parts = []
         for start in range(0, len(flat), size):
             rows = clip_of[start : start + size]
@@ -102,7 +102,7 @@ def model_outputs(
             parts.append(_forward(checkpoint, selection, runtime, flat[start : start + size], known))
         outputs = _stacked(parts)
         found, start = {}, 0
-        for position, own in zip(positions, windows, strict=True):  # windows' means by length; joined texts
+        for position, own in zip(positions, windows, strict=True):  # means weighted by length; joined texts
             part, weights = slice(start, start + len(own)), np.array([len(window) for window in own], np.float64)
             vector = np.average(outputs.embeddings[part], axis=0, weights=weights).astype(np.float32)
             decoded = {name: each.mean(part, weights) for name, each in outputs.decoded.items()}
@@ -148,15 +148,15 @@ def _forward(
     waveforms: Sequence[Waveform],
     conditions: Mapping[str, Vectors],
 ) -> ModelOutputs:
-    """Run one batch; where a GPU has too little memory for it, its halves."""
+    """Run one batch, or its halves if a GPU has too little memory for it."""
     try:
         outputs, embeddings = runtime.run(waveforms, conditions, checkpoint.answered, selection)
         return ModelOutputs({name: checkpoint.tasks[name].decode(outputs[name]) for name in outputs}, embeddings)
     except torch.OutOfMemoryError:
-        pass  # in this block the error would keep all that was computed
+        pass  # within this block, the error would keep all tensors in memory
     if len(waveforms) == 1:
         raise RunError(
-            f"the device's memory does not hold a clip of {len(waveforms[0]) / SAMPLE_RATE_HZ:.1f} s",
+            f"the device has too little memory for a clip of {len(waveforms[0]) / SAMPLE_RATE_HZ:.1f} s",
             where=str(runtime.device),
             remedy="Choose a smaller clips.window_s, or --device cpu.",
         )

@@ -1,4 +1,4 @@
-"""A recording as a picture: its waveform, coloured by what was predicted, and how sure that is."""
+"""A recording as a picture: its waveform, coloured by the prediction, and the confidence."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _MOST_COLUMNS = 1800  # of a page
 
 
 def save_picture(prediction: Prediction, path: str | Path) -> None:
-    """Draw a recording on white paper, in the format that the suffix names (png, svg, pdf).
+    """Draw a recording on a white background, in the format of the suffix (png, svg, pdf).
 
-    Above, its waveform, coloured by label where there is speech; below, the confidence of each segment, and the
-    dimensions over time; beside them, where it lies in the plane of valence and arousal.
+    The waveform is at the top, coloured by label where there is speech. The confidence of each segment and the
+    dimensions over time are below it, and the position in the valence-arousal plane is on the right.
     """
     from matplotlib.patches import Patch
 
@@ -33,7 +33,7 @@ def save_picture(prediction: Prediction, path: str | Path) -> None:
     size = -(-len(peaks) // _MOST_COLUMNS)  # no more peaks than a page has columns
     columns = np.pad(peaks, (0, -len(peaks) % size)).reshape(-1, size).max(axis=1)
     times_s = prediction.start_s + (np.arange(len(columns), dtype=np.float64) + 0.5) * size * PEAK_S
-    heights = (columns / max(float(columns.max()), 1e-6)) ** 0.6  # quiet speech is seen beside shouts
+    heights = (columns / max(float(columns.max()), 1e-6)) ** 0.6  # quiet speech is visible next to shouts
     rows = {"wave": 2.2, **({"sure": 1.0} if classes or not prediction.dimensions else {})}
     rows |= {"curve": 1.4} if prediction.dimensions else {}
     has_plane = {"valence", "arousal"} <= prediction.dimensions.keys()
@@ -80,7 +80,7 @@ def save_picture(prediction: Prediction, path: str | Path) -> None:
 
 
 def draw_curves(axes: Axes, prediction: Prediction) -> None:
-    """Draw each dimension over time, a step for every moment of speech, and a gap where there is none."""
+    """Draw each dimension over time, with a step for every moment of speech and a gap where there is none."""
     for name, colour in zip(prediction.dimensions, SPARE_COLOURS, strict=False):
         times_s: list[float] = []
         numbers: list[float] = []
@@ -97,7 +97,7 @@ def draw_curves(axes: Axes, prediction: Prediction) -> None:
 
 
 def draw_plane(axes: Axes, prediction: Prediction) -> None:
-    """Draw where a recording lies in the plane of valence and arousal (Russell 1980), and its way there."""
+    """Draw the position of a recording in the valence-arousal plane (Russell 1980), and its path over time."""
     way = [(moment.dimensions["valence"], moment.dimensions["arousal"]) for moment in prediction.curve]
     axes.plot(*zip(*way, strict=True), color=MUTED, linewidth=0.8, marker=".", markersize=3)
     axes.plot(prediction.dimensions["valence"], prediction.dimensions["arousal"], "o", color=SPARE_COLOURS[0])

@@ -1,6 +1,6 @@
-"""What a model says of a recording: one label with its probabilities, the segments it comes from, and other tasks.
+"""A model's prediction for a recording: one label with its probabilities, the segments it comes from, and other tasks.
 
-Its JSON has one schema for the command line, the service, streams and `Prediction.to_dict`, which stands below:
+The command line, the service, streams and `Prediction.to_dict` share one JSON schema, which is defined below:
 `docs/prediction.schema.json` and the tables of `docs/formats.md` are generated from it.
 """
 
@@ -26,11 +26,11 @@ LOW_CONFIDENCE, TOO_SHORT, NO_SPEECH = "low confidence", "too short", "no speech
 
 @dataclass(frozen=True)
 class RejectOption:
-    """When a prediction is rejected.
+    """Conditions for rejecting a prediction.
 
     Attributes:
-        min_confidence: Least probability of the label; on calibrated probabilities it is the promised accuracy.
-        min_duration_s: Least length of the speech.
+        min_confidence: Minimum probability of the label; on calibrated probabilities, it is the accuracy to expect.
+        min_duration_s: Minimum length of the speech.
 
     Raises:
         RecipeError: The probability is not between 0 and 1, or the length is negative.
@@ -42,15 +42,17 @@ class RejectOption:
     def __post_init__(self) -> None:
         if not 0.0 <= self.min_confidence <= 1.0:
             raise RecipeError(
-                f"{self.min_confidence:g} is no probability", where="min_confidence", remedy="Take one from 0 to 1."
+                f"{self.min_confidence:g} is not a probability",
+                where="min_confidence",
+                remedy="Choose one from 0 to 1.",
             )
         if not self.min_duration_s >= 0.0:
             raise RecipeError(
-                f"{self.min_duration_s:g} s is no length", where="min_duration_s", remedy="Take 0 or more."
+                f"{self.min_duration_s:g} s is not a length", where="min_duration_s", remedy="Choose 0 or more."
             )
 
     def reason(self, confidence: float | None, duration_s: float | None = None) -> str | None:
-        """Return why a prediction is rejected, or `None` when it is not.
+        """Return why a prediction is rejected, or `None` if it is not.
 
         Example:
             >>> option = RejectOption(min_confidence=0.5, min_duration_s=0.3)
@@ -67,11 +69,11 @@ NO_REJECT_OPTION = RejectOption()
 
 @dataclass(frozen=True)
 class Segment(TaskPrediction):
-    """A stretch of a recording and what the model's main task says of it.
+    """A stretch of a recording and the main task's prediction for it.
 
     Attributes:
-        start_s: Where it starts, in seconds of the file.
-        end_s: Where it ends.
+        start_s: Start, in seconds from the start of the file.
+        end_s: End, in seconds from the start of the file.
         rejected: Why it has no label: "low confidence", "too short"; else `None`.
         dimensions: Name -> number, of all tasks that predict numbers.
     """
@@ -87,7 +89,7 @@ class Segment(TaskPrediction):
 
     @property
     def text(self) -> str:
-        """What people read: the label, the numbers, or why there is none."""
+        """The prediction as text: the label, the numbers, or why there is none."""
         return self.rejected or super().text
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,25 +100,25 @@ class Segment(TaskPrediction):
 
 @dataclass(frozen=True)
 class Prediction(TaskPrediction):
-    """What a model says of one recording, or of one utterance.
+    """A model's prediction for one recording or one utterance.
 
     Attributes:
         file: The recording, as it was named; `-` for samples and standard input.
-        task: The task that `label` answers: `emotion`, `gender`, ...
+        task: The main task, which `label` belongs to: `emotion`, `gender`, ...
         rejected: Why there is no label: "low confidence", "too short" or "no speech"; else `None`.
-        segments: Stretches of speech with a label each, in order, without overlap; an utterance that was taken whole
-            is one segment.
+        segments: Stretches of speech with a label each, in order, without overlap; an utterance that was not cut is one
+            segment.
         dimensions: Name -> number, of all tasks that predict numbers.
-        curve: The dimensions from moment to moment, where there are any; segments of a label join many moments.
-        tasks: Task -> what the model's other tasks say.
+        curve: The dimensions over time, if there are any; a segment of one label joins many of its moments.
+        tasks: Task -> prediction, of the model's other tasks.
         model: Name and hash of the model: `{"name": ..., "sha256": ...}`.
-        id: Of the utterance, where it has one.
-        start_s: Where the utterance starts in its file.
-        duration_s: Length of what was read.
-        speech_s: Length of the speech that was found in it.
-        neighbours: The nearest labelled clips of a kNN datastore, where they were asked for.
-        embedding: (feature,) float32, what the main task's output layer reads; empty when nothing was predicted.
-        peaks: (time,) largest amplitude, 0 to 1, of every `PEAK_S` seconds, to draw the recording by.
+        id: Id of the utterance, if it has one.
+        start_s: Start of the utterance in its file, in seconds.
+        duration_s: Length of the audio that was read, in seconds.
+        speech_s: Length of the speech detected in it, in seconds.
+        neighbours: The nearest labelled clips of a kNN datastore, if requested.
+        embedding: (feature,) float32, the input of the main task's output layer; empty if nothing was predicted.
+        peaks: (time,) largest amplitude, 0 to 1, of every `PEAK_S` seconds, for drawing the recording.
     """
 
     file: str = "-"
@@ -136,19 +138,19 @@ class Prediction(TaskPrediction):
 
     @property
     def end_s(self) -> float:
-        """Where the utterance ends in its file."""
+        """End of the utterance in its file, in seconds."""
         return self.start_s + self.duration_s
 
     @property
     def text(self) -> str:
-        """What people read: the label, the numbers, or why there is none."""
+        """The prediction as text: the label, the numbers, or why there is none."""
         return self.rejected or super().text
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the prediction by the schema of docs/formats.md: plain values.
+        """Return the prediction as plain values, in the schema of docs/formats.md.
 
-        `value`, `dimensions` and `curve` are there only for tasks that predict numbers, `neighbours` only if they were
-        asked for.
+        `value`, `dimensions` and `curve` are present only for tasks that predict numbers, `neighbours` only if
+        requested.
         """
         moments = ({"start_s": round(m.start_s, 3), "end_s": round(m.end_s, 3), **m.dimensions} for m in self.curve)
         return {
@@ -193,7 +195,7 @@ class Prediction(TaskPrediction):
         return pandas.DataFrame(rows, columns=columns)
 
     def __repr__(self) -> str:
-        """Return what fits on a line: label, confidence, how many segments."""
+        """Return a summary on one line: label, confidence, number of segments."""
         confidence = "" if self.confidence is None else f", confidence={self.confidence:.3f}"
         numbers = {"value": self.value} if self.value is not None else {}
         value = "".join(f", {name}={number:.3f}" for name, number in {**numbers, **self.dimensions}.items())
@@ -204,13 +206,13 @@ class Prediction(TaskPrediction):
 
 @dataclass(frozen=True)
 class ClipPrediction:
-    """What a model says of one clip: a window of speech, or a whole utterance.
+    """A model's prediction for one clip: a window of speech, or a whole utterance.
 
     Attributes:
-        main: What its main task says.
-        tasks: Task -> what its other tasks say.
-        embedding: (feature,) float32, what the main task's output layer reads.
-        neighbours: The nearest labelled clips, of a kNN predictor that shows them.
+        main: Prediction of the main task.
+        tasks: Task -> prediction, of the other tasks.
+        embedding: (feature,) float32, the input of the main task's output layer.
+        neighbours: The nearest labelled clips, if a kNN predictor returns them.
     """
 
     main: TaskPrediction
@@ -220,15 +222,15 @@ class ClipPrediction:
 
 
 def dimensions_of(tasks: Mapping[str, TaskPrediction]) -> dict[str, float]:
-    """Return the numbers of all tasks that predict numbers, by the name of the dimension or else of the task."""
+    """Return the numbers of all tasks that predict numbers, keyed by dimension, or else by task."""
     found: dict[str, float] = {}
-    for name, said in tasks.items():
-        found |= said.dimensions if said.value is None else {name: said.value}
+    for name, predicted in tasks.items():
+        found |= predicted.dimensions if predicted.value is None else {name: predicted.value}
     return found
 
 
 def moments(windows: Sequence[Segment], reject_option: RejectOption) -> list[Segment]:
-    """Return what is said between every two edges of windows, where the same windows hold: their mean, in order."""
+    """Return the mean prediction between every two edges of windows, where the same windows overlap, in order."""
     edges = sorted({edge for window in windows for edge in (window.start_s, window.end_s)})
     found: list[Segment] = []
     first = 0
@@ -242,15 +244,16 @@ def moments(windows: Sequence[Segment], reject_option: RejectOption) -> list[Seg
             if window.end_s > start_s:
                 inside.append(window)
         if inside:
-            said = mean_of(inside, [1.0] * len(inside))
-            found.append(segment_of(said, start_s, end_s, reject_option.reason(said.confidence)))
+            mean = mean_of(inside, [1.0] * len(inside))
+            found.append(segment_of(mean, start_s, end_s, reject_option.reason(mean.confidence)))
     return found
 
 
 def merged_segments(windows: Sequence[Segment], reject_option: RejectOption) -> tuple[Segment, ...]:
-    """Return stretches of one label each, in order, without overlap, from windows that overlap.
+    """Merge overlapping windows into segments of one label each, in order, without overlap.
 
-    At every moment the probabilities are the mean of the windows that hold it; neighbours of one label are joined.
+    At every moment, the probabilities are the mean of the windows that contain it; adjacent moments of one label are
+    joined.
     """
     runs: list[list[Segment]] = []  # of moments that are joined
     for moment in moments(windows, reject_option):
@@ -261,16 +264,16 @@ def merged_segments(windows: Sequence[Segment], reject_option: RejectOption) -> 
         runs[-1].append(moment)
     merged = []
     for run in runs:
-        said = mean_of(run, [each.duration_s for each in run])
-        merged.append(segment_of(said, run[0].start_s, run[-1].end_s, reject_option.reason(said.confidence)))
+        mean = mean_of(run, [each.duration_s for each in run])
+        merged.append(segment_of(mean, run[0].start_s, run[-1].end_s, reject_option.reason(mean.confidence)))
     return tuple(merged)
 
 
 def segment_of(task: TaskPrediction, start_s: float, end_s: float, rejected: str | None = None) -> Segment:
-    """Return the prediction of a task as that of a segment, without its label when it is rejected."""
+    """Return a task's prediction as that of a segment, without its label if it is rejected."""
     label = None if rejected else task.label
-    said = (label, task.confidence, task.probabilities, task.value, task.dimensions)
-    return Segment(*said, start_s=start_s, end_s=end_s, rejected=rejected)
+    values = (label, task.confidence, task.probabilities, task.value, task.dimensions)
+    return Segment(*values, start_s=start_s, end_s=end_s, rejected=rejected)
 
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -319,8 +322,8 @@ class TaskSchema(_Schema):
     dimensions: dict[str, float] | None = Field(
         None,
         description="Dimension to number; arousal, valence and dominance from 0, the lowest rating of their corpus, to "
-        "1, the highest. Of a task, where it predicts several numbers; of a recording or segment, the numbers of all "
-        "tasks. Omitted without any.",
+        "1, the highest. For a task, only if it predicts several numbers; for a recording or segment, the numbers of "
+        "all tasks. Omitted if there are none.",
     )
 
 
@@ -378,39 +381,39 @@ class PredictionSchema(TaskSchema):
     id: str | None = Field(description="Id of the utterance of a manifest; null for a recording.")
     start_s: Seconds = Field(description="Start of the utterance in its file; 0 for a recording.")
     end_s: Seconds = Field(description="End of the utterance in its file, or of the recording.")
-    task: str = Field(description="The model's main task, which `label` answers: `emotion`, `gender`, ...")
+    task: str = Field(description="The model's main task, which `label` belongs to: `emotion`, `gender`, ...")
     rejected: Rejected | None = Field(description="Why there is no label; else null.")
     segments: list[SegmentSchema] = Field(
-        description="Segments of speech, in order, without overlap. One for an utterance that was taken whole; none "
+        description="Segments of speech, in order, without overlap. One for an utterance that was not cut; none "
         "without speech."
     )
     curve: list[MomentSchema] | None = Field(
         None,
         description="The dimensions over time, in order, without overlap: finer than segments, which join moments of "
-        "one label. Omitted where there is one moment or no dimension.",
+        "one label. Omitted if there is only one moment or no dimension.",
     )
     tasks: dict[str, TaskSchema] = Field(description="What the model's other tasks predict, by task.")
     model: ModelSchema = Field(description="The model that made the prediction.")
     neighbours: list[NeighbourSchema] | None = Field(
-        None, description="The nearest labelled clips: `--show-neighbours`, `serein serve --knn`."
+        None, description="The nearest labelled clips; from `--show-neighbours` and `serein serve --knn`."
     )
     words: list[WordSchema] | None = Field(
-        None, description="The nearest words of a model of word vectors: the service."
+        None, description="The nearest words of a model of word vectors; only from the service."
     )
     type: Literal["segment", "end"] | None = Field(
-        None, description="The kind of message: `WS /v1/stream`. `end` is the prediction for the whole stream."
+        None, description="The kind of message in `WS /v1/stream`. `end` is the prediction for the whole stream."
     )
-    reason: str | None = Field(None, description="Why the stream ended: the `end` message of `WS /v1/stream`.")
+    reason: str | None = Field(None, description="Why the stream ended; only in the `end` message of `WS /v1/stream`.")
     delay_s: Seconds | None = Field(
-        None, description="Seconds from the end of the segment to its prediction: `serein stream --json`."
+        None, description="Seconds from the end of the segment to its prediction; only from `serein stream --json`."
     )
     fingerprint: str | None = Field(
-        None, description="Hash of the model and the options, by which a file is resumed: `serein predict --out`."
+        None, description="Hash of the model and the options, for resuming a file of `serein predict --out`."
     )
 
 
 class ErrorDetails(_Schema):
-    """An error as serein states all errors."""
+    """An error, in the form of all errors of serein."""
 
     where: str | None = Field(description="The file at fault.")
     what: str = Field(description="What is wrong with it.")
@@ -418,7 +421,7 @@ class ErrorDetails(_Schema):
 
 
 class ErrorSchema(_Schema):
-    """What stands in the place of a prediction for a recording that cannot be read."""
+    """The result for a recording that cannot be read, in place of a prediction."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_OF_ERROR]})
 

@@ -43,25 +43,25 @@ from serein.metrics import tempered
 from serein.models.conditioning import attribute_vectors
 from serein.tasks.task import most_probable
 
-BATCH_S = 30.0  # of audio that is predicted together: more no longer fits into a core's cache, and takes a fifth longer
-READ_TOGETHER = 16  # recordings that a thread reads one after the other; speech is detected in short ones at once
-MOST_WAITING = 1024  # windows in a batch: very short ones are many before they are one
-PARAMETER_SECONDS = 1e7  # of audio times parameters: as much as makes another thread worth its start
+BATCH_S = 30.0  # of audio predicted together; more does not fit into a core's cache, and takes a fifth longer
+READ_TOGETHER = 16  # recordings that a thread reads one after the other; speech in short ones is detected in one batch
+MOST_WAITING = 1024  # windows in a batch, which limits the number of very short windows
+PARAMETER_SECONDS = 1e7  # of audio times parameters, from which another thread is worthwhile
 
-if hasattr(os, "register_at_fork"):  # threads do not live on in a forked process, which would wait for them forever
+if hasattr(os, "register_at_fork"):  # threads do not survive in a forked process, which would wait for them forever
     os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 OnError = Literal["raise", "skip", "return"]
-Progress = Callable[[float, float], None]  # seconds done of a recording, and all its seconds
+Progress = Callable[[float, float], None]  # finished seconds of a recording, and its total seconds
 
 
 class Predictor:
     """A model that predicts recordings.
 
     Args:
-        checkpoint: What was loaded.
+        checkpoint: The loaded model.
         device: See `serein.device.device_of`.
-        runtime: What runs the network; `None`: PyTorch.
+        runtime: Runtime of the network; `None`: PyTorch.
 
     Example:
         >>> model = serein.load()  # doctest: +SKIP
@@ -86,7 +86,7 @@ class Predictor:
         return f"Predictor({self.checkpoint.name!r}, {self.task}: {names}, device={str(self.device)!r})"
 
     def to(self, device: str) -> Predictor:
-        """Move the model to a device, where it stays, and return it.
+        """Move the model permanently to a device, and return it.
 
         Raises:
             ModelError: There is no such device, or the model is an exported file, which stays where it was loaded.
@@ -110,7 +110,7 @@ class Predictor:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes of the main task; none when it says words or numbers."""
+        """The classes of the main task; none if it predicts words or numbers."""
         return self.checkpoint.tasks[self.task].spec.classes
 
     @property
@@ -132,7 +132,7 @@ class Predictor:
         return self._with(replace(self.checkpoint, tasks=tasks, calibration=None))
 
     def with_task(self, name: str) -> Predictor:
-        """Return the same model, which predicts one of its tasks alone.
+        """Return the same model, restricted to one of its tasks.
 
         Raises:
             ModelError: It has no such task.
@@ -149,7 +149,7 @@ class Predictor:
         return self._with(replace(checkpoint, options=options, calibration=calibration))
 
     def uncalibrated(self) -> Predictor:
-        """Return the same model with its probabilities before calibration, to be joined with others like it."""
+        """Return the same model with its probabilities before calibration, for combining it with others."""
         return self._with(replace(self.checkpoint, calibration=None))
 
     @overload
@@ -194,16 +194,16 @@ class Predictor:
             source: A path; samples: numpy, torch or lists, of any float or integer type, mono or with channels;
                 `{"array": ..., "sampling_rate": ...}`; a pair of samples and their rate; the bytes of a file, or a file
                 object; an `Utterance`; or a list of paths and utterances.
-            sampling_rate: Of samples, in Hz.
+            sampling_rate: Sampling rate of samples, in Hz.
             segments: `auto`: recordings are cut into segments of speech first, utterances of a manifest are not;
                 `always`; `never`.
             labels: Words to use as classes, for a model of words.
-            min_confidence: Predictions with less are rejected.
-            min_duration_s: Predictions from less speech are rejected.
-            sliding_window: How speech is cut into windows.
+            min_confidence: Reject predictions with a lower confidence.
+            min_duration_s: Reject predictions based on less speech, in seconds.
+            sliding_window: How to cut speech into windows.
 
         Raises:
-            AudioError: A recording cannot be read, or samples cannot be understood.
+            AudioError: A recording cannot be read, or samples are invalid.
         """
         model = self if labels is None else self.with_labels(labels)
         options = PredictOptions(segments, sliding_window, RejectOption(min_confidence, min_duration_s))
@@ -223,16 +223,16 @@ class Predictor:
         """Yield a prediction for each file or utterance, in order; batched by length, in constant memory.
 
         Args:
-            files: Paths of recordings, utterances of a manifest; any number of them.
-            options: How recordings are predicted; `segments` alone is `PredictOptions(segments)`.
+            files: Any number of paths of recordings or utterances of a manifest.
+            options: Options of the prediction; `None`: `PredictOptions(segments)`.
+            segments: See `predict`.
             on_error: What to do with a recording that cannot be read: `raise`, `skip` it, or `return` the error in
                 its place.
-            embedding: Which of the model's embeddings predictions hold, see `embed`.
-            on_progress: Called with the seconds read of the recording that is the next to be yielded, and all its
-                seconds.
+            embedding: Which of the model's embeddings to store in the predictions, see `embed`.
+            on_progress: Called with the seconds read of the recording that is yielded next, and its total seconds.
 
         Raises:
-            AudioError: A recording cannot be read, unless `on_error` says otherwise.
+            AudioError: A recording cannot be read, and `on_error` is `raise`.
         """
         if on_error not in ("raise", "skip", "return"):
             what = expected_one_of(on_error, ("raise", "skip", "return"), kind="value")
@@ -253,7 +253,7 @@ class Predictor:
         waiting: Windows = []
         predicting: deque[tuple[Windows, Callable[[], list[ClipPrediction]]]] = deque()
         with core_threads(num_threads) as threads:
-            # on the CPU batches side by side, one core each, take less time than one after the other on all cores
+            # on the CPU, batches side by side on one core each take less time than one after the other on all cores
             own = threads if is_on_cpu and isinstance(self.runtime, TorchRuntime) else None
             for windows in read_ahead(groups(), threads, num_threads, measure=on_progress is not None):
                 if on_progress and pending and (total_s := pending[0].duration_s) is not None:
@@ -292,18 +292,18 @@ class Predictor:
 
         Args:
             source: As in `predict`.
-            embedding: A task: its own embedding; `fused`: the main task's, after fusion; `None`: what the main task's
-                output layer reads.
+            embedding: A task: its own embedding; `fused`: the main task's, after fusion; `None`: the input of the main
+                task's output layer.
 
         Raises:
-            AudioError: A recording cannot be read, or holds no speech.
+            AudioError: A recording cannot be read, or contains no speech.
             ModelError: The model has no such embedding.
         """
         embedding_selection(self.checkpoint, embedding)
         predictions = self._predictions(source, sampling_rate, PredictOptions(segments), embedding)
         for prediction in predictions:
             if not len(prediction.embedding):
-                remedy = "Remove it, or take it whole by segments='never'."
+                remedy = "Remove it, or take it whole with segments='never'."
                 raise AudioError(f"cannot be embedded: {prediction.rejected}", where=prediction.file, remedy=remedy)
         vectors = np.stack([prediction.embedding for prediction in predictions])
         return vectors if is_list_of_files(source) else vectors[0]
@@ -318,10 +318,10 @@ class Predictor:
         utterances: Sequence[Utterance] | None = None,
         embedding: str | None = None,
     ) -> list[ClipPrediction]:
-        """Run the model on clips as they are, (sample,) float32 mono at 16 kHz each, in batches by length.
+        """Run the model on uncut clips, each (sample,) float32 mono at 16 kHz, in batches of similar length.
 
         Args:
-            utterances: What is known of each clip beside its audio, for models with conditions.
+            utterances: Metadata of each clip, for models with conditions.
             embedding: See `embed`.
         """
         if not len(waveforms):
@@ -331,7 +331,7 @@ class Predictor:
         known = utterances or [Utterance(id="-", audio="-")] * len(waveforms)
         conditions = attribute_vectors(known, options.tasks.conditions, "known", options.text.encoder)
         lengths = [len(waveform) for waveform in cut]
-        # as many threads as help: on a busy machine, too many for a small model cost ten times over
+        # no more threads than help: on a busy machine, too many make a small model ten times slower
         most = torch.get_num_threads()
         useful = 1 + int(self.num_parameters * sum(lengths) / SAMPLE_RATE_HZ / PARAMETER_SECONDS)
         is_small = useful < most and self.device.type == "cpu"
@@ -363,7 +363,7 @@ class Predictor:
     def _predictions(
         self, source: Any, sampling_rate: float | None, options: PredictOptions, embedding: str | None = None
     ) -> list[Prediction]:
-        """Predict what `predict` takes: files, one file, samples, the bytes of a file, or a file object."""
+        """Predict any source of `predict`: files, one file, samples, the bytes of a file, or a file object."""
         if not is_list_of_files(source):
             source, sampling_rate = audio.unwrapped(source, sampling_rate)
         if is_list_of_files(source) or isinstance(source, str | Path | Utterance | Upload):
@@ -400,7 +400,7 @@ class Predictor:
 
 
 def _add(windows: Windows, result: Callable[[], list[ClipPrediction]]) -> None:
-    """Take in what the model says of windows, in their order."""
+    """Add the predictions for windows to their recordings, in order."""
     for (item, window), predicted in zip(windows, result(), strict=True):
         item.recording.add(window, predicted)
 
@@ -417,16 +417,15 @@ def load(
 
     Args:
         name: A model folder, or any file in it; a model of the Hugging Face Hub; `None` or `default`: the default
-            model, which ships inside the package; or the name of another one that does (`serein models`).
+            model, which ships with the package; or the name of another shipped model (`serein models`).
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
-        runtime: What runs the network: `torch`; `onnx` or `openvino`, for files of `serein export`, which are named
-            themselves or lie as `model.onnx` in the model folder; `None`: `onnx` for such a file, else `torch`.
-        precision: What the network computes in, `float32` or `bfloat16`; `None`: the model's own
-            (`inference.precision`).
-        backbone: Folder of the pretrained backbone, for a model that does not hold it and whose own has moved.
+        runtime: Runtime of the network: `torch`; `onnx` or `openvino`, for files of `serein export`, which are named
+            directly or are in the model folder as `model.onnx`; `None`: `onnx` for such a file, else `torch`.
+        precision: Precision of the network, `float32` or `bfloat16`; `None`: the model's own (`inference.precision`).
+        backbone: Folder of the pretrained backbone, for a model that does not contain it and whose backbone has moved.
 
     Raises:
-        ModelError: There is none, it is damaged, it is an exported file of another precision, or there is no such
+        ModelError: There is no such model or precision, or the model is damaged, or it is an exported file of another
             precision.
         MissingExtraError: The runtime is not installed.
     """
@@ -438,12 +437,12 @@ def load(
         path = Path(str(name)) if is_exported else model_folder(name)
         checkpoint, own = open_runtime(path, runtime or "onnx", device)
         if precision not in (None, own.precision):
-            remedy = "Leave --precision out, or choose --runtime torch."
-            raise ModelError(f"computes in {own.precision} alone, as it was exported", where=path, remedy=remedy)
+            remedy = "Leave out --precision, or choose --runtime torch."
+            raise ModelError(f"computes only in {own.precision}, as it was exported", where=path, remedy=remedy)
         predictor = Predictor(checkpoint, runtime=own)
     elif is_exported:
         remedy = "Choose --runtime onnx, or the model folder."
-        raise ModelError("an exported file is not for PyTorch", where=str(name), remedy=remedy)
+        raise ModelError("an exported file does not run in PyTorch", where=str(name), remedy=remedy)
     else:
         checkpoint = checkpoints.load(model_folder(name), backbone=backbone)
         if precision is not None:
@@ -455,15 +454,15 @@ def load(
 
 
 def shipped_models() -> list[str]:
-    """Return the names of the models inside the package."""
+    """Return the names of the models that ship with the package."""
     return sorted(path.name for path in SHIPPED_MODELS.glob("*") if checkpoints.is_model_folder(path))
 
 
 def model_folder(name: str | Path | None = None) -> Path:
-    """Return the folder of a model by its name, see `load`; one of the Hub is downloaded.
+    """Return the folder of a model by name, see `load`; a model on the Hub is downloaded.
 
     Raises:
-        ModelError: There is none.
+        ModelError: There is no such model.
     """
     if not isinstance(name, str | os.PathLike | None):
         raise ModelError(f"is a {type(name).__name__}, not a name", where="model", remedy="Name a folder, or a model.")
@@ -477,7 +476,7 @@ def model_folder(name: str | Path | None = None) -> Path:
         return Path(name).parent
     if not Path(name).exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
         return Path(hub.folder_of(str(name), expected="a model folder"))
-    if not Path(name).exists() and len(Path(name).parts) == 1:  # a word: maybe one of these, misspelt
+    if not Path(name).exists() and len(Path(name).parts) == 1:  # a word: maybe a misspelt model name
         remedy = f"Name a folder, or one of these: {', '.join(shipped_models())}."
-        raise ModelError("no such model folder, and no model of that name ships", where=name, remedy=remedy)
+        raise ModelError("no such model folder, and no shipped model of that name", where=name, remedy=remedy)
     return Path(name)

@@ -1,4 +1,4 @@
-"""Prediction in several processes, of this machine or of a Ray cluster, each with a model of its own."""
+"""Prediction in several processes on this machine or a Ray cluster, each with its own model."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from serein.inference.recording import PredictOptions
 from serein.inference.runtimes import PrecisionName, RuntimeName
 from serein.inference.sources import Source
 
-CLIPS_AT_ONCE = 64  # that a process predicts
+CLIPS_AT_ONCE = 64  # files in one part of the work
 THREADS_PER_PROCESS = 2  # more would wait for Python's lock
-FILES_PER_PROCESS = 256  # at least: starting one takes as long as some of them
-MOST_PROCESSES = 8  # unless more are asked for: each holds PyTorch and a model, some 400 MB
-PARTS_IN_HAND = 2  # of a process on a cluster, which thus never waits for its next
-PARTS_AHEAD = 16  # of each process, that may be finished before an earlier one is
-MOST_RESTARTS = 3  # of a process that died; its part is done again
+FILES_PER_PROCESS = 256  # minimum: starting a process takes as long as predicting some files
+MOST_PROCESSES = 8  # unless more are requested; each takes some 400 MB for PyTorch and a model
+PARTS_IN_HAND = 2  # of each process of a cluster, so that it never waits for its next part
+PARTS_AHEAD = 16  # of each process, which may be finished before an earlier part
+MOST_RESTARTS = 3  # of a process that died; its part is repeated
 
-_worker: tuple[Predictor, PredictOptions] | None = None  # of a process that `_start` made
+_worker: tuple[Predictor, PredictOptions] | None = None  # of a process initialised by `_start`
 
 
 def suitable_processes(num_files: int) -> int:
-    """Return how many processes, of two threads each, predict so many files on the CPU."""
+    """Return the number of processes, with two threads each, for predicting so many files on the CPU."""
     return max(1, min(num_cores() // THREADS_PER_PROCESS, MOST_PROCESSES, num_files // FILES_PER_PROCESS))
 
 
@@ -57,7 +57,7 @@ def predict_in_processes(
     """Yield a prediction, or the error, for each file in order, as `Predictor.predict_files` does.
 
     Args:
-        load_model: Is called in each process with its device, `load_model(device="cpu")`; it can be pickled.
+        load_model: Called in each process with its device, `load_model(device="cpu")`; must be picklable.
 
     Raises:
         RunError: A process was killed.
@@ -73,12 +73,12 @@ def predict_in_processes(
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
-        pool.shutdown()  # a pool that still ends with the interpreter writes to a closed pipe
+        pool.shutdown()  # otherwise it ends with the interpreter, and writes to a closed pipe
     except BrokenProcessPool:
         raise RunError(
             "a process was killed, perhaps because memory ran out",
             where="--workers",
-            remedy="Use fewer; with --out, finished predictions are kept.",
+            remedy="Use fewer processes; with --out, finished predictions are kept.",
         ) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -108,22 +108,22 @@ def predict_over_ray(
 ) -> Iterator[Any]:
     """Yield a prediction, or the error, for each file in order, as `Predictor.predict_files` does, over a Ray cluster.
 
-    Machines share the audio and the model's folder under the same paths. What was in progress on a machine that is
-    lost is done again on another.
+    All machines need the audio and the model folder under the same paths. Work in progress on a machine that is lost is
+    repeated on another.
 
     Args:
-        load_model: Is called in each process with its device; it can be pickled.
-        num_workers: Processes; `None`: one for each GPU of the cluster, without GPUs one for each core.
-        device: Of each process. With `cpu`, GPUs are left alone.
+        load_model: Called in each process with its device; must be picklable.
+        num_workers: Number of processes; `None`: one per GPU of the cluster, or one per core without GPUs.
+        device: Device of each process; with `cpu`, GPUs are not used.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        RunError: A part's process died again and again.
+        RunError: The process of a part died repeatedly.
     """
     with ray_cluster() as ray:
         has = ray.cluster_resources()
         num_gpus = 0 if device == "cpu" else int(has.get("GPU", 0))
-        most = num_gpus or int(has.get("CPU", 1))  # one more would wait for ever
+        most = num_gpus or int(has.get("CPU", 1))  # one more would wait forever
         num_parts = -(-len(files) // CLIPS_AT_ONCE)
         num_workers = max(1, min(num_workers or most, most, num_parts))
         kind = ray.remote(RayWorker).options(
@@ -152,12 +152,12 @@ def predict_over_ray(
 
 
 class RayWorker:
-    """A process of a cluster with its model.
+    """A process of a Ray cluster with its own model.
 
     Args:
-        load_model: Is called with the device.
-        folder: Working directory that relative paths start from.
-        device: Where the model runs.
+        load_model: Called with the device.
+        folder: Working directory, which relative paths start from.
+        device: Device of the model.
     """
 
     def __init__(self, load_model: Callable[..., Predictor], options: PredictOptions, folder: str, device: str) -> None:
@@ -166,5 +166,5 @@ class RayWorker:
         self.predictor, self.options = load_model(device=device), options
 
     def predict(self, files: Sequence[Source]) -> list[Any]:
-        """Return a prediction or the error of each file."""
+        """Return a prediction, or the error, for each file."""
         return list(self.predictor.predict_files(files, options=self.options, on_error="return"))

@@ -1,4 +1,4 @@
-"""Files on their way to windows of speech, read by threads while the model predicts those before."""
+"""Cut files into windows of speech, in threads that read ahead while the model predicts earlier windows."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from serein.errors import AudioError, SereinError
 from serein.inference.recording import Recording, Window
 from serein.inference.vad import FRAME, feed_all
 
-STEP_S = 30.0  # of speech that a thread finds at once
-SHORT_S = 10.0  # a recording that is no longer is kept until speech is detected in several at once
+STEP_S = 30.0  # of speech that a thread collects in one step
+SHORT_S = 10.0  # a recording up to this length is kept until speech is detected in several at once
 
 
 @dataclass(eq=False)
@@ -28,11 +28,11 @@ class Item:
     """A recording that is being predicted.
 
     Attributes:
-        utterance: What is known of it.
+        utterance: Its metadata.
         content: Its path, or the file itself.
-        recording: What has been read and predicted of it.
+        recording: The state of its reading and prediction.
         error: Why it cannot be read.
-        duration_s: Its length, once that is known.
+        duration_s: Its length, once known.
     """
 
     utterance: Utterance
@@ -43,14 +43,14 @@ class Item:
 
     @property
     def is_pipe(self) -> bool:
-        """Whether it comes from another program, whose next samples may be long in coming."""
+        """Whether it comes from another program, whose next samples may take long to arrive."""
         return not isinstance(self.content, Upload) and not Path(self.content).is_file()
 
     def windows(self, *, measure: bool) -> Iterator[list[Window] | Waveform]:
-        """Read the recording and yield its windows as they are complete; of a short one its samples instead.
+        """Read the recording and yield its windows as they are completed, or the samples of a short recording.
 
         Args:
-            measure: Whether to find out `duration_s` first.
+            measure: Whether to determine `duration_s` first.
 
         Raises:
             AudioError: It cannot be read.
@@ -88,10 +88,10 @@ def read_ahead(
     """Read groups of recordings, several groups at a time, and yield their windows.
 
     Args:
-        groups: Recordings that are read one after the other.
-        threads: What reads the next windows of each group while those before are predicted; `None`: nothing does.
-        num_groups: So many are being read at a time.
-        measure: Whether to find out how long recordings are.
+        groups: Groups of recordings; those of one group are read one after the other.
+        threads: Executor that reads the next windows of each group while the previous ones are predicted, if any.
+        num_groups: Number of groups that are read at a time.
+        measure: Whether to determine the durations of recordings.
     """
     running: deque[tuple[_Steps, Executor | None, Callable[[], tuple[Windows, bool]]]] = deque()
 
@@ -99,7 +99,7 @@ def read_ahead(
         running.append((steps, own, own.submit(next, steps).result if own else partial(next, steps)))
 
     def begin(num: int) -> None:
-        for group in islice(groups, num):  # a thread that waits for a pipe would keep Python from ending
+        for group in islice(groups, num):  # a thread waiting for a pipe would prevent Python from exiting
             go_on(_steps_of(group, measure=measure), None if any(item.is_pipe for item in group) else threads)
 
     begin(num_groups)
@@ -114,7 +114,7 @@ def read_ahead(
 
 
 def _steps_of(items: Sequence[Item], *, measure: bool) -> _Steps:
-    """Read recordings one after the other; yield the windows of some `STEP_S`, and whether they are the last."""
+    """Read recordings one after the other; yield windows of about `STEP_S` in all, and whether they are the last."""
     windows: Windows = []
     short: list[tuple[Item, Waveform]] = []
     for item in items:

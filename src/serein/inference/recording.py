@@ -1,9 +1,8 @@
-"""A recording on its way through a model: cut into windows as its samples arrive, put together from predictions.
+"""Cut a recording into windows as its samples arrive, and combine the predictions for the windows into one.
 
-Files, uploads and streams take this one road, so that a recording gets the same prediction wherever it is asked for.
-Speech is detected as samples arrive, and cut into overlapping windows. The windows do not depend on the size of the
-blocks, so a file and a stream of the same audio give the same windows. Only the speech of the last seconds is kept in
-memory.
+Files, uploads and streams all take this path, so that a recording always gets the same prediction. Speech is detected
+as samples arrive, and cut into overlapping windows. The windows do not depend on the size of the blocks, so a file and
+a stream of the same audio give the same windows. Only the speech of the last seconds is kept in memory.
 """
 
 from __future__ import annotations
@@ -34,12 +33,10 @@ from serein.inference.vad import FRAME, SpeechDetector
 from serein.tasks.task import mean_of
 
 PEAK_S = 0.05
-EDGE_DB = (
-    20.0  # speech begins and ends where it is this far below its loudest: noise, level and silence do not move that
-)
-EDGE_WINDOW = 400  # samples that a level is taken over, 25 ms
-EDGE_SEARCH = 16000  # samples before the detector found it that speech may have begun: it finds quiet speech late
-EDGE_GAP = 1600  # samples, 0.1 s: what lies farther from the speech that the detector found is something else, a knock
+EDGE_DB = 20.0  # speech begins and ends this far below its loudest, independently of noise, level and silence
+EDGE_WINDOW = 400  # samples over which a level is measured, 25 ms
+EDGE_SEARCH = 16000  # samples by which speech may begin before it is detected: quiet speech is detected late
+EDGE_GAP = 1600  # samples, 0.1 s: sounds farther from the detected speech are something else, such as a knock
 
 ONSET = 0.5  # speech begins at this probability, and ends below OFFSET: Silero's own hysteresis
 OFFSET = 0.35
@@ -47,14 +44,14 @@ OFFSET = 0.35
 
 @dataclass(frozen=True)
 class SlidingWindow:
-    """How speech is cut into windows; the last three are the options of Silero's detector.
+    """How speech is cut into windows; the last three attributes are options of Silero's detector.
 
     Attributes:
         window_s: Length of a window; shorter stretches of speech are one window.
-        step_s: From the start of one window to the start of the next.
-        min_silence_s: Only a silence of this length ends a stretch of speech.
+        step_s: Time from the start of one window to the start of the next.
+        min_silence_s: Minimum silence that ends a stretch of speech.
         min_speech_s: Shorter stretches of speech are dropped.
-        speech_pad_s: Is kept before and after each stretch of speech.
+        speech_pad_s: Padding kept before and after each stretch of speech.
 
     Raises:
         RecipeError: The lengths do not fit together.
@@ -78,7 +75,7 @@ class SlidingWindow:
                 f"min_silence_s {self.min_silence_s:g}, speech_pad_s {self.speech_pad_s:g}, "
                 f"min_speech_s {self.min_speech_s:g}",
                 where="sliding window",
-                remedy="min_silence_s is at least twice speech_pad_s, and min_speech_s at most a window.",
+                remedy="Choose min_silence_s of at least twice speech_pad_s, and min_speech_s of at most a window.",
             )
 
 
@@ -87,12 +84,12 @@ SLIDING_WINDOW = SlidingWindow()
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a recording in which there is speech.
+    """A part of a recording that contains speech.
 
     Attributes:
         start: First sample, at 16 kHz, counted from the recording's start.
-        waveform: (sample,) float32; pauses in it may be left out.
-        end: Sample after the last one; `None`: where the waveform ends.
+        waveform: (sample,) float32; pauses may be left out.
+        end: Sample after the last one; `None`: the end of the waveform.
         padding: Samples before and after the speech.
     """
 
@@ -103,12 +100,12 @@ class Window:
 
     @property
     def start_s(self) -> float:
-        """Where it starts, in seconds."""
+        """Start, in seconds."""
         return self.start / SAMPLE_RATE_HZ
 
     @property
     def end_s(self) -> float:
-        """Where it ends, in seconds."""
+        """End, in seconds."""
         return (self.start + len(self.waveform) if self.end is None else self.end) / SAMPLE_RATE_HZ
 
 
@@ -128,13 +125,13 @@ class WindowCutter:
         self.detector = SpeechDetector()
         self.kept: Waveform = np.zeros(0, np.float32)
         self.kept_from = 0  # the sample that `kept` starts with
-        self.num_frames = 0  # that the detector has seen
-        self.stretch: int | None = None  # the current stretch of speech began no earlier
+        self.num_frames = 0  # that the detector has processed
+        self.stretch: int | None = None  # the earliest start of the current stretch of speech
         self.onset = 0  # where the detector found it
-        self.edge = 0  # first sample of its speech, once it is known
+        self.edge = 0  # first sample of its speech, once known
         self.speech_end = 0  # last sample of it that is certain
         self.next_start: int | None = None  # of the next window; unknown until the stretch is as long as one, or ends
-        self.covered = 0  # up to here windows were cut
+        self.covered = 0  # end of the windows that were cut
         self.num_speech_samples = 0
 
     @property
@@ -143,17 +140,17 @@ class WindowCutter:
         return self.kept_from + len(self.kept)
 
     def feed(self, waveform: Waveform, speech: NDArray[np.float32] | None = None) -> list[Window]:
-        """Return the windows that (sample,) more complete.
+        """Return the windows completed by these samples, (sample,).
 
         Args:
-            speech: (frame,) speech probabilities, where the detector has run on the samples already.
+            speech: (frame,) speech probabilities, if the detector has already run on the samples.
         """
         speech = self.detector.feed(waveform) if speech is None else speech
         self.kept = np.concatenate([self.kept, waveform])
         windows = [window for probability in speech for window in self._add_frame(float(probability))]
         # drop the samples that no window will need
         needed = self.num_frames * FRAME - EDGE_SEARCH
-        if self.stretch is not None:  # the last window ends where speech does, but not before the one before it
+        if self.stretch is not None:  # the last window ends with the speech, but not before the previous window
             needed = max(self.stretch, self.covered - self.length)
         drop = max(0, needed - self.kept_from)
         self.kept, self.kept_from = self.kept[drop:].copy(), self.kept_from + drop
@@ -182,7 +179,7 @@ class WindowCutter:
         return self._cut() if self.speech_end >= start + self.length else []
 
     def _cut(self, *, is_end: bool = False) -> list[Window]:
-        """Cut the complete windows of the current stretch of speech; at its end also the rest, which ends with it."""
+        """Cut the complete windows of the current stretch of speech; at its end, also a window that ends with it."""
         if self.stretch is None:
             return []
         length, shortest, pad = self.length, self.min_speech, self.pad
@@ -197,11 +194,11 @@ class WindowCutter:
         self.covered = places[-1][1] if places else self.covered
         last = self.speech_end
         if is_end:
-            start, heard = self.stretch, min(self.num_frames * FRAME, self.position)
+            start, arrived = self.stretch, min(self.num_frames * FRAME, self.position)
             _, last = self._edges(
-                max(start, self.speech_end - length), max(self.onset, self.speech_end - length), heard
+                max(start, self.speech_end - length), max(self.onset, self.speech_end - length), arrived
             )
-            end = max(min(last + pad, heard), self.covered)
+            end = max(min(last + pad, arrived), self.covered)
             self.stretch = None
             if end - start >= shortest:
                 self.num_speech_samples += end - start
@@ -220,8 +217,8 @@ class WindowCutter:
     def _edges(self, start: int, onset: int, end: int) -> tuple[int, int]:
         """Return where speech begins and ends between two samples.
 
-        That is where it rises to `EDGE_DB` below the loudest of what the detector found, from `onset` to `speech_end`;
-        what lies apart from that does not count.
+        These are the places where it rises to `EDGE_DB` below the loudest of the detected speech, from `onset` to
+        `speech_end`; sounds apart from that speech do not count.
         """
         samples = self.kept[start - self.kept_from : end - self.kept_from].astype(np.float64)
         if len(samples) <= EDGE_WINDOW:
@@ -229,10 +226,10 @@ class WindowCutter:
         sums = np.concatenate([[0.0], np.cumsum(np.square(samples - samples.mean()))])
         power = sums[EDGE_WINDOW:] - sums[:-EDGE_WINDOW]  # of the window that begins at each sample
         begin, finish = (min(max(place - start, 0), len(power) - 1) for place in (onset, self.speech_end - EDGE_WINDOW))
-        for _ in range(2):  # the loudest of what was found; then of what belongs to it
+        for _ in range(2):  # the loudest of the detected speech; then of all that belongs to it
             loudest = power[begin : max(finish, begin) + 1].max()
             is_loud = np.concatenate([[False], power >= loudest * 10.0 ** (-EDGE_DB / 10.0), [False]])
-            changes = np.flatnonzero(is_loud[1:] != is_loud[:-1])  # where a loud part begins, where it has ended, ...
+            changes = np.flatnonzero(is_loud[1:] != is_loud[:-1])  # start of a loud part, end of it, ...
             first, last = changes[::2], changes[1::2] - 1
             is_apart = first[1:] - last[:-1] > EDGE_GAP
             before = np.flatnonzero(is_apart & (last[:-1] < begin))
@@ -256,8 +253,8 @@ class PredictOptions:
     """How recordings are predicted.
 
     Attributes:
-        segments: Which recordings are cut into segments of speech first: `always`; `never`: they are taken whole;
-            `auto`: all but the utterances of a manifest, which their corpus has cut.
+        segments: Which recordings are cut into segments of speech first: `always`; `never`: none are cut; `auto`: all
+            except the utterances of a manifest, which their corpus has already cut.
         sliding_window: How speech is cut into windows.
         reject_option: When a prediction is rejected.
         raw_rate_hz: Sampling rate of headerless PCM (16-bit, little-endian, mono); `None` refuses such files.
@@ -283,9 +280,9 @@ class Recording:
     Args:
         task: The model's main task.
         options: How it is cut, and when its prediction is rejected.
-        is_whole: It is an utterance already, or must not be cut.
-        is_live: Its windows are wanted as soon as they are complete.
-        start_s: Where it starts in its file.
+        is_whole: Whether it is already an utterance, or must not be cut.
+        is_live: Whether its windows are needed as soon as they are complete.
+        start_s: Its start in its file, in seconds.
     """
 
     def __init__(
@@ -318,14 +315,14 @@ class Recording:
 
     @property
     def duration_s(self) -> float:
-        """Length of what has arrived."""
+        """Length of the audio that has arrived, in seconds."""
         return self.num_samples / SAMPLE_RATE_HZ
 
     def feed(self, samples: Waveform, speech: NDArray[np.float32] | None = None) -> list[Window]:
-        """Return the windows that (sample,) float32 at 16 kHz more complete.
+        """Return the windows completed by these samples, (sample,) float32 at 16 kHz.
 
         Args:
-            speech: (frame,) speech probabilities, where the detector of `cutter` has run on the samples already.
+            speech: (frame,) speech probabilities, if the detector of `cutter` has already run on the samples.
         """
         self.num_samples += len(samples)
         size = round(PEAK_S * SAMPLE_RATE_HZ)
@@ -347,7 +344,7 @@ class Recording:
             return windows
         windows = self._released(self.cutter.finish())
         stretches, self._stretches = self._stretches or [], None
-        if len(stretches) > 1:  # a short recording is one window, whatever pauses are in it
+        if len(stretches) > 1:  # a short recording is one window, whatever pauses it contains
             first, last = stretches[0], stretches[-1]
             end = last.start + len(last.waveform)
             spoken = [
@@ -366,7 +363,7 @@ class Recording:
         return windows + stretches
 
     def _released(self, windows: list[Window]) -> list[Window]:
-        """Return the windows that can be predicted now: none of a recording whose speech may fit into one window."""
+        """Return the windows that can be predicted now: none while the recording's speech may fit into one window."""
         if self._stretches is None or self.cutter is None:
             self.num_cut += len(windows)
             return windows
@@ -381,7 +378,7 @@ class Recording:
         return windows
 
     def add(self, window: Window, predicted: ClipPrediction) -> Segment:
-        """Take in what the model says of a window; in the order of the windows."""
+        """Add the prediction for a window, in the order of the windows."""
         length_s = len(window.waveform) / SAMPLE_RATE_HZ
         rejected = self.options.reject_option.reason(predicted.main.confidence, length_s)
         main = replace(predicted.main, dimensions=dimensions_of({self.task: predicted.main, **predicted.tasks}))
@@ -394,7 +391,7 @@ class Recording:
         return segment
 
     def prediction(self, file: str = "-", id: str | None = None, model: Mapping[str, str] | None = None) -> Prediction:
-        """Return the prediction of all that has been added: the windows' mean, weighted by their lengths."""
+        """Return the prediction for all windows that were added: their mean, weighted by their lengths."""
         peaks = [*self._peaks, np.abs(self._rest).max(keepdims=True)] if len(self._rest) else self._peaks
         place = {
             "file": file,
@@ -409,20 +406,20 @@ class Recording:
             is_short = self.duration_s < self.options.sliding_window.min_speech_s
             return Prediction(None, rejected=TOO_SHORT if is_short else NO_SPEECH, **place)  # type: ignore[arg-type]
         weights = [window.duration_s for window in self._windows]
-        said = mean_of([predicted.main for predicted in self._predictions], weights)
+        main = mean_of([predicted.main for predicted in self._predictions], weights)
         speech_s = self.duration_s if self.cutter is None else self.cutter.num_speech_samples / SAMPLE_RATE_HZ
-        rejected = self.options.reject_option.reason(said.confidence, speech_s)
+        rejected = self.options.reject_option.reason(main.confidence, speech_s)
         tasks = {
             name: mean_of([predicted.tasks[name] for predicted in self._predictions], weights)
             for name in self._predictions[0].tasks
         }
-        dimensions = dimensions_of({self.task: said, **tasks})
+        dimensions = dimensions_of({self.task: main, **tasks})
         vectors = [predicted.embedding.astype(np.float64) for predicted in self._predictions]
         return Prediction(
-            None if rejected else said.label,
-            said.confidence,
-            said.probabilities,
-            said.value,
+            None if rejected else main.label,
+            main.confidence,
+            main.probabilities,
+            main.value,
             dimensions,
             rejected=rejected,
             segments=merged_segments(self._windows, self.options.reject_option),

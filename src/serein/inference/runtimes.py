@@ -1,4 +1,4 @@
-"""What runs a network: PyTorch, or onnxruntime or OpenVINO with an exported file. All else is the same."""
+"""Runtimes of a network: PyTorch, or onnxruntime or OpenVINO with an exported file. Everything else is the same."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from serein.errors import ModelError, expected_one_of, imported
 
 RuntimeName = Literal["torch", "onnx", "openvino"]
 PrecisionName = Literal["float32", "bfloat16"]
-METADATA = "serein"  # the key of an exported file's metadata that holds the model's description
+METADATA = "serein"  # the key of the model's description in an exported file's metadata
 WAVEFORMS, NUM_SAMPLES, CONDITION = "waveforms", "num_samples", "condition."  # its inputs
-OUTPUT, EMBEDDING, PROBABILITIES = ".output", ".embedding", ".probabilities"  # its outputs, behind a task's name
-EXPORTED = "model.onnx"  # beside a model folder's other parts
+OUTPUT, EMBEDDING, PROBABILITIES = ".output", ".embedding", ".probabilities"  # its outputs, after a task's name
+EXPORTED = "model.onnx"  # next to the other parts of a model folder
 
 Vectors = NDArray[np.float32]
 logger = logging.getLogger(__name__)
@@ -34,11 +34,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EmbeddingSelection:
-    """Which embedding of a model is meant.
+    """Selection of one of a model's embeddings.
 
     Attributes:
-        task: It is the input of this task's output layer.
-        use_fusion: `False` is before other networks' vectors join.
+        task: The embedding is the input of this task's output layer.
+        use_fusion: `False`: before the fusion with vectors of other networks.
     """
 
     task: str
@@ -49,9 +49,9 @@ class Runtime(ABC):
     """Runs a network on one batch.
 
     Attributes:
-        name: As `--runtime` has it.
-        device: Where it runs.
-        precision: Of its arithmetic.
+        name: Its name in `--runtime`.
+        device: Device that it runs on.
+        precision: Precision of its arithmetic.
     """
 
     name: ClassVar[RuntimeName]
@@ -74,24 +74,24 @@ class Runtime(ABC):
 
         Args:
             waveforms: (sample,) float32 each.
-            conditions: Attribute -> (clip, feature); one that is not given is unknown.
-            tasks: Whose outputs are wanted.
-            selection: The embedding that is wanted.
+            conditions: Attribute -> (clip, feature); attributes that are not given are unknown.
+            tasks: Tasks whose outputs to return.
+            selection: Embedding to return.
 
         Returns:
-            Task -> (clip, ...) what its head puts out; (clip, feature) embeddings.
+            Task -> output of its head, (clip, ...); and embeddings, (clip, feature).
         """
 
 
 def predicting_precision(precision: str, device: torch.device) -> str:
-    """Return what `inference.precision: auto` means on a device: bfloat16 on a GPU that computes in it."""
+    """Return the precision on a device; `inference.precision: auto` is bfloat16 on a GPU that supports it."""
     if precision != "auto":
         return precision
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
 
 def log_runtime(model: str, runtime: Runtime | str) -> None:
-    """Tell which model runs where; the command line says it on stderr."""
+    """Log which model runs where; the command line prints it on stderr."""
     logger.info("model %s: %s", model, runtime)
 
 
@@ -113,7 +113,7 @@ class TorchRuntime(Runtime):
         tasks: Collection[str],
         selection: EmbeddingSelection,
     ) -> tuple[dict[str, torch.Tensor], Vectors]:
-        """Run a batch where the model's weights lie."""
+        """Run a batch on the device of the model's weights."""
         model, wanted = self.model.eval(), {*tasks, selection.task}
         num_samples = torch.tensor([len(waveform) for waveform in waveforms])
         padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True)
@@ -130,7 +130,7 @@ class TorchRuntime(Runtime):
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """A file that `serein export` wrote, and what its metadata say.
+    """A file written by `serein export`, with its metadata.
 
     Attributes:
         path: The file.
@@ -145,14 +145,14 @@ class ExportedFile:
         """Read the metadata of a file.
 
         Raises:
-            ModelError: It is no file that serein exported.
+            ModelError: The file was not exported by serein.
         """
         try:
             with path.open("rb") as file:
                 about = json.loads(dict(_metadata(file))[METADATA])
         except (OSError, ValueError, KeyError, IndexError):
             remedy = "Write one with: serein export MODEL -o model.onnx."
-            raise ModelError("is no model that serein exported", where=path, remedy=remedy) from None
+            raise ModelError("is not a model exported by serein", where=path, remedy=remedy) from None
         return cls(path, about)
 
     def checkpoint(self) -> Checkpoint:
@@ -169,8 +169,8 @@ class ExportedFile:
 def _metadata(file: BinaryIO) -> Iterator[tuple[str, str]]:
     """Yield key and value of an ONNX file's metadata without reading its weights.
 
-    Protocol buffers: a field is its number and kind in a variable-length integer, then its content; fields 14 of a
-    ModelProto are messages of a key (1) and a value (2).
+    In protocol buffers, a field is its number and kind in a variable-length integer, then its content. Fields 14 of a
+    ModelProto are messages with a key (1) and a value (2).
     """
 
     def integer() -> int | None:
@@ -204,11 +204,11 @@ class FileRuntime(Runtime):
 
     Args:
         file: The file.
-        device: Where it should run.
+        device: Device to run on.
 
     Raises:
         MissingExtraError: The runtime is not installed.
-        ModelError: It has no such device, or cannot read the file.
+        ModelError: The runtime has no such device, or cannot read the file.
     """
 
     def __init__(self, file: ExportedFile, device: str) -> None:
@@ -240,7 +240,7 @@ class FileRuntime(Runtime):
         inputs: dict[str, NDArray[Any]] = {WAVEFORMS: padded, NUM_SAMPLES: np.array(lengths, np.int64)}
         for name, size in self.conditions.items():
             unknown = np.zeros((len(waveforms), size), np.float32)
-            unknown[:, 0] = name == "gender"  # whose first place is the unknown one
+            unknown[:, 0] = name == "gender"  # whose first feature stands for unknown
             inputs[CONDITION + name] = conditions.get(name, unknown)
         wanted = list(tasks)
         names = [task + OUTPUT for task in wanted] + [selection.task + EMBEDDING]
@@ -255,7 +255,7 @@ class FileRuntime(Runtime):
 
 
 class OnnxRuntime(FileRuntime):
-    """onnxruntime: on the processor, or on CUDA where its own package for that is installed."""
+    """onnxruntime on the processor, or on CUDA if its package for CUDA is installed."""
 
     name = "onnx"
 
@@ -311,15 +311,15 @@ RUNTIMES = ("torch", *FILE_RUNTIMES)
 
 
 def open_runtime(path: Path, runtime: str, device: str) -> tuple[Checkpoint, FileRuntime]:
-    """Return the description of an exported model, and what runs it.
+    """Return the description of an exported model, and its runtime.
 
     Args:
-        path: The file, or the model folder that holds it as `model.onnx`.
+        path: The file, or the model folder that contains it as `model.onnx`.
         runtime: `onnx` or `openvino`.
-        device: `auto` or one that the runtime knows.
+        device: `auto`, or a device that the runtime supports.
 
     Raises:
-        ModelError: There is no such file, or it was exported from another model than the folder holds.
+        ModelError: There is no such file, or it was exported from a model other than that of the folder.
         MissingExtraError: The runtime is not installed.
     """
     if runtime not in FILE_RUNTIMES:

@@ -34,7 +34,7 @@ def utterance_of(source: Source) -> Utterance:
 
 
 def is_list_of_files(source: Any) -> bool:
-    """Tell whether a source is a list of paths or utterances, and not samples."""
+    """Return whether a source is a list of paths or utterances, not samples."""
     return isinstance(source, list | tuple) and all(
         isinstance(each, str | Path | Utterance | Upload) for each in source
     )
@@ -43,20 +43,19 @@ def is_list_of_files(source: Any) -> bool:
 def sources_in(
     names: Sequence[Path], lists: tuple[Path, ...] = (), errors: list[SereinError] | None = None
 ) -> list[Source]:
-    """Return what is named by files, folders, patterns such as `calls/*.wav`, lists, manifests, and `-`.
+    """Return the recordings named by files, folders, patterns such as `calls/*.wav`, lists, manifests, and `-`.
 
-    Recordings are paths; the lines of a manifest are utterances. A list (`.txt`, `.lst`) has a name on each line, and
-    paths in it are relative to it; `-` is a recording or a list on standard input. What is named twice is returned
-    twice.
+    Recordings are paths; the lines of a manifest are utterances. A list (`.txt`, `.lst`) has one name per line, and its
+    paths are relative to it; `-` is a recording or a list on standard input. Recordings named twice are returned twice.
 
     Args:
-        lists: Those that the names were found in; one that names itself is refused.
-        errors: Takes the errors of names that hold no recording, so that the others are returned; `None`: the first
+        lists: Lists that the names were found in; a list that names itself is refused.
+        errors: Collects the errors of names without recordings, so that the others are returned; `None`: the first
             error is raised.
 
     Raises:
-        AudioError: A folder holds no audio, a pattern fits nothing.
-        ManifestError: A `.jsonl` file is no manifest, a list is none, a table is no manifest yet.
+        AudioError: A folder contains no audio, or a pattern matches nothing.
+        ManifestError: A `.jsonl` file is not a manifest, a list is invalid, or a table is not yet a manifest.
     """
     sources: list[Source] = []
     for name in names:
@@ -70,7 +69,7 @@ def sources_in(
 
 
 def _named(name: Path, lists: tuple[Path, ...], errors: list[SereinError] | None) -> list[Source]:
-    """Return what one name stands for."""
+    """Return the recordings of one name."""
     if str(name) == STDIN:
         content = sys.stdin.buffer.read()
         try:
@@ -86,7 +85,7 @@ def _named(name: Path, lists: tuple[Path, ...], errors: list[SereinError] | None
         suffixes = (*audio.SUFFIXES, *audio.MEDIA_SUFFIXES, *audio.RAW_SUFFIXES)
         if not (recordings := audio.find(name, suffixes)):
             other = next((path.name for path in sorted(name.rglob("*")) if path.is_file()), None)
-            what = "is an empty folder" if other is None else f"holds no recordings, but files such as {other}"
+            what = "is an empty folder" if other is None else f"contains no recordings, but files such as {other}"
             raise AudioError(what, where=name, remedy=f"Known suffixes: {', '.join(suffixes)}.")
         return sources_in(recordings, lists, errors)
     if name.suffix.lower() in LIST_SUFFIXES and name.is_file():
@@ -95,22 +94,24 @@ def _named(name: Path, lists: tuple[Path, ...], errors: list[SereinError] | None
         try:
             text = name.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError:
-            raise ManifestError("is no list: not UTF-8 text", where=name, remedy="Write one path a line.") from None
+            raise ManifestError(
+                "is not a list: not UTF-8 text", where=name, remedy="Write one path per line."
+            ) from None
         return _listed(text, name.parent, str(name), (*lists, name.resolve()), errors)
     if name.suffix.lower() in TABLE_SUFFIXES and name.is_file():
-        remedy = f"Make a manifest of it, and name that: serein corpus prepare csv {name} -o manifest.jsonl"
+        remedy = f"Make a manifest from it, and name that: serein corpus prepare csv {name} -o manifest.jsonl"
         raise ManifestError("is a table, not a recording", where=name, remedy=remedy)
     if glob.has_magic(str(name)) and not name.exists():
         paths = sorted(Path(found) for found in glob.glob(str(name), recursive=True))
         if not paths:
-            raise AudioError("fits no file", where=name, remedy="Check the pattern; '**' stands for any folders.")
+            raise AudioError("matches no file", where=name, remedy="Check the pattern; '**' matches any folders.")
         return sources_in(paths, lists, errors)
     audio.require_utf8(name)
     return [str(name)]
 
 
 def evenly_spread(sources: list[_Any], limit: int) -> list[_Any]:
-    """Return at most `limit` of them, from the first on at equal distances.
+    """Return at most `limit` of the sources, evenly spread, starting with the first.
 
     Example:
         >>> evenly_spread(list("abcdef"), 3)
@@ -126,7 +127,7 @@ def _listed(
 ) -> list[Source]:
     names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
-        raise ManifestError("names no recordings", where=where, remedy="Write one path a line.")
+        raise ManifestError("names no recordings", where=where, remedy="Write one path per line.")
     if STDIN in names:
         raise ManifestError("a list cannot name stdin", where=where, remedy="Remove the line '-'.")
     return sources_in([folder / name for name in names], lists, errors)

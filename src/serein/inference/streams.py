@@ -17,7 +17,7 @@ from serein.inference.vad import feed_all
 
 
 class WindowPredictor(Protocol):
-    """What a stream asks of its model, a `serein.Predictor`.
+    """The interface that a stream needs of its model, a `serein.Predictor`.
 
     Attributes:
         task: The main task.
@@ -34,11 +34,11 @@ class WindowPredictor(Protocol):
 
 
 class Stream:
-    """One audio stream, and a model's predictions for it: those of a file of the same samples.
+    """One audio stream, and a model's predictions for it: the same as for a file with the same samples.
 
     Args:
         predictor: The model; many streams may share one.
-        sampling_rate: Of the stream, in Hz.
+        sampling_rate: Sampling rate of the stream, in Hz.
         options: How speech is cut into windows, and when a prediction is rejected.
 
     Example:
@@ -62,11 +62,11 @@ class Stream:
 
     @property
     def prediction(self) -> Prediction:
-        """The prediction of all that has been fed and predicted."""
+        """The prediction for everything that has been fed and predicted."""
         return self.recording.prediction(model=self.predictor.identity)
 
     def prediction_of(self, segment: Segment) -> Prediction:
-        """Return one segment as the prediction of a recording that holds nothing else."""
+        """Return one segment as the prediction for a recording that contains nothing else."""
         return Prediction(
             segment.label,
             segment.confidence,
@@ -84,13 +84,13 @@ class Stream:
         )
 
     def feed(self, samples: Any) -> list[Segment]:
-        """Predict the windows that more samples complete.
+        """Predict the windows completed by these samples.
 
         Args:
-            samples: (sample,), of any float or integer type; or with channels. None at all complete nothing.
+            samples: (sample,), of any float or integer type; or with channels. May be empty.
 
         Raises:
-            AudioError: They cannot be understood.
+            AudioError: The samples are invalid.
         """
         shape = [len(samples)] if isinstance(samples, list | tuple) else getattr(samples, "shape", ())
         return [] if 0 in shape else self.predict(self.cut(audio.as_mono(samples)))
@@ -105,7 +105,7 @@ class Stream:
         return [self.recording.add(window, each) for window, each in zip(windows, predicted, strict=True)]
 
     def cut(self, samples: Waveform) -> list[Window]:
-        """Return the windows that (sample,) float32 more complete, without predicting them: to batch many streams."""
+        """Return the windows completed by these samples, (sample,) float32, not yet predicted, to batch streams."""
         return cut_all([self], [samples])[0]
 
     def cut_end(self) -> list[Window]:
@@ -114,7 +114,7 @@ class Stream:
 
 
 def cut_all(streams: Sequence[Stream], samples: Sequence[Waveform]) -> list[list[Window]]:
-    """Return the windows that (sample,) float32 more complete of each stream; speech is detected in one batch."""
+    """Return each stream's windows completed by its samples, (sample,) float32; speech is detected in one batch."""
     resampled = [stream.resampler(each) for stream, each in zip(streams, samples, strict=True)]
     detectors = [stream.recording.cutter.detector for stream in streams if stream.recording.cutter is not None]
     speech = feed_all(detectors, resampled)

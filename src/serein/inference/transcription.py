@@ -1,8 +1,8 @@
 """Speech to text with models of Transformers: Whisper, and CTC models of the wav2vec 2.0 kind.
 
-A clip of 30 s or less gets the same text alone and in any batch. A longer one is transcribed in parts: by Whisper as
-its authors do (one after the other, cut where it ends a segment), by a CTC model in overlapping windows, of which the
-middle is kept.
+A clip of 30 s or less gets the same text alone and in any batch. A longer clip is transcribed in parts: by Whisper as
+its authors do (one part after the other, cut where it ends a segment), by a CTC model in overlapping windows, of which
+the middle is kept.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from serein.models.pretrained import FAMILIES, HAVE_FEATURES, quiet_transformers
 from serein.tasks.task import TaskPrediction
 
 WINDOW_S = 30.0  # Whisper's input; the memory of a CTC model grows with the square of the length
-MARGIN_S = 5.0  # at either end of a CTC window, used as context alone
+MARGIN_S = 5.0  # at either end of a CTC window, used only as context
 BATCH_S = {"cpu": 60.0, "cuda": 960.0}  # seconds of padded audio in one batch
 
 CTC_FAMILIES = [family for family in FAMILIES if family not in HAVE_FEATURES]  # they take the waveform itself
@@ -54,12 +54,12 @@ class Transcriber(ABC):
     """A loaded speech recognition model.
 
     Args:
-        folder: Holds model, feature extractor and tokenizer.
+        folder: Folder of the model, its feature extractor and tokenizer.
         model: A model of Transformers.
-        device: Where it runs.
+        device: Device of the model.
 
     Attributes:
-        min_s: A shorter clip counts as this long in a batch.
+        min_s: Shorter clips count as this long in a batch.
     """
 
     min_s = 0.0
@@ -83,7 +83,7 @@ class Transcriber(ABC):
     def language_code(self, language: str) -> str | None:
         """Return the code ("de") of a language by its code or name ("german"); `None`: the model does not accept it.
 
-        A CTC model accepts none: it has one language, or detects it.
+        A CTC model accepts no language: it has only one, or detects it.
         """
         return None
 
@@ -97,7 +97,7 @@ class Transcriber(ABC):
 
         Args:
             waveforms: Each (sample,) float32 mono at 16 kHz, of any length.
-            language: Spoken language; with `None`, or one that the model does not know, the model decides.
+            language: Spoken language; with `None`, or one that the model does not support, the model decides.
         """
         texts: list[str | None] = [None] * len(waveforms)
         code = self.language_code(language) if language else None
@@ -108,7 +108,7 @@ class Transcriber(ABC):
         return texts
 
     def batches(self, durations_s: Sequence[float]) -> list[list[int]]:
-        """Divide clips into batches of like duration, longest first."""
+        """Divide clips into batches of similar duration, longest first."""
         return batches_by_length(durations_s, self.batch_s, max(self.min_s, 1e-3))
 
 
@@ -120,7 +120,7 @@ class WhisperTranscriber(Transcriber):
     def __init__(self, folder: Path, device: torch.device) -> None:
         super().__init__(folder, _pretrained("AutoModelForSpeechSeq2Seq", folder), device)
         if self.device.type == "cuda":
-            self.model.half()  # the precision that its authors run it in
+            self.model.half()  # the precision that its authors use
         config = self.model.generation_config
         vocabulary = self.tokenizer.get_vocab()
         if getattr(config, "lang_to_id", None) is None and START in vocabulary:
@@ -130,13 +130,13 @@ class WhisperTranscriber(Transcriber):
         self._languages: dict[str, int] = (getattr(config, "lang_to_id", None) or {}) if is_multilingual else {}
 
     def language_code(self, language: str) -> str | None:
-        """Return the code of a language that a multilingual model has."""
+        """Return the code of a language that a multilingual model supports."""
         names = importlib.import_module("transformers.models.whisper.tokenization_whisper").TO_LANGUAGE_CODE
         code: str = names.get(language.lower(), language.lower())
         return code if f"<|{code}|>" in self._languages else None
 
     def transcribe_batch(self, waveforms: Sequence[Waveform], language: str | None) -> list[str]:
-        """Return the text of clips; those longer than 30 s are transcribed one by one."""
+        """Return the texts of clips; those longer than 30 s are transcribed one by one."""
         is_long = [len(waveform) > WINDOW_S * SAMPLE_RATE_HZ for waveform in waveforms]
         short = iter(self._generate([w for w, long in zip(waveforms, is_long, strict=True) if not long], language))
         return [
@@ -166,24 +166,24 @@ class WhisperTranscriber(Transcriber):
 
 START = "<|startoftranscript|>"
 MULTILINGUAL_SIZE = (
-    51_865  # Whisper's multilingual vocabularies have at least so many tokens, the English one has fewer
+    51_865  # Whisper's multilingual vocabularies have at least this many tokens, the English one has fewer
 )
 
 
 def complete_whisper(config: Any, vocabulary: Mapping[str, int], is_multilingual: bool) -> None:
-    """Give a Whisper model the tokens that start a transcript, from its tokenizer.
+    """Set the tokens that start a transcript of a Whisper model, from its tokenizer.
 
-    Models that were fine-tuned or converted long ago have no `lang_to_id` in their generation_config.json, nor the
-    tokens of languages and tasks; Transformers then writes nothing at all, or refuses a language.
+    Models that were fine-tuned or converted long ago lack `lang_to_id` and the tokens of languages and tasks in their
+    generation_config.json; Transformers then returns no text at all, or refuses a language.
 
     Args:
-        config: The model's generation configuration, changed in place.
+        config: The model's generation configuration, modified in place.
     """
     config.decoder_start_token_id = vocabulary[START]
     config.eos_token_id = config.pad_token_id = config.bos_token_id = vocabulary["<|endoftext|>"]
     config.no_timestamps_token_id = vocabulary["<|notimestamps|>"]
     config.prev_sot_token_id = vocabulary.get("<|startofprev|>")
-    config.begin_suppress_tokens = [220, config.eos_token_id]  # no transcript begins with a space, or with its end
+    config.begin_suppress_tokens = [220, config.eos_token_id]  # no transcript begins with a space, or ends at once
     config.return_timestamps = False
     config.is_multilingual = is_multilingual
     if is_multilingual:
@@ -205,20 +205,20 @@ class Part(NamedTuple):
 
 
 class CtcTranscriber(Transcriber):
-    """A model of the wav2vec 2.0 kind with CTC (Graves 2006): the best symbol of each frame, repeats and blanks out."""
+    """A model of the wav2vec 2.0 kind with CTC (Graves 2006): the best symbol per frame, without repeats and blanks."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         model = _pretrained("AutoModelForCTC", folder)
         if getattr(model.config, "add_adapter", False):
-            raise ModelError("has an adapter behind its layers", where=folder, remedy=f"Name {A_MODEL}.")
+            raise ModelError("has an adapter after its layers", where=folder, remedy=f"Name {A_MODEL}.")
         super().__init__(folder, model, device)
         do_normalize = bool(getattr(self.extractor, "do_normalize", True))
-        # gives a clip the same output alone and in a batch, which a model with group normalisation does not by itself
+        # gives a clip the same output alone and in a batch, unlike a model with group normalisation by itself
         self.backbone = HuggingFaceBackbone(getattr(model, model.base_model_prefix), do_normalize=do_normalize).eval()
         self._hop = round(SAMPLE_RATE_HZ / self.backbone.frame_rate_hz)
 
     def transcribe_batch(self, waveforms: Sequence[Waveform], language: str | None) -> list[str]:
-        """Return the text of clips, those longer than 30 s from windows of 30 s."""
+        """Return the texts of clips; those longer than 30 s are transcribed in windows of 30 s."""
         symbols: list[list[int]] = [[] for _ in waveforms]
         parts = [part for clip, waveform in enumerate(waveforms) for part in windows(clip, len(waveform), self._hop)]
         size = max(1, int(self.batch_s * SAMPLE_RATE_HZ) // max(part.stop - part.start for part in parts))
@@ -250,7 +250,7 @@ def load_transcriber(name: str, device: str = "auto") -> Transcriber:
         ModelError: There is no such model or device, its family is not supported, or it is damaged.
     """
     if name in shipped_models():
-        raise ModelError("is a model of emotions, and hears no words", where=name, remedy=f"Name {A_MODEL}.")
+        raise ModelError("is a model of emotions and does not transcribe", where=name, remedy=f"Name {A_MODEL}.")
     folder = hub.folder_of(name, expected=A_MODEL)
     with _errors("config.json cannot be read", folder):
         family = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
@@ -265,9 +265,9 @@ def load_transcriber(name: str, device: str = "auto") -> Transcriber:
 
 
 class TranscriptCache:
-    """Transcripts of a speech recogniser, kept by the hash of the samples: what was heard once is not heard again.
+    """Cache of a speech recogniser's transcripts by the hash of the samples: no clip is transcribed twice.
 
-    `$SEREIN_CACHE/transcripts` holds a folder for each model and language, with a line for each clip.
+    `$SEREIN_CACHE/transcripts` contains a folder for each model and language, with a line for each clip.
 
     Args:
         transcriber: The recogniser.
@@ -278,7 +278,7 @@ class TranscriptCache:
         self.transcriber, self.language = transcriber, language
         folder = cache_folder() / "transcripts" / f"{hub.folder_digest(transcriber.folder)[:24]}-{language or 'any'}"
         self.path = folder / "texts.jsonl"
-        self.use = claim(folder)  # it is not cleared while this process uses it
+        self.use = claim(folder)  # it is not removed while this process uses it
         self.known: dict[str, str | None] = {}
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         for line in lines:
@@ -289,7 +289,7 @@ class TranscriptCache:
                 continue
 
     def transcribe(self, waveforms: Sequence[Waveform]) -> list[str | None]:
-        """Return the transcript of each clip, (sample,) float32 at 16 kHz; `None` where there are no words."""
+        """Return the transcript of each clip, (sample,) float32 at 16 kHz; `None` if there are no words."""
         keys = [hashlib.blake2b(waveform.tobytes(), digest_size=16).hexdigest() for waveform in waveforms]
         missing = {key: waveform for key, waveform in zip(keys, waveforms, strict=True) if key not in self.known}
         if missing:
@@ -302,7 +302,7 @@ class TranscriptCache:
         return [self.known[key] for key in keys]
 
     def beside(self, prediction: Prediction, source: Source) -> Prediction:
-        """Put the words of a recording beside its emotion, as the task `asr`; none where no speech was found."""
+        """Add the transcript of a recording to its prediction, as the task `asr`; empty if no speech was found."""
         text: str | None = None
         if prediction.segments:
             utterance = utterance_of(source)
@@ -313,7 +313,7 @@ class TranscriptCache:
 def transcribe_each(
     transcriber: Transcriber, utterances: Sequence[Utterance], *, language: str | None = None
 ) -> Iterator[tuple[Utterance, str | AudioError | None]]:
-    """Transcribe many utterances, or yield the error of each; one batch is in memory at once.
+    """Yield the transcript, or the error, of each of many utterances; only one batch is in memory at a time.
 
     Args:
         language: Spoken language; `None` uses each utterance's own.
@@ -345,8 +345,8 @@ def windows(clip: int, num_samples: int, hop: int) -> list[Part]:
     """Cut a clip into windows of at most 30 s, whose kept frames follow each other without gap or overlap.
 
     Args:
-        clip: Its number, for the parts.
-        num_samples: Its length.
+        clip: Number of the clip, for the parts.
+        num_samples: Length of the clip.
         hop: Samples from frame to frame.
 
     Example:
@@ -370,12 +370,12 @@ def windows(clip: int, num_samples: int, hop: int) -> list[Part]:
 
 
 def _pretrained(reader: str, folder: Path) -> Any:
-    """Return a model each weight of which is in its folder, as safetensors."""
+    """Return a model whose weights are all in its folder, as safetensors."""
     with _errors("the weights cannot be loaded", folder), quiet_transformers():
         model, report = getattr(importlib.import_module("transformers"), reader).from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, use_safetensors=True
         )
-    missing = {key for key in report["missing_keys"] if not key.endswith("masked_spec_embed")}  # for training alone
+    missing = {key for key in report["missing_keys"] if not key.endswith("masked_spec_embed")}  # only for training
     if missing:
         what = f"{len(missing)} weights are missing, such as {min(missing)}: it was not trained to transcribe"
         raise ModelError(what, where=folder, remedy=f"Name {A_MODEL}.")
@@ -384,7 +384,7 @@ def _pretrained(reader: str, folder: Path) -> Any:
 
 @contextmanager
 def _errors(what: str, folder: Path) -> Iterator[None]:
-    """Turn whatever a foreign model makes the library raise into one sentence, its cause kept."""
+    """Turn any error of the library with a foreign model into one sentence, and keep its cause."""
     try:
         yield
     except Exception as error:
@@ -404,13 +404,13 @@ def transcribe_with(
     """Yield the transcript, or the error, of each recording.
 
     Args:
-        model: A model folder whose last stage learned transcription, which keeps the order; or a speech recogniser
-            (Whisper or CTC), by folder or Hub name, which starts with the longest.
-        device: Where it runs, see `serein.load`.
-        backbone: Where a model folder's pretrained backbone is now, if it has moved.
+        model: A model folder whose last stage was trained on transcription, which keeps the order; or a speech
+            recogniser (Whisper or CTC), by folder or Hub name, which starts with the longest.
+        device: Device of the model, see `serein.load`.
+        backbone: Current folder of the model's pretrained backbone, if it has moved.
 
     Raises:
-        ModelError: The model cannot be loaded, or did not learn transcription.
+        ModelError: The model cannot be loaded, or was not trained on transcription.
     """
     if not is_model_folder(model):
         for utterance, text in transcribe_each(load_transcriber(str(model), device), utterances):
@@ -422,7 +422,7 @@ def transcribe_with(
         raise ModelError(
             f"predicts {', '.join(checkpoint.answered)}, not transcripts",
             where=model,
-            remedy="Name the model of a stage that learned 'asr', below the stage's folder when it is not the last.",
+            remedy="Name the model of a stage trained on 'asr'; it is below the stage's folder if it is not the last.",
         )
     predictor, task = Predictor(checkpoint, device), sequences[0]
     log_runtime(checkpoint.name, predictor.runtime)

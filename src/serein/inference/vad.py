@@ -24,7 +24,7 @@ from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.errors import ModelError
 
 FRAME = 512  # samples; the network was trained on frames of 32 ms at 16 kHz
-CONTEXT = 64  # samples of the previous frame that the network sees again
+CONTEXT = 64  # samples of the previous frame that the network receives again
 FRAME_S = FRAME / SAMPLE_RATE_HZ
 _REFLECTED = 64
 _WINDOW, _STEP = 256, 128
@@ -32,8 +32,8 @@ _STATE = 128
 _LSTM_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 _MOST_FRAMES = 1024  # at once: 33 s, some 20 MB
 
-QUIET_RMS = 0.0015  # frames of recordings whose loudest speech is below are amplified to it: the network misses them
-SILENCE_RMS = 1e-4  # below it there is nothing to amplify
+QUIET_RMS = 0.0015  # if the loudest speech is below this, frames are amplified to it, as the network misses them
+SILENCE_RMS = 1e-4  # below this, there is nothing to amplify
 MOST_GAIN = 100.0
 
 State = tuple[torch.Tensor, torch.Tensor]
@@ -43,8 +43,8 @@ class SpeechNetwork(nn.Module):
     """Magnitudes of a spectrum, four convolutions within a frame, an LSTM from frame to frame, one sigmoid.
 
     Args:
-        weights: Of Silero's layers, by name. Its `stft_conv` is a Fourier transform under a Hann window, written out:
-            `torch.stft` is faster. Its LSTM's cell runs here over all frames at once.
+        weights: Weights of Silero's layers, by name. Its `stft_conv` is a Fourier transform with a Hann window, for
+            which `torch.stft` is faster. Its LSTM cell is run over all frames at once here.
     """
 
     window: torch.Tensor
@@ -66,9 +66,9 @@ class SpeechNetwork(nn.Module):
         """Return (frame,) speech probabilities.
 
         Args:
-            frames: (frame, CONTEXT + FRAME) consecutive frames, each with the end of the one before; one stream after
-                the other.
-            state: The LSTM's state after the frames before, each (1, stream, _STATE).
+            frames: (frame, CONTEXT + FRAME) consecutive frames, each preceded by the end of the previous one; one
+                stream after the other.
+            state: The LSTM's state after the previous frames, each (1, stream, _STATE).
             counts: Number of frames of each stream, at least one.
         """
         padded = nn.functional.pad(frames, (0, _REFLECTED), mode="reflect")
@@ -86,7 +86,7 @@ class SpeechNetwork(nn.Module):
 
 
 def _as_linear(weight: torch.Tensor, bias: torch.Tensor, length: int, stride: int) -> nn.Linear:
-    """Return a convolution over few positions as one matrix, which takes two fifths of the time.
+    """Return a convolution over few positions as a single matrix, which takes two fifths of the time.
 
     Args:
         weight: (channel out, channel in, position) of the convolution, padded to the length of its input.
@@ -124,7 +124,7 @@ class SpeechDetector:
     """Returns the speech probability of every 32 ms, which does not depend on the size of the blocks.
 
     Attributes:
-        waiting: The context, then less than a frame.
+        waiting: The context, followed by less than a frame.
         level: RMS of the loudest frame so far.
     """
 
@@ -134,16 +134,16 @@ class SpeechDetector:
     level: float = 0.0
 
     def feed(self, waveform: Waveform) -> NDArray[np.float32]:
-        """Return (frame,) for the frames that (sample,) more complete."""
+        """Return probabilities, (frame,), of the frames completed by these samples, (sample,)."""
         return feed_all([self], [waveform])[0]
 
     def finish(self) -> NDArray[np.float32]:
-        """Return (frame,) for the rest, at most one frame, padded with silence."""
+        """Return probabilities, (frame,), of the rest, at most one frame, padded with silence."""
         num_left = len(self.waiting) - CONTEXT
         return self.feed(np.zeros(FRAME - num_left, np.float32)) if num_left else np.zeros(0, np.float32)
 
     def take(self, waveform: Waveform) -> NDArray[np.float32]:
-        """Return the frames, (frame, CONTEXT + FRAME), that (sample,) more complete, without running the network."""
+        """Return the frames completed by these samples, (frame, CONTEXT + FRAME), without running the network."""
         waiting = np.concatenate([self.waiting, waveform])
         num_frames = (len(waiting) - CONTEXT) // FRAME
         self.waiting = waiting[num_frames * FRAME :].copy()
@@ -153,8 +153,8 @@ class SpeechDetector:
         return frames[:num_frames] * self.gains(frames[:num_frames])[:, None]
 
     def gains(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return (frame,) what each frame is multiplied by: 1 unless all that has arrived is quiet."""
-        own = frames[:, CONTEXT:].std(axis=1)  # an offset is no level
+        """Return the gain of each frame, (frame,): 1 unless everything that has arrived is quiet."""
+        own = frames[:, CONTEXT:].std(axis=1)  # ignores a constant offset
         levels = np.maximum.accumulate(np.concatenate([[self.level], own]))[1:]
         self.level = float(levels[-1]) if len(levels) else self.level
         gains = np.clip(QUIET_RMS / np.maximum(levels, SILENCE_RMS), 1.0, MOST_GAIN)
@@ -163,10 +163,10 @@ class SpeechDetector:
 
 @torch.inference_mode()
 def feed_all(detectors: Sequence[SpeechDetector], waveforms: Sequence[Waveform]) -> list[NDArray[np.float32]]:
-    """Feed many detectors as one batch, which takes a fraction of the time.
+    """Feed many detectors in one batch, which takes a fraction of the time.
 
     Returns:
-        For each detector (frame,) as `SpeechDetector.feed`.
+        For each detector, (frame,) probabilities as from `SpeechDetector.feed`.
     """
     frames = [detector.take(waveform) for detector, waveform in zip(detectors, waveforms, strict=True)]
     probabilities: list[list[NDArray[np.float32]]] = [[np.zeros(0, np.float32)] for _ in detectors]

@@ -1,4 +1,4 @@
-"""Predictions in files: label tracks, databases, pictures, embeddings, and JSON lines that can be continued."""
+"""Write predictions to files: label tracks, databases, embeddings, and JSON lines that can be continued."""
 
 from __future__ import annotations
 
@@ -110,26 +110,26 @@ def _timedelta(seconds: float) -> str:
 def audformat(predictions: Iterable[Prediction], folder: Path) -> None:
     """Write predictions as an audformat database: `db.yaml` and `db.predictions.csv`, a row for each segment.
 
-    A recording without segments has one row, and why it was rejected. Files are absolute paths.
+    A recording without segments has one row, with the reason why it was rejected. Files are absolute paths.
     Source: audEERING, "audformat" (audeering.github.io/audformat), header and segmented tables.
 
     Raises:
-        ManifestError: There are no predictions, or the folder holds another database.
+        ManifestError: There are no predictions, or the folder contains another database.
     """
     header = folder / "db.yaml"
     if header.exists() and not header.read_text(encoding="utf-8", errors="replace").startswith(_DATABASE):
-        raise ManifestError("holds another database", where=folder, remedy="Name a new folder.")
+        raise ManifestError("contains another database", where=folder, remedy="Name a new folder.")
     rows: dict[tuple[str, ...], list[object]] = {}
     first: Prediction | None = None
     for prediction in predictions:
         first = first or prediction
-        for said in prediction.segments or (prediction,):
-            start, end = _timedelta(said.start_s), _timedelta(said.end_s)
-            label = said.label if said.value is None else said.value
-            numbers = [said.probabilities.get(name) for name in prediction.probabilities]
+        for segment in prediction.segments or (prediction,):
+            start, end = _timedelta(segment.start_s), _timedelta(segment.end_s)
+            label = segment.label if segment.value is None else segment.value
+            numbers = [segment.probabilities.get(name) for name in prediction.probabilities]
             rows.setdefault(
                 (os.path.abspath(prediction.file), start, end),
-                [label, said.confidence, said.rejected, *numbers, *said.dimensions.values()],
+                [label, segment.confidence, segment.rejected, *numbers, *segment.dimensions.values()],
             )
     if first is None:
         raise ManifestError("nothing was predicted", where=folder, remedy="Check the recordings.")
@@ -167,7 +167,7 @@ def msp_challenge(predictions: Iterable[Prediction]) -> str:
 
     Raises:
         ModelError: The model predicts a class that the challenge does not have.
-        AudioError: A file has no answer, and the challenge wants one of each.
+        AudioError: A file has no prediction, and the challenge requires one for each.
     """
     from serein.corpora.msp_podcast import EMOTIONS
 
@@ -179,9 +179,9 @@ def msp_challenge(predictions: Iterable[Prediction]) -> str:
         attributes = [1 + 6 * found[name] for name in ("arousal", "valence", "dominance") if name in found]
         if foreign := [label for label in prediction.probabilities if label not in letters]:
             raise ModelError(
-                f"predicts the class '{foreign[0]}', and the challenge has {', '.join(letters)}",
+                f"predicts the class '{foreign[0]}', but the challenge has {', '.join(letters)}",
                 where=prediction.model.get("name"),
-                remedy="Name a model of these classes, or merge others by labels.merge before training.",
+                remedy="Name a model of these classes, or merge the others with labels.merge before training.",
             )
         if prediction.probabilities:
             most = max(prediction.probabilities, key=lambda label: prediction.probabilities[label])
@@ -190,7 +190,7 @@ def msp_challenge(predictions: Iterable[Prediction]) -> str:
             lines.append(",".join([name, *(f"{value:.4f}" for value in attributes)]))
         else:
             raise AudioError(
-                f"has no answer ({prediction.rejected or 'no emotion is predicted'}), and the challenge wants one",
+                f"has no prediction ({prediction.rejected or 'no emotion is predicted'}), and the challenge needs one",
                 where=prediction.file,
                 remedy="Predict whole files: --segments never, and a model of emotions or of the three attributes.",
             )
@@ -223,13 +223,13 @@ EMBEDDING_SUFFIXES = (".safetensors", ".npz", ".npy", ".parquet", ".csv")
 
 
 def write_embeddings(predictions: Sequence[Prediction], path: Path, about: Mapping[str, str]) -> None:
-    """Write the embeddings of predictions, with ids and times, in the format that the suffix names; at least one.
+    """Write the embeddings of predictions, at least one, with ids and times, in the format of the suffix.
 
     Args:
-        about: What else is to be known of them: task and model; kept by safetensors, `.npz` and Parquet.
+        about: Additional metadata: task and model; stored in safetensors, `.npz` and Parquet.
 
     Raises:
-        RunError: The suffix is that of no format.
+        RunError: The suffix is not that of a format.
         MissingExtraError: The format is Parquet, and pyarrow is not installed.
     """
     require_suffix(path, EMBEDDING_SUFFIXES)
@@ -251,7 +251,7 @@ def write_embeddings(predictions: Sequence[Prediction], path: Path, about: Mappi
             case ".npz":
                 arrays: dict[str, Any] = {f"{key}s": columns[key] for key in ("id", "file")}  # `file` is savez's own
                 arrays |= {key: np.array(value) for key, value in about.items()}
-                with open(partial, "wb") as file:  # of a name, savez would change the suffix
+                with open(partial, "wb") as file:  # given a name, savez would change the suffix
                     np.savez(file, embeddings=vectors, **times_s, **arrays)
             case ".npy":
                 kinds = [(key, values.dtype) for key, values in columns.items()]
@@ -279,7 +279,7 @@ def write_embeddings(predictions: Sequence[Prediction], path: Path, about: Mappi
 
 
 def error_dict(source: Source, error: SereinError) -> dict[str, Any]:
-    """Return what stands in the place of a prediction for a recording that cannot be read, see docs/formats.md."""
+    """Return the JSON in place of a prediction for a recording that cannot be read, see docs/formats.md."""
     utterance = utterance_of(source)
     id = utterance.id if utterance.id != utterance.audio else None
     return {"file": utterance.audio, "id": id, "error": error.to_dict()}
@@ -294,7 +294,7 @@ class PredictionFile(AbstractContextManager["PredictionFile"]):
     Each line is a prediction, or the error of a recording that could not be read; those are tried again.
 
     Args:
-        path: Created when it does not exist.
+        path: Created if it does not exist.
         fingerprint: Identifies the model and the options; written into every line.
 
     Attributes:
@@ -312,7 +312,7 @@ class PredictionFile(AbstractContextManager["PredictionFile"]):
         self._errors: dict[str, dict[str, Any]] = {}
         try:
             lock(self.file, path, "another process writes to it")
-            # what is done is read; a last line that a killed process left half written is cut off
+            # read what is done; cut off an incomplete last line, left by a killed process
             self.file.seek(0)
             place = 0
             for number, line in enumerate(self.file, start=1):
@@ -341,9 +341,9 @@ class PredictionFile(AbstractContextManager["PredictionFile"]):
             raise
 
     def write(self, source: Source, result: Prediction | SereinError) -> None:
-        """Append a prediction, or why a recording cannot be read, unless the file says so already.
+        """Append a prediction, or an error unless the file already contains the same one.
 
-        When this returns, other processes see it.
+        Once this returns, other processes can read it.
         """
         if isinstance(result, SereinError) and self._errors.get(utterance_of(source).id) == result.to_dict():
             return

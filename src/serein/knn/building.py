@@ -1,4 +1,4 @@
-"""Datastores of labelled clips: built from a manifest, extended with further clips, and tuned (k and weight)."""
+"""Datastores of labelled clips: build from a manifest, add further clips, and tune k and the weight."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def build(
     """Build a datastore of a manifest's clips.
 
     Args:
-        device: Where the model runs, see `serein.load`.
-        backbone: Where the model's pretrained backbone is now, if it has moved.
+        device: The device of the model, see `serein.load`.
+        backbone: The current location of the model's pretrained backbone, if it has moved.
 
     Returns:
         The header, and the number of clips of each label that were left out because it is not a class of the model.
 
     Raises:
-        ModelError: There is no such model, or `out` holds something else.
+        ModelError: The model does not exist, or `out` contains something else.
         ManifestError, AudioError: The clips cannot be read, or none has a class.
     """
     predictor = load(model, device, backbone=backbone).uncalibrated()
@@ -66,9 +66,9 @@ def build(
     utterances, left_out = keep_labelled(manifest.read(manifest_path), predictor.checkpoint.tasks[predictor.task])
     if not utterances:
         raise ManifestError(
-            f"no utterance has a class of the model; it has {', '.join(left_out)}",
+            f"no utterance has a class of the model; the labels are {', '.join(left_out)}",
             where=manifest_path,
-            remedy=f"The model knows: {', '.join(predictor.classes)}.",
+            remedy=f"Use the model's classes: {', '.join(predictor.classes)}.",
         )
     header = new_header(model_reference(model), digest, predictor.checkpoint)
     new_embeddings = _embed(predictor, utterances, report)[0]
@@ -88,12 +88,12 @@ def add(
     """Add a manifest's clips to a datastore, without any training.
 
     Args:
-        model: Where the model is now, if it was moved.
-        device: Where it runs, see `serein.load`.
-        backbone: Where its pretrained backbone is now, if it has moved.
+        model: The current location of the model, if it has moved.
+        device: The device of the model, see `serein.load`.
+        backbone: The current location of its pretrained backbone, if it has moved.
 
     Returns:
-        The header, and the number of clips that the datastore held already.
+        The header, and the number of clips that the datastore already contained.
 
     Raises:
         ModelError: The datastore or its model does not exist.
@@ -130,7 +130,7 @@ class TuningResult:
 
     Attributes:
         num_clips: Number of clips that they were tuned on.
-        notes: What a reader must know.
+        notes: Caveats for the reader.
     """
 
     tuning: TuningRecord
@@ -166,7 +166,7 @@ def tune(
     tuning = tuning_record(found, votes, metric, str(manifest_path), len(datastore.embeddings))
     write_header(folder, datastore.header.model_copy(update={"tuning": tuning}))
     known = {speaker_key(u) for u in utterances if u.speaker is not None} & datastore.speakers
-    notes = [f"The datastore holds {len(known)} of these speakers, which favours the neighbours."] if known else []
+    notes = [f"The datastore contains {len(known)} of these speakers, which favours the neighbours."] if known else []
     return TuningResult(tuning, len(utterances), tuple(notes))
 
 
@@ -211,15 +211,15 @@ def _opened(
     if foreign:
         counts = ", ".join(f"{count} {name}" for name, count in foreign.most_common(5))
         raise ManifestError(
-            f"{foreign.total()} utterances are not of a class of the model: {counts}",
+            f"{foreign.total()} utterances have labels that are not classes of the model: {counts}",
             where=manifest_path,
-            remedy=f"The model knows: {', '.join(predictor.classes)}.",
+            remedy=f"Use the model's classes: {', '.join(predictor.classes)}.",
         )
     return datastore, utterances, *_embed(predictor, utterances, report)
 
 
 def concatenated(first: Embeddings, second: Embeddings) -> Embeddings:
-    """Return two sets of embeddings, one after the other."""
+    """Return the concatenation of two sets of embeddings."""
     return Embeddings(
         np.concatenate([first.vectors, second.vectors]),
         np.concatenate([first.labels, second.labels]),
@@ -228,7 +228,7 @@ def concatenated(first: Embeddings, second: Embeddings) -> Embeddings:
 
 
 def tuning_record(found: TunedKnn, votes: Votes, metric: Metric, tuned_on: str, num_clips: int) -> TuningRecord:
-    """Return a choice as `datastore.json` has it."""
+    """Return the tuned values as recorded in `datastore.json`."""
     return TuningRecord(
         k=found.k,
         knn_weight=found.knn_weight,

@@ -1,7 +1,7 @@
-"""Embeddings of labelled clips, searched for the nearest, and the folders that keep them: datastores.
+"""Embeddings of labelled clips with nearest-neighbour search, and datastores, the folders that store them.
 
-In a folder lie `datastore.json`, `vectors.safetensors`, `clips.jsonl`, and for many clips `index.faiss`.
-A datastore belongs to one model, whose embeddings it holds; other models are refused.
+A folder contains `datastore.json`, `vectors.safetensors`, `clips.jsonl`, and for many clips `index.faiss`.
+A datastore contains the embeddings of one model; other models are rejected.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from serein.metrics import FloatArray
 from serein.nearest import RECALL_AT, ExactIndex, FaissIndex, write_faiss
 
 FORMAT = 1
-INDEXED_FROM = 200_000  # below, the exact search takes some ten milliseconds
+INDEXED_FROM = 200_000  # for fewer clips, the exact search takes some ten milliseconds
 
 _SPARE = 8  # neighbours searched beyond k, because some may be the clip itself
 _HEADER, _VECTORS, _CLIPS, _INDEX = "datastore.json", "vectors.safetensors", "clips.jsonl", "index.faiss"
-_REMEDY = "Build it again: serein knn build --help."
+_REMEDY = "Build it again; see serein knn build --help."
 
 Vectors = NDArray[np.float32]
 Numbers = NDArray[np.int64]
@@ -68,8 +68,8 @@ class Embeddings:
     Attributes:
         vectors: (clip, feature) float32, the input of the output layer.
         labels: (clip,) class numbers.
-        keys: (clip, 2) identifies a clip: `key` of its id and of its samples.
-        index: Searched instead of all vectors.
+        keys: (clip, 2) identifiers of a clip: `key` of its id and of its samples.
+        index: Index to search instead of all vectors.
     """
 
     vectors: Vectors
@@ -81,7 +81,7 @@ class Embeddings:
         return len(self.vectors)
 
     def nearest(self, queries: Vectors, k: int, keys: Numbers | None = None) -> Nearest:
-        """Return the k nearest embeddings of each query; of equally near ones the first.
+        """Return the k nearest embeddings of each query; among equally near ones, the first.
 
         Args:
             queries: (query, feature).
@@ -94,7 +94,7 @@ class Embeddings:
             raise ModelError(f"k is {k}", where="--k", remedy="Choose at least one neighbour.")
         remedy = "Choose a smaller k, or add clips."
         if k > len(self):
-            raise ModelError(f"k is {k}, and the datastore holds {len(self)} clips", where="--k", remedy=remedy)
+            raise ModelError(f"k is {k}, but the datastore has {len(self)} clips", where="--k", remedy=remedy)
         num = k if keys is None else min(k + _SPARE, len(self))
         while True:
             rows, distances = (self.index or self.exact).search(queries, num)
@@ -106,7 +106,7 @@ class Embeddings:
                 break
             num = min(2 * num, len(self))
         if k > num_others:
-            what = f"k is {k}, and the datastore holds {num_others} clips besides the clip itself"
+            what = f"k is {k}, but the datastore has {num_others} clips other than the clip itself"
             raise ModelError(what, where="--k", remedy=remedy)
         order = np.argsort(is_self, axis=1, kind="stable")[:, :k]
         rows = np.take_along_axis(rows, order, axis=1)
@@ -114,7 +114,7 @@ class Embeddings:
 
     @cached_property
     def exact(self) -> ExactIndex:
-        """The search of all vectors."""
+        """Exact search of all vectors."""
         return ExactIndex(self.vectors)
 
     def only(self, rows: Numbers) -> Embeddings:
@@ -133,7 +133,7 @@ class _Strict(BaseModel):
 
 
 class Index(_Strict):
-    """What `index.faiss` finds.
+    """The quality of `index.faiss`.
 
     Attributes:
         recall: Fraction of the ``recall_at`` nearest clips that it finds, compared with the exact search.
@@ -148,8 +148,8 @@ class TuningRecord(_Strict):
 
     Attributes:
         tuned_on: The clips that they were tuned on.
-        num_clips: Number of clips that the datastore held then.
-        metric: The score that was maximised; it and the model's own are in per cent.
+        num_clips: Number of clips in the datastore at that time.
+        metric: The score that was maximised; its values for kNN and for the model alone are in per cent.
     """
 
     k: int
@@ -168,9 +168,9 @@ class Header(_Strict):
     Attributes:
         model: Folder or Hub name.
         model_sha256: See `serein.checkpoint.folder_digest`.
-        task: What the classes are of.
-        size: Numbers in a vector.
-        corpora: Corpus -> clips; ``own`` where none is named.
+        task: The task that the classes belong to.
+        size: Length of a vector.
+        corpora: Corpus -> number of clips; ``own`` for clips without a corpus.
         licences: Corpus -> the licence of its recordings, which also limits the use of the datastore.
     """
 
@@ -196,13 +196,13 @@ class Datastore:
     embeddings: Embeddings
 
     def require_model(self, digest: str, where: str | Path) -> None:
-        """Raise ModelError when the datastore holds the embeddings of another model."""
+        """Raise ModelError when the datastore contains the embeddings of another model."""
         if digest != self.header.model_sha256:
             raise ModelError(
-                f"the datastore is of another model, {self.header.model} ({self.header.model_sha256[:12]}), than this "
-                f"one, {where} ({digest[:12]})",
+                f"the datastore belongs to another model, {self.header.model} ({self.header.model_sha256[:12]}), and "
+                f"not to {where} ({digest[:12]})",
                 where=self.folder,
-                remedy="Name that model, or build a datastore of this one.",
+                remedy="Use that model, or build a datastore of this one.",
             )
 
     def clips_at(self, rows: Sequence[int]) -> list[Utterance]:
@@ -217,7 +217,7 @@ class Datastore:
 
     @cached_property
     def id_of_file(self) -> dict[str, str]:
-        """Absolute path -> id of the clip, of files that hold one clip of the datastore."""
+        """Absolute path -> id of the clip, for files that contain exactly one clip of the datastore."""
         base, ids, num_clips = self.folder.absolute(), {}, Counter[str]()
         for fields in map(json.loads, self._lines()):
             path = os.path.normpath(base / fields["audio"])
@@ -227,7 +227,7 @@ class Datastore:
 
     @cached_property
     def speakers(self) -> frozenset[str]:
-        """The speakers, as `serein.data.splits.speaker_key` names them; clips without one are skipped."""
+        """The speakers, as named by `serein.data.splits.speaker_key`; clips without one are skipped."""
         lines = (json.loads(line) for line in self._lines())
         return frozenset(f"{line.get('corpus') or ''}/{line['speaker']}" for line in lines if line.get("speaker"))
 
@@ -249,20 +249,20 @@ def write_datastore(
 
     Args:
         header: Its counts, licences and index are filled in.
-        embeddings: All of the datastore's, those of `before` first.
-        clips: Those that `before` does not hold.
+        embeddings: All embeddings of the datastore, those of `before` first.
+        clips: The clips that `before` does not contain.
         before: A datastore whose clips come first; may be `folder`.
-        indexed_from: Write an index from this number of clips on.
+        indexed_from: Write an index if there are at least this many clips.
 
     Raises:
         ModelError: `folder` exists and is not a datastore.
-        MissingExtraError: There are so many clips that an index is written, and faiss is not installed.
+        MissingExtraError: There are enough clips for an index, and faiss is not installed.
     """
     if folder.exists() and not is_datastore(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError("exists and is not a datastore", where=folder, remedy="Name a new folder.")
+        raise ModelError("exists and is not a datastore", where=folder, remedy="Specify a new folder.")
     if len(embeddings) >= indexed_from:
         imported("faiss", "search")
-    kept = ("id", "audio", "start_s", "end_s", "speaker", "corpus", header.task)  # enough to find and to name a clip
+    kept = ("id", "audio", "start_s", "end_s", "speaker", "corpus", header.task)  # enough to find and identify a clip
     corpora = Counter(header.corpora) + Counter(clip.corpus or "own" for clip in clips)
     arrays: Mapping[str, Any] = {"vectors": embeddings.vectors, "labels": embeddings.labels, "keys": embeddings.keys}
     with _replacing(folder) as partial:
@@ -271,7 +271,7 @@ def write_datastore(
         if before is not None:
             added = path.read_text(encoding="utf-8")
             path.write_text((before / _CLIPS).read_text(encoding="utf-8") + added, encoding="utf-8")
-        with replacing(partial / _VECTORS) as file:  # safetensors would leave it to be read by its writer alone
+        with replacing(partial / _VECTORS) as file:  # safetensors would make it readable only by its owner
             save_file({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}, file)
         index = None
         if len(embeddings) >= indexed_from:
@@ -295,15 +295,15 @@ def write_header(folder: Path, header: Header) -> None:
 
 
 def open_datastore(folder: str | Path) -> Datastore:
-    """Open a datastore; its vectors are mapped into memory.
+    """Open a datastore; its vectors are memory-mapped.
 
     Raises:
-        ModelError: There is none, a part is missing or damaged, or the parts do not fit each other.
+        ModelError: It does not exist, a part is missing or damaged, or the parts do not match.
         MissingExtraError: It has an index, and faiss is not installed.
     """
     folder = Path(folder)
     if not is_datastore(folder):
-        raise ModelError("no such datastore", where=folder, remedy="Build one: serein knn build --help.")
+        raise ModelError("no such datastore", where=folder, remedy="Build one; see serein knn build --help.")
     try:
         header = Header.model_validate(json.loads((folder / _HEADER).read_text(encoding="utf-8")))
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -322,20 +322,20 @@ def open_datastore(folder: str | Path) -> Datastore:
     fits = embeddings.vectors.shape == (num, header.size) and embeddings.keys.shape == (num, 2)
     fits = fits and labels.shape == (num,) and labels.dtype == np.int64
     if not fits or (num and not 0 <= labels.min() <= labels.max() < len(header.classes)):
-        raise ModelError(f"does not hold the {num} clips that datastore.json states", where=folder, remedy=_REMEDY)
+        raise ModelError(f"does not contain the {num} clips that datastore.json states", where=folder, remedy=_REMEDY)
     if header.index is not None:
         embeddings = replace(embeddings, index=FaissIndex(folder / _INDEX, embeddings.exact))
     return Datastore(folder, header, embeddings)
 
 
 def is_datastore(folder: str | Path) -> bool:
-    """Tell whether a folder has the parts of a datastore."""
+    """Return whether a folder has the parts of a datastore."""
     return all((Path(folder) / part).is_file() for part in (_HEADER, _VECTORS, _CLIPS))
 
 
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder`, which takes its place when the block ends well."""
+    """Yield an empty folder next to `folder`, which replaces `folder` if the block succeeds."""
     folder = folder.absolute()  # paths of clips are written relative to it
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"

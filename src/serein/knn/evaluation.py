@@ -1,4 +1,4 @@
-"""Evaluate a finished run with the nearest clips of each fold's train and dev (wang2023, section 2.3; stage S3)."""
+"""Evaluate a finished run with the nearest clips in each fold's train and dev (wang2023, section 2.3; stage S3)."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ _PER_CENT = 100.0
 
 @dataclass(frozen=True)
 class KnnOptions:
-    """How a run is evaluated with kNN.
+    """Options for evaluating a run with kNN.
 
     Attributes:
-        selection: The split of each fold that tunes k and the weight.
-        k, knn_weight: Given values; `None` is tuned.
+        selection: The split of each fold on which k and the weight are tuned.
+        k, knn_weight: Given values; `None` to tune.
     """
 
     selection: Selection = "dev"
@@ -90,8 +90,8 @@ class KnnSelection:
     """The k and the weight of one fold and seed.
 
     Attributes:
-        num_clips: Clips in its datastore: train and dev.
-        tuned: The tuned values and their scores on the tuning set, as fractions; `None` where both were given.
+        num_clips: Number of clips in its datastore: train and dev.
+        tuned: The tuned values and their scores on the tuning set, as fractions; `None` if both were given.
     """
 
     fold: str
@@ -104,7 +104,7 @@ class KnnSelection:
 
 @dataclass(frozen=True)
 class KnnEvaluation:
-    """A run's model, its neighbours, and both interpolated (kNN), on the same test clips.
+    """Scores of a run's model, its neighbours, and both interpolated (kNN), on the same test clips.
 
     Attributes:
         selection: `dev`, `oracle`, or `given`.
@@ -147,45 +147,45 @@ def evaluate_run_with_knn(
 ) -> KnnEvaluation:
     """Evaluate a finished run with and without its neighbours (stage S3 of wang2023).
 
-    For every fold and seed, k and the weight are tuned on dev with a datastore of train alone; the datastore that is
-    kept in the run, and evaluated, holds train and dev. Writes `fold-*/seed-*/neighbours/` (the datastore), predictions
-    beside those of the model, and `knn.json`.
+    For every fold and seed, k and the weight are tuned on dev with a datastore of train only; the datastore that is
+    evaluated, and kept in the run, contains train and dev. Writes `fold-*/seed-*/neighbours/` (the datastore),
+    predictions next to those of the model, and `knn.json`.
 
     Args:
-        data: The manifest of the run, if it was moved.
-        device: Where its models run, see `serein.load`.
+        data: The manifest of the run, if it has moved.
+        device: The device of its models, see `serein.load`.
 
     Raises:
-        RunError: The run is unfinished or of other data, or there is no dev set to tune on.
+        RunError: The run is unfinished or used other data, or there is no dev set to tune on.
     """
     device_of(device)  # before any work
     recorded = read_json(run / "data.json")
     if not (run / "recipe.yaml").is_file() or "manifest" not in recorded:
-        raise RunError("is not a run folder", where=run, remedy="Name a folder that serein run has written.")
+        raise RunError("is not a run folder", where=run, remedy="Specify a folder that serein run has written.")
     experiment = prepare(recipes.load(run / "recipe.yaml"), data or Path(recorded["manifest"]), report)
     experiment.device = device
     if recorded.get("sha256") != manifest.digest(experiment.utterances):
-        raise RunError("was run on other data", where=run, remedy="Name the manifest that it was run on: --data.")
+        raise RunError("was run on other data", where=run, remedy="Specify the manifest that it was run on: --data.")
     if not has_test_set(run):
         raise RunError(
-            "has no test set with labels: k and the weight would be tuned on what is evaluated",
+            "has no test set with labels: k and the weight would be tuned on the evaluated set",
             where=run,
-            remedy="Build a datastore by serein knn build, and predict with it.",
+            remedy="Build a datastore with serein knn build, and predict with it.",
         )
     if read_json(run / "folds.json").get("sha256") != experiment.folds.sha256:
-        raise RunError("its folds are divided otherwise now", where=run, remedy="Run the recipe again.")
+        raise RunError("its folds are divided differently now", where=run, remedy="Run the recipe again.")
     classes = experiment.classes
     predicted = read_run_predictions(run, classes)
     lacking = missing_predictions(run, predicted)
     if lacking:
-        raise RunError(lacking[0], where=run, remedy="Finish the run by --resume.")
+        raise RunError(lacking[0], where=run, remedy="Finish the run with --resume.")
     without = [fold.name for fold in experiment.folds.folds if not fold.dev]
     if without and knn_options.selection == "dev" and not knn_options.is_given:
         raise RunError(
             f"fold {without[0]} has no dev set to tune k and the weight on",
             where=run,
-            remedy="Give both: --k 8 --knn-weight 0.3; or tune on test as the paper did, which is marked: "
-            "--selection oracle.",
+            remedy="Specify both (--k 8 --knn-weight 0.3), or tune on test as the paper did, which is marked as such "
+            "(--selection oracle).",
         )
     done: list[_TrialResult] = []
     trials = experiment.fold_runs()
@@ -224,7 +224,7 @@ class _TrialResult:
 def _evaluate(
     experiment: Experiment, fold: Fold, seed: int, run: Path, knn_options: KnnOptions, report: Report
 ) -> _TrialResult:
-    """Evaluate one fold and seed, with k and the weight as given or else tuned."""
+    """Evaluate one fold and seed, with k and the weight given or tuned."""
     folder, classes = fold_run_folder(run, fold, seed), experiment.classes
     datastore = _datastore(experiment, fold, seed, run, report)
     rows, probabilities = _predicted(folder / "predictions.jsonl", classes)
@@ -235,7 +235,7 @@ def _evaluate(
         raise RunError(f"cannot be read ({error})", where=path, remedy="Run the recipe again.") from None
     if len(vectors) != len(rows):
         raise RunError(
-            f"holds {len(vectors)} embeddings of {len(rows)} predictions", where=path, remedy="Run it again."
+            f"holds {len(vectors)} embeddings for {len(rows)} predictions", where=path, remedy="Run it again."
         )
     position_of = {utterance.id: position for position, utterance in enumerate(experiment.utterances)}
     keys = keys_of(experiment.recordings, [position_of[row.id] for row in rows])
@@ -247,7 +247,7 @@ def _evaluate(
             dev_rows, tuned_on = _predicted(folder / "dev_predictions.jsonl", classes)
             is_dev = np.arange(len(embeddings)) >= len(fold.train)  # whose predictions are in the same order
             if embeddings.keys[is_dev, 0].tolist() != [key(row.id) for row in dev_rows]:
-                what = "does not hold the dev set of this run"
+                what = "does not contain the dev set of this run"
                 raise RunError(what, where=datastore.folder, remedy="Delete it.")
             embeddings, queries = embeddings.only(np.flatnonzero(~is_dev)), embeddings.only(np.flatnonzero(is_dev))
         most = k or min(MAX_NEIGHBOURS, len(embeddings) - 1)
@@ -275,7 +275,7 @@ def _evaluate(
 
 
 def _datastore(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> Datastore:
-    """Return the datastore of a fold's train and dev, in this order; built now, unless it exists for this model."""
+    """Return the datastore of a fold's train and dev, in this order; build it unless it exists for this model."""
     fold_with_same_training = fold_run_folder(run, experiment.fold_with_same_training(fold), seed)
     folder, digest = fold_with_same_training / "neighbours", folder_digest(fold_with_same_training / "model")
     if is_datastore(folder):
@@ -340,9 +340,9 @@ def _as_predictions(rows: Sequence[Prediction], probabilities: FloatArray, class
 def _notes(done: Sequence[_TrialResult], knn_options: KnnOptions) -> tuple[str, ...]:
     num_clips = sorted({result.trial.num_clips for result in done})
     sizes = str(num_clips[0]) if len(num_clips) == 1 else f"{num_clips[0]} to {num_clips[-1]}"
-    contents = f"The datastores hold train and dev of their fold: {sizes} clips."
+    contents = f"Each datastore contains train and dev of its fold: {sizes} clips."
     if knn_options.is_given:
         return (f"k {knn_options.k} and weight {knn_options.knn_weight:g} were given; nothing was tuned.", contents)
     if knn_options.selection == "oracle":
         return ORACLE, contents
-    return "k and the weight were tuned on each fold's dev, with a datastore of its train alone.", contents
+    return "k and the weight were tuned on each fold's dev, with a datastore of only its train.", contents

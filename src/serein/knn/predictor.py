@@ -27,17 +27,17 @@ from serein.tasks.task import most_probable
 
 DEFAULT_K, DEFAULT_KNN_WEIGHT = 8, 0.3
 MAX_NEIGHBOURS = 32  # wang2023, section 3.1: k in 1..32
-KNN_WEIGHTS = tuple(number / 20 for number in range(21))  # 0 is the model alone, 1 the neighbours alone
+KNN_WEIGHTS = tuple(number / 20 for number in range(21))  # 0: the model alone, 1: the neighbours alone
 
 
 def knn_probabilities_by_k(nearest: Nearest, num_classes: int, votes: str = "uniform") -> FloatArray:
-    """Return the probabilities of the nearest 1, 2, ... neighbours: (k, clip, class), each row sums to 1.
+    """Return the probabilities from the votes of the nearest 1, 2, ... neighbours: (k, clip, class), rows sum to 1.
 
     Args:
-        votes: A name of `VOTES`.
+        votes: A key of `VOTES`.
 
     Raises:
-        ModelError: There is no such way to vote.
+        ModelError: `votes` is unknown.
 
     Example:
         >>> nearest = Nearest(np.array([[7, 9]]), np.array([[1, 0]]), np.array([[0.5, 0.8]]))
@@ -58,7 +58,7 @@ def interpolate(neighbours: NDArray[Any], model: NDArray[Any], knn_weight: float
     Args:
         neighbours: (..., class) probabilities.
         model: (..., class) probabilities.
-        knn_weight: 0 is the model exactly, 1 the neighbours.
+        knn_weight: 0 gives exactly the model, 1 the neighbours.
 
     Raises:
         ModelError: The weight is not from 0 to 1.
@@ -68,13 +68,13 @@ def interpolate(neighbours: NDArray[Any], model: NDArray[Any], knn_weight: float
         [0.625, 0.375]
     """
     if not 0.0 <= knn_weight <= 1.0:
-        raise ModelError(f"the weight is {knn_weight:g}", where="--knn-weight", remedy="Give a number from 0 to 1.")
+        raise ModelError(f"the weight is {knn_weight:g}", where="--knn-weight", remedy="Choose a number from 0 to 1.")
     return knn_weight * neighbours.astype(np.float64) + (1.0 - knn_weight) * model.astype(np.float64)
 
 
 VOTES: dict[str, Callable[[FloatArray], FloatArray]] = {
     "uniform": np.ones_like,  # wang2023: each neighbour has one vote
-    "softmax": lambda distances: np.exp(distances[:, :1] - distances),  # of -distances, up to a factor of each clip
+    "softmax": lambda distances: np.exp(distances[:, :1] - distances),  # of -distances, up to a factor per clip
 }
 
 
@@ -83,8 +83,8 @@ class TunedKnn:
     """The k and the weight with the best score on some clips.
 
     Attributes:
-        score: Fraction, with these.
-        model_score: Fraction, by the model alone.
+        score: The score with these values, as a fraction.
+        model_score: The score of the model alone, as a fraction.
     """
 
     k: int
@@ -105,14 +105,14 @@ def tune_k_and_weight(
 ) -> TunedKnn:
     """Tune k and the weight of the neighbours.
 
-    Among equal scores, the least squared error of the probabilities decides, then the smaller k and weight.
+    Ties are broken by the smallest squared error of the probabilities, then by the smaller k and weight.
 
     Args:
         nearest: As many neighbours as the largest k.
         model: (clip, class) probabilities.
         truth: (clip,) class numbers.
         metric: `ua`, `wa` or `macro_f1`.
-        ks: Candidates; by default all that there are neighbours for.
+        ks: Candidates for k; by default, every number up to that of the neighbours.
     """
     num_classes = model.shape[1]
     probabilities = knn_probabilities_by_k(nearest, num_classes, votes)
@@ -125,7 +125,7 @@ def tune_k_and_weight(
             ranked = (-round(_score(interpolated, truth, metric), 12), round(error, 12), k, knn_weight)
             best = ranked if best is None else min(best, ranked)
     if best is None:
-        raise ModelError("there is no k or weight to choose from", remedy="Name some.")
+        raise ModelError("there is no k or weight to choose from", remedy="Specify candidates.")
     return TunedKnn(best[2], best[3], -best[0], _score(model, truth, metric))
 
 
@@ -135,11 +135,11 @@ def _score(probabilities: NDArray[Any], truth: NDArray[Any], metric: str) -> flo
 
 @dataclass(frozen=True)
 class Interpolation:
-    """How neighbours vote, and their weight.
+    """The votes of the neighbours, and their weight.
 
     Attributes:
         votes: `uniform` or `softmax`.
-        is_tuned: The numbers were tuned on clips, or given; otherwise they are the defaults.
+        is_tuned: Whether the numbers were tuned on clips, or given; otherwise they are the defaults.
     """
 
     k: int
@@ -154,9 +154,9 @@ class Neighbour:
 
     Attributes:
         label: Its class.
-        distance: Euclidean, between the embeddings.
+        distance: Euclidean distance between the embeddings.
         start_s: Start of the clip in its file, in seconds.
-        end_s: Its end; `None` is the end of the file.
+        end_s: End of the clip; `None` for the end of the file.
     """
 
     id: str
@@ -175,18 +175,18 @@ class Neighbour:
 
 
 class KnnPredictor(Predictor):
-    """A model with a datastore of labelled clips; each window of a recording has neighbours of its own.
+    """A model with a datastore of labelled clips; each window of a recording has its own neighbours.
 
     Args:
-        model: Model folder or Hub name; `None` is the default model.
+        model: Model folder or Hub name; `None` for the default model.
         datastore: Folder of the datastore.
-        k, knn_weight, votes: `None` is the tuned value of the datastore, or else the default: `DEFAULT_K`,
+        k, knn_weight, votes: `None` for the tuned value of the datastore, or else the default: `DEFAULT_K`,
             `DEFAULT_KNN_WEIGHT`, `uniform`.
-        show_neighbours: Whether predictions name their neighbours.
-        backbone: Where the model's pretrained backbone is now, if it has moved.
+        show_neighbours: Whether predictions list their neighbours.
+        backbone: The current location of the model's pretrained backbone, if it has moved.
 
     Raises:
-        ModelError: The model or datastore does not exist, they do not belong together, or k or the weight is invalid.
+        ModelError: The model or datastore does not exist, they do not match, or k or the weight is invalid.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class KnnPredictor(Predictor):
         self.show_neighbours = show_neighbours
 
     def with_labels(self, labels: Sequence[str]) -> Predictor:
-        """Refuse: the clips are labelled with the classes."""
+        """Raise ModelError: the clips are labelled with fixed classes."""
         raise ModelError("the classes of a datastore are fixed", where="labels", remedy="Use the model alone.")
 
     def predict_clips(
@@ -229,13 +229,13 @@ class KnnPredictor(Predictor):
         if not own:
             return []
         trim_db = self.checkpoint.options.clips.trim_db
-        known, files = utterances or [], self.datastore.id_of_file  # a clip that is cut is known by its file
+        known, files = utterances or [], self.datastore.id_of_file  # a clip without an id is identified by its file
         ids = [files.get(os.path.abspath(u.audio), u.id) if u.id == u.audio else u.id for u in known] or ["-"] * len(
             own
         )
-        told = [(key(id), key(audio.trimmed(each, trim_db))) for id, each in zip(ids, waveforms, strict=True)]
+        keys = [(key(id), key(audio.trimmed(each, trim_db))) for id, each in zip(ids, waveforms, strict=True)]
         vectors = np.stack([predicted.embedding for predicted in own])
-        nearest = self.datastore.embeddings.nearest(vectors, self.interpolation.k, np.array(told, np.int64))
+        nearest = self.datastore.embeddings.nearest(vectors, self.interpolation.k, np.array(keys, np.int64))
         model = np.array([list(predicted.main.probabilities.values()) for predicted in own])
         votes = knn_probabilities_by_k(nearest, len(self.classes), self.interpolation.votes)[-1]
         probabilities = interpolate(votes, model, self.interpolation.knn_weight)
@@ -281,10 +281,10 @@ def embed_labelled(
     labels = [checkpoint.class_labels.label(recordings.utterances[position]) for position in positions]
     numbers = np.array([classes.index(label) for label in labels if label is not None], np.int64)
     probabilities = outputs.decoded[checkpoint.task].values
-    assert probabilities is not None  # of a task with classes
+    assert probabilities is not None  # since the task has classes
     return Embeddings(outputs.embeddings, numbers, keys_of(recordings, positions)), probabilities
 
 
 def model_reference(model: str) -> str:
-    """Return how a datastore names its model: a folder by its absolute path, else its Hub name."""
+    """Return the reference to a model in a datastore: the absolute path of a folder, or else the Hub name."""
     return os.path.abspath(model) if Path(model).exists() else model

@@ -1,8 +1,8 @@
-"""Metrics: `unweighted_accuracy(truth, prediction)` and others; pure functions that return fractions from 0 to 1.
+"""Metrics such as `unweighted_accuracy(truth, prediction)`: pure functions that return fractions from 0 to 1.
 
-Those whose names end with `_of` take counts ``(..., classes, classes)``, rows truth and columns prediction, and keep
-the leading axes, so that thousands of bootstrap resamples are scored at once. A quantity that does not exist (the
-recall of a class that never occurs) is NaN, never 0, and is left out of means.
+Functions whose names end in `_of` take counts ``(..., classes, classes)``, rows truth and columns prediction, and keep
+the leading axes, so that thousands of bootstrap resamples are scored at once. An undefined quantity (the recall of a
+class that never occurs) is NaN, never 0, and is left out of means.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Scores of classes: accuracies, recalls, F1, and how far raters agree."""
+"""Classification scores: accuracies, recalls, F1, and the agreement of raters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Counts = NDArray[Any]
 
 
 def confusion_matrix(truth: ArrayLike, prediction: ArrayLike, num_classes: int) -> NDArray[np.int64]:
-    """Count how often each class was taken for each other.
+    """Count how often each class was predicted as each class.
 
     Args:
         truth: ``(utterances,)`` integers below `num_classes`.
@@ -24,7 +24,7 @@ def confusion_matrix(truth: ArrayLike, prediction: ArrayLike, num_classes: int) 
         ``(classes, classes)`` counts, rows truth and columns prediction.
 
     Raises:
-        ValueError: The arrays differ in shape, or hold something other than class numbers.
+        ValueError: The arrays differ in shape, or contain something other than class numbers.
 
     Example:
         >>> confusion_matrix([0, 0, 1], [0, 1, 1], num_classes=2).tolist()
@@ -38,7 +38,7 @@ def confusion_matrix(truth: ArrayLike, prediction: ArrayLike, num_classes: int) 
             form = f"{name} has shape {numbers.shape} and type {numbers.dtype}"
             raise ValueError(f"{form}; give one integer per utterance.")
         elif numbers.min() < 0 or numbers.max() >= num_classes:
-            raise ValueError(f"{name} goes from {numbers.min()} to {numbers.max()}; expected 0 to {num_classes - 1}.")
+            raise ValueError(f"{name} ranges from {numbers.min()} to {numbers.max()}; expected 0 to {num_classes - 1}.")
     rows, columns = (numbers.astype(np.int64) for numbers in labels.values())
     if rows.shape != columns.shape:
         raise ValueError(f"truth has {len(rows)} labels and prediction {len(columns)}; give one of each per utterance.")
@@ -47,7 +47,7 @@ def confusion_matrix(truth: ArrayLike, prediction: ArrayLike, num_classes: int) 
 
 
 def class_recalls(confusion: Counts) -> FloatArray:
-    """Return the share of each class's utterances that were recognised; NaN for a class absent from truth.
+    """Return the fraction of each class's utterances that were recognised; NaN for a class absent from truth.
 
     Returns:
         ``(..., classes)``.
@@ -60,7 +60,7 @@ def class_recalls(confusion: Counts) -> FloatArray:
 
 
 def class_precisions(confusion: Counts) -> FloatArray:
-    """Return the share of each class's predictions that are right; NaN for a class never predicted.
+    """Return the fraction of each class's predictions that are correct; NaN for a class never predicted.
 
     Returns:
         ``(..., classes)``.
@@ -75,7 +75,7 @@ def class_precisions(confusion: Counts) -> FloatArray:
 def class_f1(confusion: Counts) -> FloatArray:
     """Return the harmonic mean of precision and recall of each class, ``2 TP / (2 TP + FP + FN)``.
 
-    NaN for a class in neither truth nor prediction; 0 for one that occurs and is never hit.
+    NaN for a class in neither truth nor prediction; 0 for one that occurs but is never predicted correctly.
 
     Returns:
         ``(..., classes)``.
@@ -102,7 +102,7 @@ def unweighted_accuracy_of(confusion: Counts) -> FloatArray:
 
 
 def weighted_accuracy_of(confusion: Counts) -> FloatArray:
-    """Return the share of utterances that were recognised, whatever their class (WA, plain accuracy).
+    """Return the fraction of utterances that were recognised, regardless of class (WA, plain accuracy).
 
     Returns:
         ``(...)``; NaN when nothing was counted.
@@ -128,7 +128,7 @@ def macro_f1_of(confusion: Counts) -> FloatArray:
 
 
 def mean_of_known(values: FloatArray) -> FloatArray:
-    """Return the mean over the last axis of the values that are not NaN; NaN where none is.
+    """Return the mean over the last axis of the values that are not NaN; NaN where all are.
 
     Example:
         >>> mean_of_known(np.array([[1.0, np.nan, 3.0], [np.nan] * 3])).tolist()
@@ -139,7 +139,7 @@ def mean_of_known(values: FloatArray) -> FloatArray:
 
 
 def ratio(numerator: Counts, denominator: Counts) -> FloatArray:
-    """Return ``numerator / denominator``, of one shape; NaN where nothing is to divide by."""
+    """Return ``numerator / denominator``, of equal shape; NaN where the denominator is 0."""
     ratio: FloatArray = np.full(np.shape(numerator), np.nan)
     np.divide(numerator, denominator, out=ratio, where=np.asarray(denominator) > 0)
     return ratio
@@ -150,7 +150,7 @@ def unweighted_accuracy(truth: Sequence[object], prediction: Sequence[object]) -
 
     Args:
         truth: The class of each utterance, of any type that can be compared.
-        prediction: What was predicted, in the same order.
+        prediction: The predicted class of each utterance, in the same order.
 
     Raises:
         ValueError: They differ in length.
@@ -185,13 +185,13 @@ def macro_f1(truth: Sequence[object], prediction: Sequence[object]) -> float:
 def krippendorff_alpha(counts: ArrayLike) -> float:
     """Return Krippendorff's alpha of categories: 1 - observed / expected disagreement; 1 is full agreement, 0 chance.
 
-    Units with fewer than two ratings say nothing and are left out. NaN when nothing can disagree: no unit is left, or
-    one category was ever given.
+    Units with fewer than two ratings are uninformative and left out. NaN when there can be no disagreement: no unit is
+    left, or only one category was ever given.
 
     Source: Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section C.
 
     Args:
-        counts: (unit, category), how many raters gave it.
+        counts: (unit, category), the number of raters who gave it.
 
     Example:
         >>> krippendorff_alpha([[2, 0], [0, 2], [1, 1]])
@@ -209,12 +209,12 @@ def krippendorff_alpha(counts: ArrayLike) -> float:
 
 
 class HeldOutAgreement(NamedTuple):
-    """How often a rater of an utterance is agreed with, 0 to 1.
+    """How often others agree with a rater of an utterance, 0 to 1.
 
     Attributes:
-        model: By the model's most probable class.
-        rater: By another rater of the utterance: what one more rater is worth.
-        others: By the class that most of the other raters gave: as much as knowing them all is worth.
+        model: Agreement of the model's most probable class.
+        rater: Agreement of another rater of the utterance: the worth of one more rater.
+        others: Agreement of the class that most of the other raters gave: the worth of knowing them all.
     """
 
     model: float
@@ -223,13 +223,13 @@ class HeldOutAgreement(NamedTuple):
 
 
 def held_out_agreement(ratings: ArrayLike, probabilities: ArrayLike) -> HeldOutAgreement:
-    """Hold out each rater of an utterance in turn and ask who agrees; NaN with fewer than two raters.
+    """Hold out each rater of an utterance in turn and measure who agrees; NaN with fewer than two raters.
 
-    A rater who gave several labels is agreed with in parts; equally frequent classes of the others share.
+    Agreement with a rater who gave several labels is fractional; ties among the classes of the others are averaged.
 
     Args:
-        ratings: (rater, class), the labels that each gave; rows of any sum.
-        probabilities: (class,) of the model.
+        ratings: (rater, class), the labels that each rater gave; rows of any sum.
+        probabilities: (class,) probabilities of the model.
 
     Example:
         >>> held_out_agreement([[1, 0], [1, 0], [0, 1]], [0.6, 0.4])

@@ -1,7 +1,7 @@
-"""Scores of what is not right or wrong: numbers, and probabilities.
+"""Scores of numbers and probabilities, which are not simply right or wrong.
 
-Of numbers: concordance, correlation, errors; of two lists, or of sums over many sets at once. Of probabilities and
-similarities: calibration, distances of distributions, equal error rate.
+For numbers: concordance, correlation and errors, of two lists or of sums over many sets at once. For probabilities and
+similarities: calibration, distances of distributions, and the equal error rate.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from serein.metrics.classes import FloatArray, ratio
 
 
 def moments(truth: ArrayLike, prediction: ArrayLike) -> FloatArray:
-    """Return what scores of numbers are made of, for each utterance; sums of rows are the moments of a set.
+    """Return the terms of the scores of numbers, for each utterance; sums of rows are the moments of a set.
 
-    Columns: 1, truth, prediction, their squares, their product, absolute error; both less the mean of the truth, on
-    which no score depends, so that squares stay small.
+    Columns: 1, truth, prediction, their squares, their product, absolute error. The mean of the truth is subtracted
+    from both, which changes no score and keeps the squares small.
 
     Args:
         truth: (utterance,) numbers.
@@ -42,7 +42,7 @@ def _central(sums: FloatArray) -> tuple[FloatArray, ...]:
     """Return means of truth and prediction, their variances and covariance (Huygens), each (...), from (..., 7)."""
     n = np.maximum(sums[..., 0], 1.0)
     t, p, tt, pp, tp = (sums[..., column] / n for column in range(1, 6))
-    rounding = 1e-12 * (tt + pp)  # of the difference of two nearly equal numbers
+    rounding = 1e-12 * (tt + pp)  # error of the difference of two nearly equal numbers
     variances = (np.where(v > rounding, v, 0.0) for v in (tt - t * t, pp - p * p))
     return t, p, *variances, tp - t * p
 
@@ -68,15 +68,15 @@ def mean_absolute_error_of(sums: FloatArray) -> FloatArray:
 
 
 def root_mean_square_error_of(sums: FloatArray) -> FloatArray:
-    """Return the root of the mean square error of sets, (...), from sums of `moments`, (..., 7)."""
+    """Return the root mean square error of sets, (...), from sums of `moments`, (..., 7)."""
     square = (sums[..., 3] + sums[..., 4] - 2 * sums[..., 5]) / np.maximum(sums[..., 0], 1.0)
     return np.asarray(np.sqrt(np.maximum(square, 0.0)))
 
 
 def concordance(truth: ArrayLike, prediction: ArrayLike) -> float:
-    """Concordance correlation coefficient (Lin 1989), -1 to 1: 2 cov / (var + var + (mean - mean)^2).
+    """Return the concordance correlation coefficient (Lin 1989), -1 to 1: 2 cov / (var + var + (mean - mean)^2).
 
-    Variances and covariance divide by the number of utterances; where truth or prediction is constant, it is 0.
+    Variances and covariance divide by the number of utterances. If truth or prediction is constant, it is 0.
 
     Args:
         truth: (utterance,) numbers.
@@ -90,7 +90,7 @@ def concordance(truth: ArrayLike, prediction: ArrayLike) -> float:
 
 
 def pearson(truth: ArrayLike, prediction: ArrayLike) -> float:
-    """Pearson's correlation, -1 to 1, of numbers, both (utterance,); 0 where truth or prediction is constant.
+    """Return Pearson's correlation of numbers, both (utterance,), -1 to 1; 0 if truth or prediction is constant.
 
     Example:
         >>> round(pearson([1.0, 2.0, 3.0], [2.0, 4.0, 6.0]), 4)
@@ -100,7 +100,7 @@ def pearson(truth: ArrayLike, prediction: ArrayLike) -> float:
 
 
 def mean_absolute_error(truth: ArrayLike, prediction: ArrayLike) -> float:
-    """Mean absolute error of numbers, both (utterance,).
+    """Return the mean absolute error of numbers, both (utterance,).
 
     Example:
         >>> mean_absolute_error([1.0, 2.0], [1.0, 4.0])
@@ -110,7 +110,7 @@ def mean_absolute_error(truth: ArrayLike, prediction: ArrayLike) -> float:
 
 
 def root_mean_square_error(truth: ArrayLike, prediction: ArrayLike) -> float:
-    """Root of the mean square error of numbers, both (utterance,).
+    """Return the root mean square error of numbers, both (utterance,).
 
     Example:
         >>> root_mean_square_error([1.0, 2.0], [4.0, 2.0 - 3.0])
@@ -136,15 +136,15 @@ NUMBER_SCORES_OF: dict[str, Callable[[FloatArray], FloatArray]] = {  # the same,
 
 
 def reliability(confidence: ArrayLike, is_correct: ArrayLike, num_bins: int = 10) -> tuple[FloatArray, ...]:
-    """Compare what a model promises with what it keeps, in equally wide bins of confidence.
+    """Compare a model's confidence with its accuracy, in equally wide bins of confidence.
 
     Args:
-        confidence: ``(utterances,)`` share given to the predicted class, 0 to 1.
+        confidence: ``(utterances,)`` probability of the predicted class, 0 to 1.
         is_correct: ``(utterances,)`` bool.
         num_bins: Bins ``(low, high]`` between 0 and 1; the first includes 0.
 
     Returns:
-        Mean confidence, share correct and count of every bin, each ``(bins,)``; NaN means for an empty bin.
+        Mean confidence, accuracy and count of every bin, each ``(bins,)``; both means are NaN for an empty bin.
 
     Example:
         >>> promised, kept, count = reliability([0.2, 0.9, 0.8], [False, True, False], num_bins=2)
@@ -160,7 +160,7 @@ def reliability(confidence: ArrayLike, is_correct: ArrayLike, num_bins: int = 10
 
 
 def expected_calibration_error(confidence: ArrayLike, is_correct: ArrayLike, num_bins: int = 10) -> float:
-    """Return the expected calibration error: mean distance of confidence and accuracy, bins weighted.
+    """Return the expected calibration error: the mean distance of confidence and accuracy, weighted by bin size.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
 
@@ -173,11 +173,11 @@ def expected_calibration_error(confidence: ArrayLike, is_correct: ArrayLike, num
 
 
 class EqualError(NamedTuple):
-    """The equal error rate: where false acceptances and false rejections are equally frequent.
+    """The equal error rate, at which false acceptances and false rejections are equally frequent.
 
     Attributes:
-        rate: That share, 0 to 1.
-        threshold: The similarity from which on two clips count as one voice there.
+        rate: The rate, 0 to 1.
+        threshold: The corresponding similarity: from it upwards, two clips count as the same voice.
     """
 
     rate: float
@@ -185,10 +185,10 @@ class EqualError(NamedTuple):
 
 
 def equal_error_rate(is_same: ArrayLike, similarity: ArrayLike) -> EqualError:
-    """Return the rate at which misses and false alarms are equal, on straight lines between the operating points.
+    """Return the rate at which misses and false alarms are equal, interpolated linearly between operating points.
 
-    Misses are same pairs below a threshold, false alarms different pairs not below it. Pairs of one similarity are
-    taken or left together. A threshold stands midway between the similarities that it divides.
+    Misses are same pairs below a threshold, false alarms different pairs not below it. Pairs of equal similarity are
+    accepted or rejected together. A threshold is midway between the similarities that it separates.
 
     Source: Martin et al. 1997, "The DET Curve in Assessment of Detection Task Performance".
 
@@ -227,12 +227,12 @@ def tempered(probabilities: NDArray[Any], temperature: float | FloatArray) -> ND
     """Return probabilities softened (temperature above 1) or sharpened (below), which changes no prediction.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 9: softmax(logits / temperature);
-    here of the logarithms of probabilities, which are logits up to a constant of each row. Probabilities that are means
-    of several networks' are tempered after the mean (Rahaman and Thiery 2021).
+    here with the logarithms of probabilities, which equal the logits up to a constant per row. Mean probabilities of
+    several networks are tempered after averaging (Rahaman and Thiery 2021).
 
     Args:
         probabilities: ``(utterances, classes)``, each row summing to 1.
-        temperature: Above 0; or ``(utterances, 1)``, one for each row.
+        temperature: A number above 0; or ``(utterances, 1)``, one for each row.
 
     Example:
         >>> tempered(np.array([[0.8, 0.2]]), 2.0).round(3).tolist()
@@ -245,7 +245,7 @@ def tempered(probabilities: NDArray[Any], temperature: float | FloatArray) -> ND
 
 
 def log_loss(truth: NDArray[np.int64], probabilities: NDArray[Any]) -> float:
-    """Return the mean negative logarithm of the true class's share (Guo et al. 2017, equation 6, per utterance).
+    """Return the mean negative logarithm of the true class's probability (Guo et al. 2017, equation 6, per utterance).
 
     Args:
         truth: ``(utterances,)`` class numbers.
@@ -273,7 +273,7 @@ def entropy(probabilities: ArrayLike) -> FloatArray:
 def cross_entropy(truth: ArrayLike, prediction: ArrayLike) -> FloatArray:
     """Return -sum of truth * log(prediction) of each row, in nats: (...) from two (..., class).
 
-    Its least value is the entropy of the truth.
+    Its minimum is the entropy of the truth.
 
     Example:
         >>> cross_entropy([[0.5, 0.5]], [[0.25, 0.75]]).round(4).tolist()

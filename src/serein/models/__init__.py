@@ -1,1 +1,1 @@
-"""From waveform to vectors: backbones, encoders, heads, and the folder that a model is saved as."""
+"""From waveform to vectors: backbones, encoders, heads, and the folder in which a model is saved."""

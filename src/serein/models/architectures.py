@@ -1,6 +1,7 @@
-"""How the families of Transformers' speech models run: their parts in order, each told where a clip ends.
+"""How each family of Transformers' speech models runs: its parts in order, each given the lengths of the clips.
 
-An architecture knows one family's modules. `HuggingFaceBackbone` calls them, keeps graphs, freezes and checkpoints.
+An architecture wraps one family's modules. `HuggingFaceBackbone` calls them, manages gradients, freezing and
+checkpointing.
 """
 
 from __future__ import annotations
@@ -20,28 +21,30 @@ from serein.models.whisper import WhisperEncoder
 
 Count = TypeVar("Count", int, torch.Tensor)
 
-MASK_EMBEDDING = "masked_spec_embed"  # for SpecAugment alone; some checkpoints lack it
+MASK_EMBEDDING = "masked_spec_embed"  # used only by SpecAugment; some checkpoints lack it
 
 
 class Wav2Vec2:
-    """wav2vec 2.0, HuBERT, data2vec-audio and UniSpeech; other families override what they do otherwise.
+    """wav2vec 2.0, HuBERT, data2vec-audio and UniSpeech; other families override what differs.
 
     Args:
-        model: Transformers' model.
+        model: The Transformers model.
 
     Attributes:
-        model: The model that is run.
+        model: The model that runs.
         cnn: Modules of the group `cnn`.
-        projection: Modules of the group `projection`: those before and behind the layers.
+        projection: Modules of the group `projection`: those before and after the layers.
         layers: The transformer layers.
-        opening_norm: What normalises the frames that enter the layers; `None`: nothing does.
-        closing_norm: What makes Transformers' `last_hidden_state` of the last layer; `None`: that is the last layer.
-        receptive_field: Samples of the shortest clip; shorter ones are filled up with zeros.
+        opening_norm: The norm of the frames that enter the layers; `None`: there is none.
+        closing_norm: The norm that turns the last layer into Transformers' `last_hidden_state`; `None`: the two are
+            equal.
+        receptive_field: Samples of the shortest clip; shorter ones are padded with zeros.
         frame_samples: Samples from one frame to the next.
-        band_samples: Samples from one frame of its log-mel bands to the next; `None`: it reads none, or no plain ones.
-        max_frames: Frames of the longest clip that the model takes; `None`: no limit.
-        layerdrop: Rate of dropped layers in training.
-        keeps_first_layer: Layer drop spares the first layer.
+        band_samples: Samples from one frame of its log-mel bands to the next; `None`: its input has no log-mel bands,
+            or no plain ones.
+        max_frames: Frames of the longest clip that the model accepts; `None`: no limit.
+        layerdrop: Layer drop rate in training.
+        keeps_first_layer: Whether layer drop excludes the first layer.
     """
 
     band_samples: int | None = None
@@ -50,7 +53,7 @@ class Wav2Vec2:
 
     def __init__(self, model: Any) -> None:
         self.model, self.config, encoder = model, model.config, model.encoder
-        if not hasattr(model, MASK_EMBEDDING):  # or the names of weights would depend on an override
+        if not hasattr(model, MASK_EMBEDDING):  # otherwise the names of weights would depend on an override
             model.masked_spec_embed = nn.Parameter(torch.zeros(self.config.hidden_size))
         self.cnn: list[nn.Module] = [model.feature_extractor] if hasattr(model, "feature_extractor") else []
         norm: nn.Module | None = getattr(encoder, "layer_norm", None)
@@ -58,7 +61,7 @@ class Wav2Vec2:
         self.projection: list[nn.Module] = [part for part in parts if part is not None]
         self.layers: nn.ModuleList = encoder.layers
         self.layerdrop: float = self.config.layerdrop
-        # data2vec-audio's configuration may speak of stable layer norm, which the model does not have.
+        # data2vec-audio's configuration may set stable layer norm, which the model does not have.
         norms_last = self.config.model_type != "data2vec-audio" and getattr(self.config, "do_stable_layer_norm", False)
         self.opening_norm: nn.Module | None = None if norms_last else norm
         self.closing_norm: nn.Module | None = norm if norms_last else None
@@ -71,7 +74,7 @@ class Wav2Vec2:
             self.frame_samples *= stride
 
     def num_frames(self, num_samples: Count) -> Count:
-        """Return the frames of clips of so many samples, at least the receptive field: (batch,) long."""
+        """Return the number of frames of clips of `num_samples`, at least the receptive field: (batch,) long."""
         frames = num_samples
         for kernel, stride in self.convolutions:
             frames = (frames - kernel) // stride + 1
@@ -83,7 +86,7 @@ class Wav2Vec2:
         return list(self.layers)
 
     def features(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
-        """Return what enters the first module, of each clip as if it were alone.
+        """Return the input of the first module, for each clip as if it were alone.
 
         Args:
             waveforms: (batch, sample) float32, zero on padding.
@@ -94,8 +97,8 @@ class Wav2Vec2:
     def encode(self, features: torch.Tensor, num_samples: torch.Tensor, run: Runner) -> torch.Tensor:
         """Run the modules of `cnn`, each called by `run`; return (batch, frame, feature).
 
-        A frame of a layer without padding sees only samples before its end, so the frames that a clip has alone are
-        the same in any batch. Only a norm over time (`feat_extract_norm="group"`) needs the lengths.
+        A frame of an unpadded layer depends only on samples before its end, so a clip's own frames are the same in any
+        batch. Only a norm over time (`feat_extract_norm="group"`) needs the lengths.
         """
         frames = features
         for extractor in self.cnn:
@@ -105,7 +108,7 @@ class Wav2Vec2:
         return frames
 
     def project(self, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
-        """Run what lies before the layers; SpecAugment masks frames and features in training, from NumPy's state.
+        """Run the modules before the layers; in training, SpecAugment masks frames and features, using NumPy's state.
 
         Args:
             frames: (batch, frame, feature).
@@ -124,13 +127,13 @@ class Wav2Vec2:
         return dropped
 
     def mask(self, hidden: torch.Tensor, is_frame: torch.Tensor | None) -> Any:
-        """Return the mask in the form that `transform` takes; `None` when nothing is padded."""
+        """Return the mask in the form that `transform` expects; `None` if nothing is padded."""
         if is_frame is None:
             return None
         if torch.compiler.is_exporting() or getattr(self.config, "_attn_implementation", "") == "eager":
             closed = torch.zeros(is_frame.shape, dtype=hidden.dtype, device=hidden.device)
             return closed.masked_fill(~is_frame, torch.finfo(hidden.dtype).min)[:, None, None]
-        return is_frame[:, None, None]  # Transformers' own way asks the device whether all is real
+        return is_frame[:, None, None]  # Transformers' own mask queries the device whether all frames are real
 
     def transform(
         self, layer: Any, hidden: torch.Tensor, mask: Any, positions: torch.Tensor | None
@@ -139,33 +142,33 @@ class Wav2Vec2:
 
         Args:
             hidden: (batch, frame, feature).
-            mask: What `mask` returned.
-            positions: What the layer before returned of positions; `None` in the first.
+            mask: The return value of `mask`.
+            positions: The positions that the previous layer returned; `None` in the first.
 
         Returns:
-            (batch, frame, feature), and what the next layer is told of positions.
+            (batch, frame, feature), and the positions for the next layer.
         """
         return layer(hidden, attention_mask=mask), positions
 
     def augments(self, num_frames: int) -> bool:
-        """Tell whether SpecAugment is on; batches shorter than a mask are left alone."""
+        """Return whether SpecAugment is applied; batches shorter than a mask are left unchanged."""
         is_on = self.model.training and self.config.apply_spec_augment
         return bool(is_on and num_frames >= self.config.mask_time_length)
 
 
 class WavLM(Wav2Vec2):
-    """WavLM: its first layer makes the position bias of all, and `GatedAttention` takes the mask of frames."""
+    """WavLM: its first layer computes the position bias of all, and `GatedAttention` expects the frame mask."""
 
     keeps_first_layer = True
 
     def mask(self, hidden: torch.Tensor, is_frame: torch.Tensor | None) -> Any:
-        """Return the mask of frames as it is."""
+        """Return the frame mask unchanged."""
         return is_frame
 
     def transform(
         self, layer: Any, hidden: torch.Tensor, mask: Any, positions: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Run a layer, with the position bias of the first, which is made anew where that has not run."""
+        """Run a layer with the first layer's position bias, which is recomputed if that layer has not run."""
         first: Any = self.layers[0]
         if positions is None and layer is not first:
             positions = first.attention.position_bias(hidden.shape[1])
@@ -174,21 +177,21 @@ class WavLM(Wav2Vec2):
 
 
 class Conformer(Wav2Vec2):
-    """wav2vec2-conformer (Wang 2022, fairseq S2T): wav2vec 2.0's front, Conformer layers, a closing norm."""
+    """wav2vec2-conformer (Wang 2022, fairseq S2T): wav2vec 2.0's front end, Conformer layers and a closing norm."""
 
     def __init__(self, model: Any) -> None:
-        model.encoder.embed_positions = None  # its tables follow from the configuration
-        model.encoder.pos_conv_embed = None  # has weights, and is never run
+        model.encoder.embed_positions = None  # its tables are computed from the configuration
+        model.encoder.pos_conv_embed = None  # it has weights, but never runs
         super().__init__(model)
         self.opening_norm, self.closing_norm = None, getattr(model.encoder, "layer_norm", None)
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """The modules that `transform` calls: those of the layers, whose convolutions it runs by their parts."""
+        """The modules that `transform` calls: those of the layers, whose convolutions it runs part by part."""
         return [module for layer in self.layers for module in layer.children()]
 
     def mask(self, hidden: torch.Tensor, is_frame: torch.Tensor | None) -> Any:
-        """Return the mask of frames, for convolutions, and that of attention."""
+        """Return the frame mask, for convolutions, and the attention mask."""
         return is_frame, super().mask(hidden, is_frame)
 
     def transform(
@@ -196,7 +199,7 @@ class Conformer(Wav2Vec2):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Run a layer: half a feed-forward, attention, convolution, half a feed-forward (Gulati 2020, eq. 1).
 
-        The first one makes relative or rotary positions, if the configuration says so.
+        The first layer computes relative or rotary positions, if the configuration specifies them.
         """
         if positions is None and self.config.position_embeddings_type == "relative":
             positions = relative_positions(hidden)
@@ -214,7 +217,7 @@ class Conformer(Wav2Vec2):
 
 
 def relative_positions(hidden: torch.Tensor) -> torch.Tensor:
-    """Return sinusoids of the distances between frames (Dai 2019), from the farthest left: (1, distance, feature)."""
+    """Return sinusoids of the distances between frames (Dai 2019), leftmost first: (1, distance, feature)."""
     _, num_frames, size = hidden.shape
     distances = torch.arange(num_frames - 1, -num_frames, -1, device=hidden.device)
     return sinusoids(distances, size)[None].to(hidden.dtype)
@@ -231,7 +234,7 @@ def rotary_positions(hidden: torch.Tensor, num_heads: int, base: float) -> torch
 
 
 def convolution_module(module: Any, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
-    """Run a Conformer layer's convolution, which sees zeros where a clip ends; w2v-BERT's sees the past alone."""
+    """Run a Conformer layer's convolution, with zeros past a clip's end; w2v-BERT's is causal."""
     frames = F.glu(convolve(module.pointwise_conv1, module.layer_norm(frames)), dim=2)
     if is_frame is not None:
         frames = frames.masked_fill(~is_frame[..., None], 0.0)
@@ -252,7 +255,7 @@ class Wav2Vec2Bert(Conformer):
         self.receptive_field, self.frame_samples = WINDOW + HOP, 2 * HOP
 
     def num_frames(self, num_samples: Count) -> Count:
-        """Return the frames of clips of so many samples: whole pairs of bands' frames."""
+        """Return the number of frames of clips of `num_samples`: whole pairs of log-mel frames."""
         return ((num_samples - WINDOW) // HOP + 1) // 2
 
     def features(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
@@ -261,11 +264,11 @@ class Wav2Vec2Bert(Conformer):
 
 
 class Whisper(Wav2Vec2):
-    """The encoder of Whisper (Radford 2023). Transformers' own `forward` takes padded 30 s alone and masks nothing."""
+    """Whisper's encoder (Radford 2023). Transformers' own `forward` takes only clips padded to 30 s, unmasked."""
 
     band_samples = HOP
 
-    def __init__(self, model: Any) -> None:  # nothing of wav2vec 2.0's modules is here
+    def __init__(self, model: Any) -> None:  # it has none of wav2vec 2.0's modules
         model = WhisperEncoder.of(model)
         self.model, self.config = model, model.config
         self.cnn = [model.conv1, model.conv2]
@@ -277,11 +280,11 @@ class Whisper(Wav2Vec2):
         self.receptive_field, self.frame_samples = WINDOW, 2 * HOP
 
     def num_frames(self, num_samples: Count) -> Count:
-        """Return the frames of clips of so many samples: half their log-mel frames, rounded up."""
+        """Return the number of frames of clips of `num_samples`: half their log-mel frames, rounded up."""
         return (num_samples // HOP + 1) // 2
 
     def features(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
-        """Return (batch, log-mel frame, band); SpecAugment masks them in training."""
+        """Return (batch, log-mel frame, band), masked by SpecAugment in training."""
         bands = whisper_log_mel(waveforms, num_samples, self.config.num_mel_bins)
         if not self.augments(bands.shape[1]):
             return bands
@@ -291,7 +294,7 @@ class Whisper(Wav2Vec2):
         return masked.transpose(1, 2)
 
     def encode(self, features: torch.Tensor, num_samples: torch.Tensor, run: Runner) -> torch.Tensor:
-        """Run the convolutions, which see zeros where a clip ends."""
+        """Run the convolutions, with zeros past a clip's end."""
         is_real = frame_mask(num_samples // HOP, features.shape[1])
 
         def convolution(conv: nn.Conv1d, frames: torch.Tensor) -> torch.Tensor:
@@ -308,7 +311,7 @@ class Whisper(Wav2Vec2):
         return F.dropout(hidden, self.config.dropout, training=self.model.embed_positions.training)
 
 
-# `model_type` of config.json -> how it is run; families that are not named here run as wav2vec 2.0.
+# `model_type` of config.json -> how it is run; families that are not listed here run like wav2vec 2.0.
 ARCHITECTURES: dict[str, type[Wav2Vec2]] = {
     "wavlm": WavLM,
     "wav2vec2-conformer": Conformer,

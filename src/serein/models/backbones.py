@@ -1,4 +1,4 @@
-"""Backbones from Transformers: wav2vec 2.0, Whisper and their relatives, whose output does not depend on the batch."""
+"""Backbones from Transformers: wav2vec 2.0, Whisper and related models, with outputs independent of the batch."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from serein.models.pretrained import (
 )
 from serein.recipe import HuggingFace, Lora
 
-# On a CPU, padded batches are as wide as a multiple of so many samples, 16 frames of most families, because oneDNN
-# prepares kernels for each shape and keeps them (benchmarks/batch_shapes.py).
+# On a CPU, batches are padded to a multiple of this many samples, 16 frames of most families, because oneDNN prepares
+# and caches kernels for each shape (benchmarks/batch_shapes.py).
 PADDED_TO = 5120
 PADDED_FRAMES = 16
 
 BandsChange = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-# Part of a layer -> what its linear layers are called in Transformers' families.
+# Part of a layer -> names of its linear layers in Transformers' families.
 LORA_TARGETS: dict[str, tuple[str, ...]] = {
     "query": ("q_proj", "linear_q"),
     "key": ("k_proj", "linear_k"),
@@ -52,25 +52,25 @@ LORA_TARGETS: dict[str, tuple[str, ...]] = {
 
 
 class HuggingFaceBackbone(Backbone):
-    """A speech model of Transformers: waveform or features -> convolutions -> projection -> transformer layers.
+    """A speech model from Transformers: waveform or features -> convolutions -> projection -> transformer layers.
 
-    A clip's hidden layers are those that Transformers gives for the clip alone, whatever it is batched with. Frozen
-    parts run in evaluation mode, and no graph is kept of those below the lowest trainable one.
+    A clip's hidden layers are those that Transformers returns for the clip alone, whatever it is batched with. Frozen
+    parts run in evaluation mode, and no graph is recorded for those below the lowest trainable one.
 
     Args:
-        model: `Wav2Vec2Model` or another class of `FAMILIES`; its modules are run, its `forward` is not. Modules that
-            its own `forward` never runs are taken out.
-        do_normalize: Whether each clip is brought to zero mean and unit variance first.
-        level_db: The level that each clip is brought to first, with zero mean; of the model's own choice when `None`.
-        pad_s: Shorter clips are padded with zeros to so many seconds, and frames of the padding attended to, as in the
-            training of Whisper (30 s).
-        origin: What `describe` says of the weights: source, revision, overrides, weights_sha256.
+        model: `Wav2Vec2Model` or another class of `FAMILIES`; its modules are run, but not its `forward`. Modules that
+            its own `forward` never runs are removed.
+        do_normalize: Whether each clip is first normalised to zero mean and unit variance.
+        level_db: The level to which each clip is first normalised, with zero mean; `None`: as `do_normalize` specifies.
+        pad_s: Shorter clips are padded with zeros to this many seconds, and the padding is attended to, as in Whisper's
+            training (30 s).
+        origin: The entries of `describe` about the weights: source, revision, overrides, weights_sha256.
         gradient_checkpointing: Trade time for memory in training.
-        adapter: Small matrices beside the model's own.
-        rank: The layers' matrices are products of two, as `factorise` makes them.
+        adapter: Small matrices in addition to the model's own.
+        rank: Rank of the products of two that replace the layers' matrices, as created by `factorise`.
 
     Attributes:
-        wanted_rank: Of the products that `factorise` is still to make.
+        wanted_rank: Rank of the products that `factorise` has yet to create.
 
     Example:
         >>> tiny = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8,
@@ -127,18 +127,18 @@ class HuggingFaceBackbone(Backbone):
         pad_s: float | None = None,
         gradient_checkpointing: bool = False,
     ) -> HuggingFaceBackbone:
-        """Load a pretrained model, whole or not at all.
+        """Load a pretrained model completely.
 
         Args:
             source: Local folder, which is never looked up elsewhere, or a name on the Hugging Face Hub. Checkpoints of
-                pretraining, CTC or classification models serve as well; their heads are left out. Or a model of serein
-                that holds its backbone: a folder, or the name of one that ships.
-            overrides: Changes of the model's configuration, of the keys of `OVERRIDES`. SpecAugment and layer drop
-                are off unless they are named here.
+                pretraining, CTC or classification models work as well; their heads are ignored. Or a serein model that
+                contains its backbone: a folder, or the name of a shipped model.
+            overrides: Changes to the model's configuration, with the keys of `OVERRIDES`. SpecAugment and layer drop
+                are off unless they are set here.
             revision: Commit, tag or branch on the Hub.
-            layers: How many transformer layers are kept, from the lowest on.
-            level_db: Root mean square that each clip is brought to, in dB against full scale.
-            pad_s: Seconds that shorter clips are padded to with zeros.
+            layers: Number of transformer layers to keep, from the lowest up.
+            level_db: Root mean square to which each clip is normalised, in dB relative to full scale.
+            pad_s: Seconds to which shorter clips are padded with zeros.
             gradient_checkpointing: Trade time for memory in training.
 
         Raises:
@@ -151,7 +151,7 @@ class HuggingFaceBackbone(Backbone):
         do_normalize = do_normalize_of(config, place.read_preprocess(), where=source)
         named = (
             str(Path(source).expanduser().resolve()) if place.is_folder else source
-        )  # a model is loaded from anywhere
+        )  # a model can be loaded from any working directory
         origin = {"source": named, "revision": place.commit(), "overrides": dict(overrides or {}), "layers": layers}
         model = place.load(config)
         if layers is not None:
@@ -184,11 +184,11 @@ class HuggingFaceBackbone(Backbone):
     ) -> HuggingFaceBackbone:
         """Build the architecture with random weights, to be loaded strictly or trained from scratch.
 
-        Under `torch.device("meta")` hardly any memory is taken, for `load_state_dict(..., assign=True)`.
+        Under `torch.device("meta")` this takes hardly any memory; use `load_state_dict(..., assign=True)` afterwards.
 
         Args:
-            config: What `describe` returned, or a configuration of Transformers (`config.json`).
-            preprocess: Beside a configuration: what `preprocessor_config.json` holds, if there is one.
+            config: The result of `describe`, or a Transformers configuration (`config.json`).
+            preprocess: With a Transformers configuration: the content of `preprocessor_config.json`, if there is one.
             gradient_checkpointing: Trade time for memory in training.
 
         Raises:
@@ -225,13 +225,13 @@ class HuggingFaceBackbone(Backbone):
 
     @torch.no_grad()
     def factorise(self, rank: int, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Make each matrix of the layers a product of two that changes what it returns for some speech least.
+        """Replace each matrix of the layers with the product of two that least changes its outputs for given speech.
 
-        It keeps the first principal components of what it returned (Yu and Wu 2023, AFM). Matrices that would not
-        become smaller stay.
+        The product keeps the first principal components of the outputs (Yu and Wu 2023, AFM). Matrices that would not
+        become smaller are left unchanged.
 
         Args:
-            rank: Components that are kept.
+            rank: Number of components to keep.
             batches: Waveforms and lengths, as `forward` takes them.
 
         Raises:
@@ -240,7 +240,7 @@ class HuggingFaceBackbone(Backbone):
         found = self._matrices(rank)
         if not found:
             raise RecipeError(
-                f"rank {rank} makes no matrix smaller", where="backbone.rank", remedy="Choose a lower one."
+                f"rank {rank} makes no matrix smaller", where="backbone.rank", remedy="Choose a lower rank."
             )
         seen = [Components(matrix) for _, _, matrix in found]
         for waveforms, num_samples in batches:
@@ -251,7 +251,7 @@ class HuggingFaceBackbone(Backbone):
         fasten(self.model)
 
     def _matrices(self, rank: int | None) -> list[tuple[nn.Module, str, nn.Linear]]:
-        """Return the layers' matrices that products of a rank would be smaller than, and who holds them."""
+        """Return the layers' matrices that a product of this rank would make smaller, with their parents and names."""
         called = {name for names in LORA_TARGETS.values() for name in names}
         return [
             (module, name, child)
@@ -263,9 +263,9 @@ class HuggingFaceBackbone(Backbone):
         ]
 
     def add_adapter(self, options: Lora) -> None:
-        """Put a product of two matrices beside each target: W x + (alpha / rank) B A x, in which B starts as zero.
+        """Add a product of two matrices to each target: W x + (alpha / rank) B A x, where B starts at zero.
 
-        The targets become `peft`'s layers, which hold the old ones as `base_layer`; the model's own weights freeze.
+        The targets become `peft` layers, which keep the originals as `base_layer`; the model's own weights are frozen.
 
         Raises:
             MissingExtraError: `peft` is not installed.
@@ -299,29 +299,29 @@ class HuggingFaceBackbone(Backbone):
 
     @property
     def repeated_blocks(self) -> list[nn.Module]:
-        """The transformer layers, or of a Conformer what they are made of."""
+        """The transformer layers, or in a Conformer the modules of these."""
         return self.architecture.blocks
 
     def forward(
         self, waveforms: torch.Tensor, num_samples: torch.Tensor, change: BandsChange | None = None
     ) -> HiddenStates:
-        """Encode a padded batch; a clip shorter than the receptive field is filled up with zeros to one frame.
+        """Encode a padded batch; a clip shorter than the receptive field is padded with zeros to one frame.
 
         Args:
-            waveforms: (batch, sample) float32 at 16 kHz; what lies past a clip's own length is ignored.
+            waveforms: (batch, sample) float32 at 16 kHz; samples past a clip's own length are ignored.
             num_samples: (batch,) long, real samples of each clip.
-            change: Of the model's input where that `has_bands`: from (batch, frame, band) and the (batch,) frames of
+            change: Change of the model's input if it `has_bands`: from (batch, frame, band) and the (batch,) frames of
                 each clip to changed bands.
 
         Returns:
-            Hidden layers as wide as the longest clip or a little wider; what they hold on padding means nothing.
+            Hidden layers as wide as the longest clip or a little wider; their values on padding are meaningless.
 
         Raises:
-            AudioError: A clip has no samples, or more than its row, or is longer than the model takes.
+            AudioError: A clip has no samples or more than its row, or is longer than the model accepts.
         """
         if self.training:
             self._settle_frozen()
-        is_exporting = torch.compiler.is_exporting()  # lengths are then no numbers yet, and batches are masked always
+        is_exporting = torch.compiler.is_exporting()  # lengths are not yet numbers then, and batches are always masked
         lengths: list[int] = [] if is_exporting else num_samples.tolist()
         on_host, num_samples = num_samples, sent(num_samples, waveforms.device)
         if waveforms.ndim != 2 or num_samples.shape[0] != waveforms.shape[0]:
@@ -345,8 +345,8 @@ class HuggingFaceBackbone(Backbone):
         longest = self.architecture.num_frames(clips.shape[1])
         if self.max_s is not None and not is_exporting and longest > self.max_s * self.frame_rate_hz:
             raise AudioError(
-                f"a clip of {max(lengths) / self.sample_rate_hz:.1f} s, and the model takes at most {self.max_s:g} s",
-                remedy=f"Choose a clips.window_s of at most {self.max_s:g}.",
+                f"a clip of {max(lengths) / self.sample_rate_hz:.1f} s exceeds the model's limit of {self.max_s:g} s",
+                remedy=f"Set clips.window_s to at most {self.max_s:g}.",
             )
         is_frame = frame_mask(num_frames, longest)
         features = self.architecture.features(clips, padded)
@@ -362,13 +362,13 @@ class HuggingFaceBackbone(Backbone):
         return HiddenStates(layers, is_frame, output)
 
     def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:
-        """Return the frames of clips of so many samples: (batch,) long."""
+        """Return the number of frames of clips of `num_samples`: (batch,) long."""
         return self.architecture.num_frames(num_samples.clamp_min(self.receptive_field))
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Every parameter exactly once: `cnn`, `projection` (before and behind the layers), `layer 1` to `layer N`.
+        """Return every parameter exactly once: `cnn`, `projection` (before and after layers), `layer 1` to `layer N`.
 
-        With an adapter, `adapter` follows them.
+        If there is an adapter, the group `adapter` follows.
         """
         groups = self._in_order()
         if self.adapter is not None:
@@ -378,7 +378,7 @@ class HuggingFaceBackbone(Backbone):
         return groups
 
     def _in_order(self) -> dict[str, list[nn.Parameter]]:
-        """Return the parameters in the order in which they run, adapters among those of their layers."""
+        """Return the parameters in execution order, with those of adapters in their layers' groups."""
         cnn = [parameter for module in self.architecture.cnn for parameter in module.parameters()]
         groups: dict[str, list[nn.Parameter]] = {"cnn": cnn, "projection": []}
         for number, layer in enumerate(self.architecture.layers, start=1):
@@ -388,7 +388,7 @@ class HuggingFaceBackbone(Backbone):
         return groups
 
     def describe(self) -> dict[str, Any]:
-        """Return what `from_config` builds the same architecture from, and where the weights came from."""
+        """Return the description from which `from_config` builds the same architecture, and the weights' origin."""
         config = json.loads(json.dumps(self.model.config.to_dict()))
         return {
             "name": "huggingface",
@@ -403,7 +403,7 @@ class HuggingFaceBackbone(Backbone):
 
     @classmethod
     def from_options(cls, options: HuggingFace) -> HuggingFaceBackbone:
-        """Load the pretrained model that a recipe names; products of a rank wait for speech."""
+        """Load the pretrained model that a recipe specifies; a rank is only noted, since `factorise` needs speech."""
         backbone = cls.from_source(**options.model_dump(exclude={"name", "rank"}))
         if options.rank is not None and backbone.rank is not None:
             what = f"the matrices of {options.source} are products of rank {backbone.rank} already"
@@ -413,30 +413,30 @@ class HuggingFaceBackbone(Backbone):
 
     @classmethod
     def check(cls, options: HuggingFace) -> None:
-        """Refuse a source that is not there, of an unknown family, or that the overrides do not fit."""
+        """Reject a source that does not exist, is of an unknown family, or does not fit the overrides."""
         content = place_of(options.source, options.revision).read_config()
         build_config(content, checked_overrides(options.overrides), where=options.source)
 
     def lies_in(self, model: str) -> None:
-        """Name a model of serein that holds these weights as their source."""
+        """Set a serein model that contains these weights as their source."""
         self._origin = {**ORIGIN, "source": model, "weights_sha256": weights_hash(own_weights(self))}
 
     def untouched_source(self) -> dict[str, Any] | None:
-        """Return source, revision and sha256 of the weights, but for an adapter's; `None` when they are others."""
+        """Return source, revision and SHA-256 of the weights, excluding an adapter's; `None` if they have changed."""
         digest = self._origin["weights_sha256"]
         if self._origin["source"] is None or self.rank is not None or digest != weights_hash(own_weights(self)):
             return None
         return {name: self._origin[name] for name in ("source", "revision", "layers")} | {"sha256": digest}
 
     def train(self, mode: bool = True) -> HuggingFaceBackbone:
-        """Switch to training mode, in which frozen parts stay in evaluation mode."""
+        """Set the training mode; frozen parts stay in evaluation mode."""
         super().train(mode)
         if mode:
             self._settle_frozen()
         return self
 
     def _settle_frozen(self) -> None:
-        """Dropout only where something learns. Called at each forward: `requires_grad` is anybody's to change."""
+        """Enable dropout only in trainable parts. Called at each forward: `requires_grad` may change at any time."""
         groups = self._in_order()
         modules = {"cnn": self.architecture.cnn, "projection": self.architecture.projection}
         modules |= {f"layer {number}": [layer] for number, layer in enumerate(self.architecture.layers, start=1)}
@@ -447,17 +447,17 @@ class HuggingFaceBackbone(Backbone):
                 part.train(learns[name])
         for module in self.modules():
             if isinstance(module, nn.BatchNorm1d) and not module.weight.requires_grad:
-                module.eval()  # in a layer of which the adapter alone learns
+                module.eval()  # in a layer where only the adapter is trained
 
     def num_fixed_layers(self) -> int:
-        """Return how many hidden layers learn nothing; 0 where `resume` would not make the others."""
+        """Return how many hidden layers are fixed; 0 if `resume` could not compute the others from them."""
         frozen = self._num_frozen()
         if frozen == self.num_layers + 2:
             return self.num_layers + 1
         return 0 if self.pad_s or self.model.config.apply_spec_augment else max(0, frozen - 1)
 
     def weights_of(self, number: int) -> dict[str, torch.Tensor]:
-        """Return all weights but those of the layers above."""
+        """Return all weights except those of the layers above."""
         above = {id(each) for group in list(self._in_order().values())[number + 2 :] for each in group}
         return {name: each for name, each in self.state_dict(keep_vars=True).items() if id(each) not in above}
 
@@ -472,14 +472,14 @@ class HuggingFaceBackbone(Backbone):
             layers = tuple(F.pad(each, (0, 0, 0, extra)) if each.numel() else each for each in below.layers)
             below = HiddenStates(layers, is_frame)
         kept = below.layers[:number]
-        is_padded = is_frame.device.type != "cpu" or not is_frame.all()  # to ask a GPU would wait for it
+        is_padded = is_frame.device.type != "cpu" or not is_frame.all()  # reading it from a GPU would block
         layers, output = self._transform(kept[-1], is_frame if is_padded else None, first=number - 1)
         return HiddenStates((*kept, *layers), is_frame, output)
 
     def _run(
         self, features: torch.Tensor, num_samples: torch.Tensor, is_frame: torch.Tensor | None
     ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
-        """Run the model's parts in order; `is_frame` is `None` when nothing is padded."""
+        """Run the model's parts in order; `is_frame` is `None` if nothing is padded."""
         parts = self.architecture
         frozen = 0 if features.requires_grad else self._num_frozen()
         with nullcontext() if frozen < 1 else torch.no_grad():
@@ -492,7 +492,7 @@ class HuggingFaceBackbone(Backbone):
     def _transform(
         self, hidden: torch.Tensor, is_frame: torch.Tensor | None, *, first: int = 0
     ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
-        """Run the layers from the one at index `first` on, and what closes the model."""
+        """Run the layers from index `first` on, followed by the closing norm."""
         parts, positions, mask = self.architecture, None, self.architecture.mask(hidden, is_frame)
         frozen = 0 if hidden.requires_grad else self._num_frozen()
         layers: list[torch.Tensor] = []
@@ -505,7 +505,7 @@ class HuggingFaceBackbone(Backbone):
         return tuple(layers), None if parts.closing_norm is None else parts.closing_norm(hidden)
 
     def _num_frozen(self) -> int:
-        """Return how many groups of parameters, from the bottom on, hold nothing that learns: they need no graph."""
+        """Return how many parameter groups, from the bottom up, contain nothing trainable and thus need no graph."""
         learns = [any(each.requires_grad for each in group) for group in self._in_order().values()]
         return learns.index(True) if True in learns else len(learns)
 

@@ -1,4 +1,4 @@
-"""Parts that heads and encoders are built from: poolings, attention, gradient reversal, cosines, fusion, positions."""
+"""Building blocks of heads and encoders: poolings, attention, gradient reversal, cosines, fusion, positions."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ VARIANCE_FLOOR = 1e-5  # keeps the gradient of the square root finite for a clip
 
 
 class AttentionBlock(nn.Module):
-    """Multi-head self-attention (Vaswani 2017) by itself, without a path around it (park2023, section 3.1).
+    """Multi-head self-attention (Vaswani 2017) without a residual path around it (park2023, section 3.1).
 
     Args:
         size: Features of a frame.
-        num_heads: A divisor of `size`.
-        dropout: Of the attention's weights.
+        num_heads: Number of attention heads, a divisor of `size`.
+        dropout: Dropout of the attention weights.
 
     Raises:
         RecipeError: The heads do not divide the features.
@@ -43,14 +43,14 @@ class AttentionBlock(nn.Module):
         self.attention = nn.MultiheadAttention(size, num_heads, dropout=dropout, batch_first=True)
 
     def forward(self, frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
-        """Let every frame look at all.
+        """Attend from every frame to all real frames.
 
         Args:
             frames: (batch, frame, feature).
             is_frame: (batch, frame) bool, False on padding; at least one True in each clip.
 
         Returns:
-            (batch, frame, feature); what it holds on padding means nothing.
+            (batch, frame, feature); the values on padding are meaningless.
         """
         attended: torch.Tensor
         attended, _ = self.attention(frames, frames, frames, key_padding_mask=~is_frame, need_weights=False)
@@ -69,7 +69,7 @@ class _Reversal(torch.autograd.Function):
 
 
 class GradientReversal(nn.Module):
-    """What lies below learns to make the head above fail (Ganin 2016, section 3; gao2023, equation 2).
+    """Gradient reversal: the layers below learn to make the head fail (Ganin 2016, section 3; gao2023, equation 2).
 
     Args:
         scale: The gradient is multiplied by minus this.
@@ -86,21 +86,21 @@ class GradientReversal(nn.Module):
         self.scale = scale
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the values as they are."""
+        """Return the values unchanged."""
         reversed_: torch.Tensor = _Reversal.apply(values, self.scale)  # type: ignore[no-untyped-call]
         return reversed_
 
 
 class CosineClassifier(nn.Module):
-    """Cosines between vectors and the classes' centres, times a scale (Deng 2019): without margin, as in inference.
+    """Scaled cosines between vectors and class centres (Deng 2019), without margin, as in inference.
 
     Args:
         size: Features of a vector.
-        num_classes: Centres.
-        scale: What the cosines are multiplied by, before the softmax.
+        num_classes: Number of centres.
+        scale: Factor of the cosines, before the softmax.
 
     Attributes:
-        weight: (class, feature); only the directions count.
+        weight: (class, feature), of which only the directions matter.
     """
 
     def __init__(self, size: int, num_classes: int, scale: float = 30.0) -> None:
@@ -116,15 +116,15 @@ class CosineClassifier(nn.Module):
 
 
 class TensorFusion(nn.Module):
-    """E = sum of W_i * h_i, feature by feature, over a network's own vectors and those of others that join it.
+    """E = sum of W_i * h_i, feature by feature, over a network's own vectors and those of other networks.
 
-    The rows of its own vectors start at 1, so that training starts at their sum.
+    The rows of its own vectors start at 1, so training starts from their sum.
 
     Args:
-        num_own: The network's own vectors, k.
+        num_own: Number of the network's own vectors, k.
         size: Features of each vector.
-        num_inputs: Vectors of other networks.
-        start: First value of the rows of joined vectors; at 0 the first output is that of the own vectors alone.
+        num_inputs: Number of vectors of other networks.
+        start: Initial value of the rows of these inputs; with 0, the initial output is that of the own vectors alone.
 
     Example:
         >>> fusion = TensorFusion(num_own=2, size=1)
@@ -139,7 +139,7 @@ class TensorFusion(nn.Module):
 
     @property
     def matrix(self) -> torch.Tensor:
-        """(vector, feature): all rows, those of joined vectors last."""
+        """(vector, feature): all rows, those of inputs last."""
         return self.own if self.inputs is None else torch.cat([self.own, self.inputs])
 
     def forward(self, own: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor] = ()) -> torch.Tensor:
@@ -147,7 +147,7 @@ class TensorFusion(nn.Module):
 
         Args:
             own: k vectors, each (batch, feature).
-            inputs: As many as there are rows for, or none: the own vectors alone.
+            inputs: As many vectors as there are rows for; or none, to fuse only the own vectors.
 
         Returns:
             (batch, feature) float32.
@@ -160,7 +160,7 @@ class TensorFusion(nn.Module):
             return fused
 
     def extended(self, num_inputs: int, start: float = 0.0) -> TensorFusion:
-        """Return a fusion of more vectors: these rows as they are trained, and new ones at `start`."""
+        """Return a fusion of more vectors, with these trained rows and new ones that start at `start`."""
         num_own, size = self.own.shape
         wider = TensorFusion(num_own, size, num_inputs + (0 if self.inputs is None else len(self.inputs)), start)
         with torch.no_grad():
@@ -171,18 +171,18 @@ class TensorFusion(nn.Module):
 
 
 def sinusoids(positions: torch.Tensor, size: int) -> torch.Tensor:
-    """Return (position, feature): sines and cosines of falling frequency (Vaswani 2017, section 3.5)."""
+    """Return (position, feature): sines and cosines of decreasing frequency (Vaswani 2017, section 3.5)."""
     rates = torch.exp(torch.arange(0, size, 2, device=positions.device) * (-math.log(10_000.0) / size))
     angles = positions[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
 
 
 class Pooling(nn.Module):
-    """Base of the poolings: from the frames of a clip to one vector. Padding never counts.
+    """Base class of poolings, which turn the frames of a clip into one vector and ignore padding.
 
     Args:
         frame_size: Features of a frame.
-        size: Features of the pooled vector; `None`: as many as of a frame.
+        size: Features of the pooled vector; `None`: as many as in a frame.
 
     Attributes:
         size: Features of the pooled vector.
@@ -206,7 +206,7 @@ class Pooling(nn.Module):
             return self.pool(frames.float(), is_frame)
 
     def pool(self, frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
-        """Pool float32 frames; what a pooling implements."""
+        """Pool float32 frames; each pooling implements this method."""
         raise NotImplementedError
 
 
@@ -240,7 +240,7 @@ class StdPooling(Pooling):
 
 
 class MaxPooling(Pooling):
-    """Greatest value over time (park2023, section 3.1).
+    """Maximum over time (park2023, section 3.1).
 
     Example:
         >>> frames = torch.tensor([[[-1.0], [-3.0], [0.0]]])
@@ -257,8 +257,9 @@ class AttentionPooling(Pooling):
 
     Args:
         frame_size: Features of a frame.
-        bottleneck: Units of the hidden layer that scores frames.
-        num_scores: 1: one weight per frame, as printed; `frame_size`: one per frame and feature (Desplanques 2020).
+        bottleneck: Units of the hidden layer of the scoring network.
+        num_scores: 1: one weight per frame, as in the paper; `frame_size`: one per frame and feature (Desplanques
+            2020).
     """
 
     def __init__(self, frame_size: int, bottleneck: int = 128, num_scores: int = 1) -> None:
@@ -271,7 +272,7 @@ class AttentionPooling(Pooling):
 
 
 class VectorAttentionPooling(AttentionPooling):
-    """Attentive statistics whose frames one vector p scores: softmax(p . tanh(Z)) (diatlova2024, equation 4)."""
+    """Attentive statistics with frames scored by one vector p: softmax(p . tanh(Z)) (diatlova2024, equation 4)."""
 
     def __init__(self, frame_size: int) -> None:
         super().__init__(frame_size)

@@ -1,7 +1,7 @@
-"""What is known of an utterance beside its emotion, as numbers: the speaker's gender, the text.
+"""Attributes of an utterance in addition to its emotion, as numbers: the speaker's gender and the text.
 
-An attribute is what the corpus says of it, or what a model predicted (`Utterance.predicted`); which of the two a
-model gets is the caller's choice (`ConditionSource`).
+An attribute comes from the corpus or from a model's prediction (`Utterance.predicted`); the caller chooses which of the
+two a model is given (`ConditionSource`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _FIELDS = {"gender": "gender", "text": "transcript"}
 
 
 def attribute(utterance: Utterance, name: str, condition_source: ConditionSource) -> str | None:
-    """Return the `gender` or the `text` of an utterance, stripped; `None` when it is unknown or empty.
+    """Return the `gender` or the `text` of an utterance, stripped; `None` if it is unknown or empty.
 
     Args:
-        condition_source: `oracle`: what the corpus says; `predicted`: what a model predicted; `known`: the
-            first, else the second.
+        condition_source: `oracle`: the corpus's label; `predicted`: a model's prediction; `known`: the corpus's label,
+            or else the prediction.
 
     Example:
         >>> attribute(Utterance(id="a", audio="a.wav", transcript=" "), "text", "oracle") is None
@@ -46,12 +46,12 @@ def attribute(utterance: Utterance, name: str, condition_source: ConditionSource
 def attribute_vectors(
     utterances: Sequence[Utterance], names: Iterable[str], condition_source: ConditionSource, encoder: str
 ) -> dict[str, NDArray[np.float32]]:
-    """Return each attribute's vectors, (utterance, feature).
+    """Return the vectors of each attribute, (utterance, feature).
 
     Args:
-        names: Of `gender`: probabilities of `GENDERS`, 1 at the gender, and others than female and male are unknown;
-            `text`: sentence vectors, zeros where there is no text.
-        encoder: Of the sentence vectors (`serein.text.sentences`).
+        names: `gender`: probabilities of `GENDERS`, with 1 at the gender, where any other than female and male is
+            unknown; `text`: sentence vectors, zeros if there is no text.
+        encoder: Encoder of the sentence vectors (`serein.text.sentences`).
 
     Example:
         >>> utterances = [Utterance(id="a", audio="a.wav", gender="male"), Utterance(id="b", audio="b.wav")]
@@ -72,7 +72,7 @@ def attribute_vectors(
 def require_attributes(
     utterances: Sequence[Utterance], names: Iterable[str], condition_source: ConditionSource
 ) -> None:
-    """Raise ManifestError when no utterance has a needed attribute."""
+    """Raise ManifestError if no utterance has a required attribute."""
     for name in names:
         if any(attribute(utterance, name, condition_source) for utterance in utterances):
             continue
@@ -91,9 +91,9 @@ def require_attributes(
 
 
 def agreement(utterance: Utterance) -> float | None:
-    """Return the share of raters whose first label is the utterance's emotion; `None` without raters.
+    """Return the fraction of raters whose first label is the utterance's emotion; `None` without raters.
 
-    Speakers who judge themselves (IEMOCAP) are no raters.
+    Speakers who rate themselves (IEMOCAP) are not counted as raters.
 
     Example:
         >>> from serein.data.manifest import Rating
@@ -111,14 +111,14 @@ NO_CONDITIONS: Conditions = {}
 
 
 class Combination(nn.Module):
-    """Base of the ways to tell a pooled vector something: by itself, x and the conditions are reduced by feature.
+    """Base class for combining a pooled vector x with conditions; by default, they are reduced feature by feature.
 
     Args:
         size: Features of the pooled vector and of the output.
         condition_sizes: Features of each condition's vector.
     """
 
-    neutral = 0.0  # a condition of this value changes nothing
+    neutral = 0.0  # a condition with this value changes nothing
     takes_any_size = False
     reduce: ClassVar[Callable[..., torch.Tensor]]
 
@@ -127,9 +127,9 @@ class Combination(nn.Module):
         if not self.takes_any_size and any(other != size for other in condition_sizes):
             other = next(other for other in condition_sizes if other != size)
             raise RecipeError(
-                f"a condition of {other} features and a pooled vector of {size} are not of one size",
+                f"a condition of {other} features and a pooled vector of {size} differ in size",
                 where="conditioning.size",
-                remedy=f"Leave it out, write {size}, or choose 'stack-linear' or 'cln', which take any.",
+                remedy=f"Leave it out, set it to {size}, or choose 'stack-linear' or 'cln', which take any size.",
             )
 
     def forward(self, pooled: torch.Tensor, conditions: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -157,7 +157,7 @@ class Multiplication(Combination):
 
 
 class StackLinear(Combination):
-    """All side by side through a linear layer, back to the size of x: section 5.2."""
+    """Concatenation, followed by a linear layer back to the size of x: section 5.2."""
 
     takes_any_size = True
 
@@ -173,7 +173,7 @@ class StackLinear(Combination):
 class ConditionalLayerNorm(Combination):
     """f(e) * (x - mean) / deviation + g(e), f and g linear: equation 9, whose "var" is layer norm's deviation.
 
-    Several conditions become one e by a linear layer (section 5.3). At first f(e) = 1 and g(e) = 0.
+    A linear layer combines several conditions into one e (section 5.3). Initially, f(e) = 1 and g(e) = 0.
     """
 
     takes_any_size = True
@@ -205,11 +205,11 @@ COMBINATIONS: dict[str, type[Combination]] = {
 
 
 class GenderVectors(nn.Module):
-    """A trainable vector for each gender and for the unknown one.
+    """A trainable vector for each gender and for the unknown gender.
 
     Args:
         size: Features of a vector.
-        neutral: What the vectors scatter around at first, so that training starts near the unconditioned model.
+        neutral: Initial mean of the vectors, so that training starts near the unconditioned model.
     """
 
     def __init__(self, size: int, neutral: float) -> None:
@@ -217,18 +217,18 @@ class GenderVectors(nn.Module):
         self.table = nn.Parameter(neutral + 0.1 * torch.randn(len(GENDERS), size))
 
     def forward(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """Return (batch, size) from (batch, gender) probabilities; a certain gender's is its row of the table."""
+        """Return (batch, size) from (batch, gender) probabilities; with probability 1, it is that gender's row."""
         return probabilities @ self.table
 
 
 class TextVectors(nn.Module):
-    """The text branch F: linear layer, layer norm, ReLU, dropout (section 3.3); no text has a vector of its own.
+    """The text branch F: linear layer, layer norm, ReLU, dropout (section 3.3), with a vector for a missing text.
 
     Args:
         text_size: Features of a sentence vector.
         size: Features of the output.
-        neutral: First value of the vector of no text.
-        dropout: Its share.
+        neutral: Initial value of the vector for a missing text.
+        dropout: Dropout rate.
     """
 
     def __init__(self, text_size: int, size: int, neutral: float, dropout: float) -> None:
@@ -237,13 +237,13 @@ class TextVectors(nn.Module):
         self.no_text = nn.Parameter(torch.full((size,), neutral))
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return (batch, size) from sentence vectors (batch, text size), zeros where there is no text."""
+        """Return (batch, size) from (batch, text size) sentence vectors, zeros if there is no text."""
         has_text = vectors.any(dim=1, keepdim=True)
         return torch.where(has_text, self.branch(vectors), self.no_text)
 
 
 class ConditionedVector(nn.Module):
-    """Tells a pooled vector what else is known of the clip.
+    """Conditions a pooled vector on what is known of the clip.
 
     Args:
         options: The recipe's choice.
@@ -269,7 +269,7 @@ class ConditionedVector(nn.Module):
         self._unknown_sizes = {"gender": len(GENDERS), "text": text_size}
 
     def forward(self, pooled: torch.Tensor, conditions: Conditions) -> torch.Tensor:
-        """Return (batch, size); a condition that is not given is unknown of every clip."""
+        """Return (batch, size); a condition that is not given is unknown for every clip."""
         vectors = []
         for name, branch in self.branches.items():
             if name in conditions:

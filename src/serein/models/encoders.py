@@ -21,15 +21,15 @@ from serein.recipe import Cnn2d, CnnBlstm, FeatureProjection, Transformer
 
 
 class Cnn2dEncoder(Encoder):
-    """Two-dimensional convolutions over (time, band), then one vector per remaining frame.
+    """Two-dimensional convolutions over (time, band), followed by a projection to one vector per remaining frame.
 
-    Padding is set to zero before every convolution and pooling, as if the clip stood alone;
-    pooling keeps a last odd frame (`ceil_mode`), so that no clip is too short.
+    Padding is set to zero before every convolution and pooling, as if the clip were alone. Pooling keeps a last odd
+    frame (`ceil_mode`), so no clip is too short.
 
     Args:
         options: Channels, blocks, dropout.
         bands: Bands of each channel.
-        num_channels: Images side by side in the backbone's features.
+        num_channels: Number of images concatenated in the backbone's features.
     """
 
     Options = Cnn2d
@@ -39,7 +39,7 @@ class Cnn2dEncoder(Encoder):
         self.num_channels = num_channels
         has_strided_stem = options.stem == "stride"
         self.strides = [2 if has_strided_stem else 1] + [1] * (len(options.channels) - 1)
-        self.pools = []  # (frames, bands) pooled after each block: frames as often as time is downsampled
+        self.pools = []  # (frames, bands) pooled after each block: frames are pooled `time_downsampling` times in all
         left = options.time_downsampling - has_strided_stem
         for index in range(1, len(options.channels)):
             if index == 1 and has_strided_stem:
@@ -62,17 +62,17 @@ class Cnn2dEncoder(Encoder):
 
     @classmethod
     def from_options(cls, options: Cnn2d, backbone: Backbone) -> Self:
-        """Return the encoder of a backbone that makes images."""
+        """Return the encoder for a backbone whose output is images."""
         return cls(options, bands_of(backbone, options.name), backbone.num_channels)
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
-        """Return one layer of fewer frames."""
+        """Return one layer with fewer frames."""
         align_predictions = hidden.layers[-1]
         images = align_predictions.view(*align_predictions.shape[:2], self.num_channels, -1).transpose(1, 2)
         images = images.contiguous(memory_format=torch.channels_last)  # (batch, channel, frame, band)
         num_frames = hidden.num_frames
         for block, pool, stride in zip(self.blocks, self.pools, self.strides, strict=True):
-            # rounded up by a sum: other runtimes divide negative numbers towards zero
+            # rounded up by an addition: other runtimes divide negative numbers towards zero
             num_frames = (num_frames + stride - 1) // stride
             images = block(images, frame_mask(num_frames, (images.shape[2] + stride - 1) // stride), pool)
             num_frames = (num_frames + pool[0] - 1) // pool[0]
@@ -83,13 +83,13 @@ class Cnn2dEncoder(Encoder):
 
 
 class ConvolutionBlock(nn.Module):
-    """Convolution, batch norm, ReLU, repeated, with padding at zero after each; then pooling.
+    """Repeated convolution, batch norm and ReLU, with padding set to zero after each; then pooling.
 
     Args:
         before: Input channels.
         after: Output channels.
-        num_convolutions: How many; with two or more, a residual path leads around them (He 2016).
-        stride: Of the first, 1 or 2; with 2 it is 5x5.
+        num_convolutions: Number of convolutions; two or more get a residual path around them (He 2016).
+        stride: Stride of the first convolution, 1 or 2; with 2, it is 5x5.
     """
 
     def __init__(self, before: int, after: int, num_convolutions: int, *, stride: int = 1) -> None:
@@ -108,7 +108,8 @@ class ConvolutionBlock(nn.Module):
 
         Args:
             is_frame: (batch, frame) bool, after the first convolution's stride.
-            pool: Frames and bands of which the largest is kept, before ReLU: as good as after, of fewer numbers.
+            pool: Frames and bands of the max pooling, which comes before ReLU: the result is the same, from fewer
+                numbers.
         """
         path = None if self.path is None else self.path(images)
         last = len(self.convolutions) - 1
@@ -124,7 +125,7 @@ class ConvolutionBlock(nn.Module):
 
 
 def zero_before_relu(images: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
-    """Set what lies on padding to zero, in place; ReLU must come next, at most with pooling before it.
+    """Set padding to zero, in place; the next operation must be ReLU, or pooling followed by ReLU.
 
     Args:
         images: (batch, channel, frame, band).
@@ -137,11 +138,11 @@ def zero_before_relu(images: torch.Tensor, is_frame: torch.Tensor) -> torch.Tens
 
 
 class _ZeroBeforeRelu(torch.autograd.Function):
-    """Touches only the frames that some clip lacks. Its gradient stays as it is: ReLU passes none where it is zero."""
+    """Zero only the frames that some clip lacks; the gradient is passed on unchanged, as ReLU blocks it at zeros."""
 
     @staticmethod
     def forward(ctx: Any, images: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
-        on_host = is_frame.device.type == "cpu"  # a GPU would have to be waited for
+        on_host = is_frame.device.type == "cpu"  # reading it from a GPU would block
         shortest = int(is_frame.sum(1).min()) if on_host else 0
         images[:, :, shortest:].mul_(is_frame[:, None, shortest:, None])
         ctx.mark_dirty(images)
@@ -153,7 +154,7 @@ class _ZeroBeforeRelu(torch.autograd.Function):
 
 
 class CnnBlstmEncoder(Encoder):
-    """Stanley 2023, Figure 1: three one-dimensional convolutions with max pooling, two bidirectional LSTM.
+    """Three one-dimensional convolutions with max pooling and two bidirectional LSTM layers (Stanley 2023, Figure 1).
 
     Args:
         options: Channels, kernels, hidden units, dropout.
@@ -186,15 +187,15 @@ class CnnBlstmEncoder(Encoder):
 
     @classmethod
     def from_options(cls, options: CnnBlstm, backbone: Backbone) -> Self:
-        """Return the encoder of any backbone."""
+        """Return the encoder for any backbone."""
         return cls(options, backbone.sizes)
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
-        """Return one layer of frames, each of both directions' units."""
+        """Return one layer of frames, with the units of both directions."""
         is_frame, num_frames = hidden.is_frame, hidden.num_frames
         images = (self.layer_selection(hidden) * is_frame[..., None]).transpose(1, 2)
         for number, convolution in enumerate(self.convolutions):
-            images = F.relu(convolution(images)) * is_frame[:, None]  # else a last odd frame is pooled with padding
+            images = F.relu(convolution(images)) * is_frame[:, None]  # or a last odd frame is pooled with padding
             if number >= self.num_pooled:
                 continue
             images = F.max_pool1d(images, 2, ceil_mode=True)
@@ -210,16 +211,16 @@ class CnnBlstmEncoder(Encoder):
 
 
 def _is_for_onnx() -> bool:
-    """Tell whether this is an export to ONNX, without importing what exports, which takes longer than a prediction."""
+    """Return whether this is an export to ONNX without importing the exporter, which takes longer than a prediction."""
     return "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
 
 
 def onnx_lstm(lstm: nn.LSTM, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-    """Return what a bidirectional LSTM returns for packed clips, as ONNX's own operator, which knows their lengths.
+    """Return the output of a bidirectional LSTM for packed clips, using ONNX's own operator, which takes their lengths.
 
     Args:
         frames: (batch, frame, feature).
-        num_frames: (batch,) long: the way back starts at a clip's own end.
+        num_frames: (batch,) long: the backward direction starts at a clip's own end.
     """
     frames, lengths = frames.transpose(0, 1), num_frames.int()  # (frame, batch, feature)
     length, batch, _ = frames.shape
@@ -243,13 +244,13 @@ def onnx_lstm(lstm: nn.LSTM, frames: torch.Tensor, num_frames: torch.Tensor) -> 
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and two fully connected layers, each normalised before and with a path around it (Xiong 2020).
+    """Self-attention and two fully connected layers, each with a norm before and a residual path around (Xiong 2020).
 
     Args:
         size: Features of a frame.
-        num_heads: A divisor of `size`.
-        feed_forward_size: Features between the fully connected layers.
-        dropout: Of the features between, and of what either part adds.
+        num_heads: Number of attention heads, a divisor of `size`.
+        feed_forward_size: Features between the two fully connected layers.
+        dropout: Dropout of these features, and of the output of either part.
     """
 
     def __init__(self, size: int, num_heads: int, feed_forward_size: int, dropout: float) -> None:
@@ -261,7 +262,7 @@ class TransformerLayer(nn.Module):
         self.dropout = WordDropout(dropout)
 
     def forward(self, frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
-        """Return (batch, frame, feature); padding is masked."""
+        """Return (batch, frame, feature), with padding masked."""
         batch, length, size = frames.shape
         qkv = self.qkv(self.attention_norm(frames)).view(batch, length, 3, self.num_heads, size // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (batch, head, frame, feature)
@@ -278,7 +279,7 @@ class TransformerLayer(nn.Module):
 def dot_product_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_frame: torch.Tensor
 ) -> torch.Tensor:
-    """Return what the fused attention returns, whose gradients in bfloat16 take five times as long on a processor."""
+    """Return the same as fused attention, whose gradients in bfloat16 take five times as long on a processor."""
     batch, heads, length, size = query.shape
     query, key, value = (each.reshape(batch * heads, length, size) for each in (query, key, value))
     closed = torch.zeros(is_frame.shape, dtype=query.dtype).masked_fill_(~is_frame, -math.inf)
@@ -288,7 +289,7 @@ def dot_product_attention(
 
 
 class ProjectedFrames(nn.Module):
-    """Hidden layer of a backbone -> layer norm -> neighbouring frames side by side, projected.
+    """Hidden layer of a backbone -> layer norm -> neighbouring frames, concatenated and projected.
 
     Args:
         options: Layer, stride, features.
@@ -303,7 +304,7 @@ class ProjectedFrames(nn.Module):
         self.projection = nn.Conv1d(self.layer_selection.size, options.size, options.stride, options.stride)
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
-        """Return one layer; a last group of fewer frames is filled with zeros, as if the clip stood alone."""
+        """Return one layer; a last group with fewer frames is padded with zeros, as if the clip were alone."""
         frames = self.norm(self.layer_selection(hidden)) * hidden.is_frame[..., None]
         frames = self.projection(F.pad(frames, (0, 0, 0, self.stride - 1)).transpose(1, 2)).transpose(1, 2)
         num_frames = (hidden.num_frames + self.stride - 1) // self.stride
@@ -314,11 +315,11 @@ class TransformerEncoder(Encoder):
     """Convolutions or a projection -> sinusoidal positions -> transformer layers, any of which a head may select.
 
     Args:
-        options: Of what makes the frames that enter, and of the layers.
-        backbone: What it reads.
+        options: Options of the stem, which produces the input frames, and of the layers.
+        backbone: The backbone whose hidden layers it reads.
 
     Attributes:
-        sizes: Features of each hidden layer; number 0 enters the first transformer layer, as in a backbone.
+        sizes: Features of each hidden layer; layer 0 is the input of the first transformer layer, as in a backbone.
 
     Raises:
         RecipeError: The heads do not divide the features.
@@ -332,7 +333,7 @@ class TransformerEncoder(Encoder):
         size = (options.projection or options.cnn).size
         if size % options.heads or size % 2:
             raise RecipeError(
-                f"{options.heads} heads do not divide {size} features, or these are no pairs of sine and cosine",
+                f"{options.heads} heads do not divide {size} features, or the number of features is odd",
                 where="encoder.heads",
                 remedy=f"Choose an even encoder.{self.stem_name}.size that is a multiple of encoder.heads.",
             )
@@ -349,17 +350,17 @@ class TransformerEncoder(Encoder):
 
     @classmethod
     def from_options(cls, options: Transformer, backbone: Backbone) -> Self:
-        """Return the encoder of a backbone that makes images, or of any where frames are projected."""
+        """Return the encoder for a backbone whose output is images, or for any backbone if frames are projected."""
         return cls(options, backbone)
 
     @property
     def stem(self) -> nn.Module:
-        """What makes the frames that enter the first layer."""
-        stem: nn.Module = getattr(self, self.stem_name)  # by its own name among the weights
+        """The module that produces the input frames of the first layer."""
+        stem: nn.Module = getattr(self, self.stem_name)  # stored under its own name in the weights
         return stem
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
-        """Return the hidden layers; what they hold on padding means nothing."""
+        """Return the hidden layers; their values on padding are meaningless."""
         stem = self.stem(hidden)
         frames = stem.layers[-1]
         positions = sinusoids(torch.arange(frames.shape[1], device=frames.device), self.size).to(frames)
@@ -369,13 +370,13 @@ class TransformerEncoder(Encoder):
         return HiddenStates(tuple(layers), stem.is_frame)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Every parameter once, by the name for freezing: `encoder cnn` (or `projection`), `encoder layer 1`, ..."""
+        """Return every parameter once, by group: `encoder cnn` (or `encoder projection`), `encoder layer 1`, ..."""
         numbered = enumerate(self.layers, start=1)
         layers = {f"encoder layer {number}": list(layer.parameters()) for number, layer in numbered}
         return {f"encoder {self.stem_name}": list(self.stem.parameters()), **layers}
 
     def train(self, mode: bool = True) -> TransformerEncoder:
-        """Switch to training mode, in which what is frozen stays in evaluation mode: no dropout."""
+        """Set the training mode; frozen parts stay in evaluation mode, without dropout."""
         super().train(mode)
         for part in (self.stem, *self.layers):
             part.train(mode and any(parameter.requires_grad for parameter in part.parameters()))
@@ -384,17 +385,17 @@ class TransformerEncoder(Encoder):
 
 
 def bands_of(backbone: Backbone, encoder: str) -> int:
-    """Return the bands of each image that a backbone makes.
+    """Return the number of bands of each image that a backbone outputs.
 
     Args:
         encoder: Name of the encoder that reads them.
 
     Raises:
-        RecipeError: It makes none.
+        RecipeError: The backbone outputs no images.
     """
     if not backbone.num_channels:
         raise RecipeError(
-            f"'{encoder}' reads mel bands, but the backbone has hidden layers",
+            f"'{encoder}' reads mel bands, but the backbone outputs hidden layers",
             where="encoder.name",
             remedy="Choose 'cnn-blstm', 'transformer' with a projection, or no encoder.",
         )
@@ -402,7 +403,7 @@ def bands_of(backbone: Backbone, encoder: str) -> int:
 
 
 def build_encoder(options: NamedOptions, backbone: Backbone) -> Encoder:
-    """Return the encoder that a recipe names.
+    """Return the encoder that a recipe specifies.
 
     Raises:
         RecipeError: It does not fit the backbone.

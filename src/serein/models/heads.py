@@ -1,4 +1,4 @@
-"""The heads, one for each task: layer selection, projection, pooling, output."""
+"""The heads, one for each task: layer selection, projection, pooling and output."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class HeadOutput:
 
     Attributes:
         outputs: (member, batch, class) unnormalised scores, or (member, batch, feature), of every member.
-        embedding: (batch, feature), the vector that the output layer reads; those of all members side by side. Of word
+        embedding: (batch, feature), the input vector of the output layer, concatenated over all members. For word
             vectors, the output itself.
-        puts_out: What the outputs are: `scores` of classes, a `vector`, or plain `numbers`.
+        puts_out: The kind of the outputs: `scores` of classes, a `vector`, or plain `numbers`.
     """
 
     outputs: torch.Tensor
@@ -37,7 +37,7 @@ class HeadOutput:
     def output(self) -> torch.Tensor:
         """(batch, class) scores whose softmax is the mean of the members' probabilities (Lakshminarayanan 2017).
 
-        Of vectors and numbers their mean, (batch, feature).
+        For vectors and numbers, the mean, (batch, feature).
         """
         if len(self.outputs) == 1:
             return self.outputs[0]
@@ -57,17 +57,17 @@ def combine_members(head_outputs: Sequence[HeadOutput]) -> HeadOutput:
 
 
 class LayerSelection(nn.Module):
-    """Choose the frames of a hidden layer, join those of several, or learn a weighted sum of all (Yang 2021, SUPERB).
+    """Select a hidden layer, concatenate several, or learn a weighted sum of all (Yang 2021, SUPERB).
 
     Args:
-        selection: `last`: the end of the model; the number of a layer (0 enters the first transformer layer); several
-            of these, whose features stand side by side (gao2023's skip connection); `weighted`, by a softmax; or
-            `weighted-free`, by any weights, which start as their mean (diatlova2024, as printed).
+        selection: `last`: the final output of the model; the number of a layer (0 is the input of the first transformer
+            layer); several of these, whose features are concatenated (gao2023's skip connection); `weighted`: weighted
+            by a softmax; or `weighted-free`: weighted by any weights, initially the mean (diatlova2024, as printed).
         sizes: Feature size of each layer.
 
     Attributes:
         size: Features of a frame.
-        layers: Names of what is read: `last`, numbers of layers; `None` for all.
+        layers: Names of the layers that are read: `last`, or numbers; `None` for all.
 
     Raises:
         RecipeError: There is no such layer, or the layers to sum differ in size.
@@ -106,7 +106,7 @@ class LayerSelection(nn.Module):
 
 
 class VectorNorm(nn.BatchNorm1d):
-    """Batch norm that judges a lone vector by the running statistics: one value per feature has no deviation."""
+    """Batch norm that normalises a single vector by the running statistics, since it has no deviation of its own."""
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Normalise (batch, feature) or (batch, feature, frame)."""
@@ -121,12 +121,12 @@ class PooledHead(nn.Module):
     Args:
         options: The task's part of a recipe.
         sizes: Feature size of each hidden layer.
-        num_outputs: Classes, or features of a word vector.
+        num_outputs: Number of classes, or of features of a word vector.
         text_size: Features of a sentence vector, for conditioning on the text.
-        input_sizes: Task -> features of its vector, of those that join in fusion.
+        input_sizes: Task -> features of its vector, for the inputs of the fusion.
 
     Raises:
-        RecipeError: Parts do not fit.
+        RecipeError: The parts do not fit.
     """
 
     def __init__(
@@ -156,9 +156,9 @@ class PooledHead(nn.Module):
             for name in options.fusion.inputs:
                 if (joined := (input_sizes or {})[name]) != self.pooling.size:
                     raise RecipeError(
-                        f"the vector of '{name}' has {joined} features, those that it joins have {self.pooling.size}",
-                        where="fusion.joined",
-                        remedy="Give both one size: encoder.size, or a projection.",
+                        f"the vector of '{name}' has {joined} features, but the fusion needs {self.pooling.size}",
+                        where="fusion.inputs",
+                        remedy="Give both the same size, by encoder.size or a projection.",
                     )
             num_own, num_inputs = len(self.blocks) or 1, len(options.fusion.inputs)
             self.fusion = TensorFusion(num_own, self.pooling.size, num_inputs, options.fusion.init)
@@ -184,7 +184,7 @@ class PooledHead(nn.Module):
 
     @property
     def reads_means(self) -> bool:
-        """Whether it reads a clip's mean over time alone, and so gives the same for that mean as the only frame."""
+        """Whether it reads only a clip's mean over time, so that a single frame with that mean gives the same."""
         return isinstance(self.pooling, MeanPooling) and not len(self.frame_projection) and not len(self.blocks)
 
     def forward(
@@ -193,8 +193,8 @@ class PooledHead(nn.Module):
         """Read hidden layers.
 
         Args:
-            conditions: Missing ones are unknown.
-            inputs: (batch, feature) vectors of the tasks of `fusion_inputs`, in their order; or none.
+            conditions: Conditions of the clips; missing ones are unknown.
+            inputs: (batch, feature) vectors of the tasks in `fusion_inputs`, in their order; or none.
         """
         frames, is_frame = self.frame_projection(self.gradient_reversal(self.layer_selection(hidden))), hidden.is_frame
         own = [self.pooling(block(frames, is_frame), is_frame) for block in self.blocks]
@@ -208,10 +208,10 @@ class PooledHead(nn.Module):
 
 
 class RaterOutput(nn.Linear):
-    """A linear layer for the average rater, and a vector of logits for each rater, by which it leans.
+    """A linear layer for the average rater, and a vector of logits for each rater, which is added to its output.
 
-    AART (Mokhberian et al. 2024, arXiv 2311.09743) adds an embedding of the annotator to that of the text, then
-    normalises and classifies; without the norm between, the embedding amounts to a vector of logits.
+    AART (Mokhberian et al. 2024, arXiv 2311.09743) adds an annotator embedding to that of the text, then normalises and
+    classifies; without the norm in between, the embedding is equivalent to a vector of logits.
     """
 
     def __init__(self, size: int, num_outputs: int, num_raters: int) -> None:
@@ -219,7 +219,7 @@ class RaterOutput(nn.Linear):
         self.raters = nn.Parameter(torch.zeros(num_raters, num_outputs))
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return (batch, class) of the average rater; in training those of every rater behind them."""
+        """Return (batch, class) logits of the average rater; in training, followed by those of every rater."""
         logits = super().forward(vectors)
         if not self.training:
             return logits
@@ -233,7 +233,7 @@ class FrameHead(nn.Module):
     Args:
         options: The task's part of a recipe.
         sizes: Feature size of each hidden layer.
-        num_outputs: Symbols.
+        num_outputs: Number of symbols.
     """
 
     def __init__(
@@ -256,11 +256,11 @@ class FrameHead(nn.Module):
     def forward(
         self, hidden: HiddenStates, conditions: Conditions = NO_CONDITIONS, inputs: Sequence[torch.Tensor] = ()
     ) -> HeadOutput:
-        """Read hidden layers; frames have no conditions and no fusion.
+        """Read hidden layers; a frame head ignores conditions and fusion inputs.
 
         Returns:
-            Outputs (1, batch, frame, symbol + 1): scores, and beside them 1 for real frames and 0 on padding; as
-            embedding the mean frame.
+            Outputs (1, batch, frame, symbol + 1): the scores, followed by 1 for real frames and 0 for padding; the
+            embedding is the mean frame.
         """
         frames = self.gradient_reversal(self.layer_selection(hidden))
         is_frame = hidden.is_frame[..., None].float()
@@ -273,7 +273,7 @@ TaskHead = PooledHead | FrameHead
 
 
 def _projection(size: int, projected: int | None, options: Pooled) -> tuple[nn.Sequential, int]:
-    """Return layers, none when there is nothing to project to, and the features of what they give."""
+    """Return the layers of a projection, none if `projected` is `None`, and the features of their output."""
     if projected is None:
         return nn.Sequential(), size
     layers: list[nn.Module] = [nn.Linear(size, projected)]

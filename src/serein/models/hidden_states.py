@@ -1,6 +1,6 @@
-"""What a backbone hands on: the hidden layers of every clip, and which of their frames are real.
+"""The output of a backbone: the hidden layers of every clip, and which of their frames are real.
 
-Adapters are small matrices that learn beside a pretrained backbone's own weights (LoRA, Hu 2022), by `peft`.
+Adapters are small trainable matrices added to a pretrained backbone's own weights (LoRA, Hu 2022), by `peft`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class HiddenStates:
     """The hidden layers of a batch of clips.
 
     Attributes:
-        layers: One tensor per layer, each ``(batch, frames, features)``. ``layers[0]`` enters the first
+        layers: One tensor per layer, each ``(batch, frames, features)``. ``layers[0]`` is the input of the first
             transformer layer; ``layers[i]`` is the output of transformer layer ``i``.
         is_frame: ``(batch, frames)`` bool, False on padding.
-        output: What the model hands on at its end where that is not ``layers[-1]``: large wav2vec 2.0, HuBERT and
-            WavLM models close with a layer norm. ``None`` elsewhere.
+        output: The final output of the model if it is not ``layers[-1]``: large wav2vec 2.0, HuBERT and WavLM models
+            end with a layer norm. ``None`` otherwise.
     """
 
     layers: tuple[torch.Tensor, ...]
@@ -39,12 +39,12 @@ class HiddenStates:
 
     @property
     def last(self) -> torch.Tensor:
-        """The end of the model (Transformers' ``last_hidden_state``): ``(batch, frames, features)``."""
+        """The final output of the model (Transformers' ``last_hidden_state``): ``(batch, frames, features)``."""
         return self.layers[-1] if self.output is None else self.output
 
     @property
     def num_frames(self) -> torch.Tensor:
-        """Real frames of each clip: ``(batch,)`` long."""
+        """Number of real frames of each clip: ``(batch,)`` long."""
         return self.is_frame.sum(dim=1)
 
 
@@ -54,7 +54,7 @@ def frame_mask(num_frames: torch.Tensor, length: int, device: torch.device | Non
     Args:
         num_frames: ``(batch,)`` long, real frames of each clip.
         length: Frames of the padded batch.
-        device: Of the mask; ``None``: that of ``num_frames``.
+        device: Device of the mask; ``None``: that of ``num_frames``.
 
     Returns:
         ``(batch, length)`` bool, False on padding.
@@ -71,7 +71,7 @@ ADAPTER_WEIGHT = re.compile(r"\.lora_\w+\.")  # in the names of weights
 
 
 def plain_name(name: str) -> str:
-    """Return the name that a weight has without an adapter.
+    """Return a weight's name without an adapter.
 
     Example:
         >>> plain_name("layers.0.self_attn.q_proj.base_layer.bias")
@@ -81,7 +81,7 @@ def plain_name(name: str) -> str:
 
 
 def own_weights(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return a module's weights without those of its adapter, under the names that they have without it."""
+    """Return a module's weights except those of its adapter, under the names that they have without it."""
     state = module.state_dict()
     return {plain_name(name): tensor for name, tensor in state.items() if not ADAPTER_WEIGHT.search(name)}
 
@@ -90,14 +90,14 @@ class Backbone(nn.Module, ABC):
     """From waveforms to hidden layers. Batching never changes the output.
 
     Attributes:
-        Options: What recipes say of such a backbone; its `name` is that of the choice.
+        Options: The backbone's options in a recipe; their `name` is the name of the choice.
         sizes: Feature size of each entry of ``HiddenStates.layers``.
-        num_layers: Transformer layers, so ``len(sizes) == num_layers + 1``.
+        num_layers: Number of transformer layers, so ``len(sizes) == num_layers + 1``.
         frame_rate_hz: Frames per second.
         sample_rate_hz: Samples per second that ``forward`` expects.
-        num_channels: Images that stand side by side in the features of a frame; 0 when they are no image.
-        adapter: Options of the matrices beside a pretrained backbone's own; ``None``: there are none.
-        max_s: Seconds of the longest clip that ``forward`` takes; ``None``: no limit.
+        num_channels: Number of images that are concatenated in the features of a frame; 0 if they are no image.
+        adapter: Options of the matrices added to a pretrained backbone's own; ``None``: there are none.
+        max_s: Seconds of the longest clip that ``forward`` accepts; ``None``: no limit.
     """
 
     Options: ClassVar[type[NamedOptions]]
@@ -115,49 +115,49 @@ class Backbone(nn.Module, ABC):
         """Encode a padded batch.
 
         Args:
-            waveforms: ``(batch, samples)`` float32; what lies past a clip's own length is ignored.
-            num_samples: ``(batch,)`` long, real samples of each clip, on the host: shapes follow from them, and a
-                device would have to be waited for.
+            waveforms: ``(batch, samples)`` float32; samples past a clip's own length are ignored.
+            num_samples: ``(batch,)`` long, real samples of each clip, on the host: shapes depend on them, and reading
+                them from a device would block.
         """
 
     @property
     def repeated_blocks(self) -> list[nn.Module]:
-        """The modules that run one after the other, each of which `torch.compile` takes alone: transformer layers."""
+        """The modules that run in sequence, each of which `torch.compile` compiles separately: transformer layers."""
         return []
 
     def num_fixed_layers(self) -> int:
-        """Return how many entries of ``HiddenStates.layers``, from the lowest on, depend on nothing that learns.
+        """Return how many entries of ``HiddenStates.layers``, from the lowest up, depend on no trainable parameter.
 
-        All are fixed when the whole backbone is frozen. Those that ``resume`` cannot go on from count as 0.
+        All are fixed if the whole backbone is frozen. The number is 0 if ``resume`` cannot continue from them.
         """
         return 0 if any(parameter.requires_grad for parameter in self.parameters()) else len(self.sizes)
 
     def weights_of(self, number: int) -> dict[str, torch.Tensor]:
-        """Return the weights that the entry `number` of ``HiddenStates.layers`` hangs on, and maybe others."""
+        """Return the weights that the entry `number` of ``HiddenStates.layers`` depends on, and possibly others."""
         return self.state_dict()
 
     def resume(self, below: HiddenStates) -> HiddenStates:
-        """Run what lies above the fixed hidden layers.
+        """Run the layers above the fixed hidden layers.
 
         Args:
-            below: The highest fixed layer, and those below it that are wanted; the places of others hold anything.
+            below: The highest fixed layer and the required layers below it; other entries may have any value.
 
         Returns:
-            The hidden layers of ``forward``, maybe padded to more frames.
+            The hidden layers that ``forward`` returns, possibly padded to more frames.
         """
         raise NotImplementedError
 
     def add_adapter(self, options: Lora) -> None:
-        """Put new matrices beside a pretrained model's own, which freeze.
+        """Add new matrices to a pretrained model's own, which are frozen.
 
         Raises:
-            RecipeError: The backbone has no place for them.
+            RecipeError: The backbone does not support adapters.
             MissingExtraError: `peft` is not installed.
         """
         raise RecipeError("this backbone takes no adapter", where="adapter", remedy="Choose a pretrained one.")
 
     def merge_adapter(self) -> None:
-        """Add an adapter to the weights that it stands beside; the outputs stay the same."""
+        """Merge the adapter into the weights that it adapts; the outputs stay the same."""
         if self.adapter is None:
             return
         layer_class = importlib.import_module("peft.tuners.lora").LoraLayer
@@ -170,37 +170,37 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Every parameter exactly once, by the name that a recipe freezes: ``cnn``, ``layer 1``, ..."""
+        """Return every parameter exactly once, by the group name that recipes use: ``cnn``, ``layer 1``, ..."""
 
     @classmethod
     def from_options(cls, options: Any) -> Self:
-        """Return the backbone that a recipe's `Options` mean; by default, made from them alone."""
+        """Return the backbone that a recipe's `Options` specify; by default, built from them alone."""
         return cls(options)
 
     @classmethod
     def check(cls, options: Any) -> None:
-        """Refuse what `from_options` cannot load, before anything else is done; reads no weights."""
+        """Reject options that `from_options` cannot load, before anything else is done; no weights are read."""
         return None
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Self:
-        """Return the architecture that ``describe`` described, without its weights; by default, from its options."""
+        """Return the architecture that ``describe`` described, without weights; by default, built from its options."""
         return cls.from_options(cls.Options.model_validate(description))
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """A JSON-serialisable description from which the same architecture can be built again; its ``name`` first."""
+        """Return a JSON-serialisable description from which the architecture can be rebuilt, with ``name`` first."""
 
     def untouched_source(self) -> dict[str, Any] | None:
-        """Return where weights can be had again that are its source's own; `None`: nowhere, or they were trained."""
+        """Return the source that provides the same weights; `None`: there is none, or the weights were trained."""
         return None
 
 
 class Encoder(nn.Module, ABC):
-    """From the hidden layers of a backbone to hidden layers: trained layers between a backbone and the heads.
+    """Trained layers between a backbone and the heads, from hidden layers to hidden layers.
 
     Attributes:
-        Options: What recipes say of such an encoder; its `name` is that of the choice.
+        Options: The encoder's options in a recipe; their `name` is the name of the choice.
         size: Features of a frame of the last layer.
         sizes: Features of each hidden layer.
     """
@@ -213,16 +213,16 @@ class Encoder(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def from_options(cls, options: Any, backbone: Backbone) -> Self:
-        """Return the encoder that a recipe's `Options` mean.
+        """Return the encoder that a recipe's `Options` specify.
 
         Raises:
-            RecipeError: It does not fit the backbone.
+            RecipeError: The encoder does not fit the backbone.
         """
 
     @abstractmethod
     def forward(self, hidden: HiddenStates) -> HiddenStates:
-        """Encode; what padding holds never changes what real frames become."""
+        """Encode the hidden states; the values of padding never affect real frames."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Every parameter once, by the name that a recipe freezes."""
+        """Return every parameter once, by the group name that recipes use."""
         return {"encoder": list(self.parameters())}

@@ -1,4 +1,4 @@
-"""Log-mel bands: a backbone of its own, and the features that Whisper and w2v-BERT take, of each clip alone."""
+"""Log-mel bands: a backbone, and the input features of Whisper and w2v-BERT, computed for each clip independently."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from serein.models.hidden_states import Backbone, HiddenStates, frame_mask
 from serein.recipe import LogMel
 
 FLOOR_POWER = 1e-10  # -100 dB: below the quantisation noise of 16-bit audio
-BANDS = "bands"  # of a clip, where they are kept instead of hidden layers
+BANDS = "bands"  # key of a clip's bands that are stored instead of hidden layers
 DECIBELS = 10 / math.log(10)
 
 
 # Whisper's and w2v-BERT's features
 WINDOW = 400  # samples, 25 ms at 16 kHz
 HOP = 160  # samples, 10 ms
-DYNAMIC_RANGE = 8.0  # Whisper: powers of ten below a clip's loudest band that are told apart
+DYNAMIC_RANGE = 8.0  # Whisper: range below a clip's loudest band, in powers of ten
 KALDI_FFT = 512
-KALDI_FULL_SCALE = 1 << 15  # its samples are 16-bit integers
+KALDI_FULL_SCALE = 1 << 15  # Kaldi's samples are 16-bit integers
 KALDI_PREEMPHASIS = 0.97
 KALDI_FLOOR_POWER = 2.0**-23
-KALDI_EPSILON = 1e-7  # of the variance that a band is divided by
+KALDI_EPSILON = 1e-7  # added to the variance by which a band is normalised
 KALDI_LOWEST_HZ = 20.0
 HIGHEST_HZ = 8000.0  # of both
 
 
 class LogMelBackbone(Backbone):
-    """Power spectrogram as a backbone of one hidden layer, nothing learned but the corpus's mean and deviation.
+    """Log-mel bands as a backbone with one hidden layer; only the corpus's mean and deviation are fitted.
 
     Power spectrogram -> mel bands -> decibels -> normalised per band.
 
-    Frame t is centred on sample t * hop and exists when that sample does; what lies outside the clip counts as zero,
-    so a padded clip has the frames it has alone.
+    Frame t is centred on sample t * hop and exists if that sample does. Samples outside the clip count as zero, so a
+    clip has the same frames with and without padding.
 
     Args:
         options: Bands, window, hop, normalisation.
 
     Raises:
-        RecipeError: A band is too narrow to hold a frequency of the window's spectrum.
+        RecipeError: A band is too narrow to contain a frequency of the window's spectrum.
     """
 
     Options = LogMel
@@ -63,12 +63,12 @@ class LogMelBackbone(Backbone):
         self.window = round(options.window_s * self.sample_rate_hz)
         self.hop = round(options.hop_s * self.sample_rate_hz)
         self.fft = 1 << (self.window - 1).bit_length()
-        self.overhang = -(-self.window // 2 // self.hop)  # frames past a clip's end whose window still reaches into it
+        self.overhang = -(-self.window // 2 // self.hop)  # frames past a clip's end whose windows overlap it
         self.num_channels = len(options.normalisation)
         self.sizes = (options.n_mels * self.num_channels,)
         self.num_layers = 0
         self.frame_rate_hz = self.sample_rate_hz / self.hop
-        hann = torch.hann_window(self.window, device="cpu")  # also where a model is built without memory
+        hann = torch.hann_window(self.window, device="cpu")  # also if a model is built on the meta device
         self.register_buffer("hann", hann, persistent=False)
         self.register_buffer("filters", oshaughnessy_filters(options, self.fft, hann), persistent=False)
         self.register_buffer("mean", torch.zeros(self.num_channels, options.n_mels))
@@ -82,16 +82,16 @@ class LogMelBackbone(Backbone):
     def bands(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the bands in dB below full scale, (batch, frame, band), and which frames are real."""
         num_frames = self.num_frames(num_samples)
-        is_exporting = torch.compiler.is_exporting()  # lengths are then no numbers yet
+        is_exporting = torch.compiler.is_exporting()  # lengths are not yet numbers then
         longest = (waveforms.shape[1] + self.hop - 1) // self.hop if is_exporting else int(num_frames.max())
         return self.limited(self.unlimited_bands(waveforms, num_samples)[:, :longest], num_frames)
 
     def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:
-        """Return the frames of clips of so many samples: (batch,) long."""
+        """Return the number of frames of clips of `num_samples`: (batch,) long."""
         return (num_samples + self.hop - 1) // self.hop
 
     def unlimited_bands(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
-        """Return the bands in dB of all frames that the batch has room for, before `top_db` limits their range."""
+        """Return the bands in dB of all frames of the padded batch, before `top_db` limits their range."""
         is_sample = frame_mask(num_samples, waveforms.shape[1], waveforms.device)
         with torch.autocast(waveforms.device.type, enabled=False):
             centred = F.pad(waveforms.float() * is_sample, (self.fft // 2, self.fft // 2))
@@ -100,14 +100,14 @@ class LogMelBackbone(Backbone):
         return bands_db.transpose(1, 2)
 
     def kept_bands(self, waveforms: torch.Tensor, num_samples: torch.Tensor) -> list[torch.Tensor]:
-        """Return (frame, band) of each clip, on the host, from which `restored` makes the bands of any batch."""
+        """Return (frame, band) for each clip, on the host, from which `restored` computes the bands of any batch."""
         wider = F.pad(waveforms, (0, self.overhang * self.hop))
         lengths = (self.num_frames(num_samples) + self.overhang).tolist()
         bands_db = self.unlimited_bands(wider, num_samples).cpu()
         return [own[:length] for own, length in zip(bands_db, lengths, strict=True)]
 
     def restored(self, kept: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what `bands` does of clips whose kept bands lie in a padded batch, but for rounding.
+        """Return the same as `bands`, except for rounding, from a padded batch of kept bands.
 
         Args:
             kept: (batch, frame, band), any values on padding.
@@ -116,11 +116,11 @@ class LogMelBackbone(Backbone):
         silence = DECIBELS * torch.full_like(kept[:1, :1], FLOOR_POWER).log()
         is_kept = frame_mask(num_frames + self.overhang, kept.shape[1], kept.device)
         bands_db = torch.where(is_kept[..., None], kept, silence)
-        by_band = bands_db.transpose(1, 2).contiguous()  # as `bands` leaves them in memory, or sums would differ
+        by_band = bands_db.transpose(1, 2).contiguous()  # the memory layout of `bands`; otherwise sums would differ
         return self.limited(by_band[..., : int(num_frames.max())].transpose(1, 2), num_frames)
 
     def limited(self, bands_db: torch.Tensor, num_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the bands within `top_db` of each clip's loudest, and which frames are real."""
+        """Return the bands, limited to `top_db` below each clip's loudest, and which frames are real."""
         is_frame = frame_mask(num_frames, bands_db.shape[1], bands_db.device)
         if self.options.top_db is not None:
             loudest = bands_db.masked_fill(~is_frame[..., None], -torch.inf).amax((1, 2), keepdim=True)
@@ -128,7 +128,7 @@ class LogMelBackbone(Backbone):
         return bands_db, is_frame
 
     def normalised(self, bands_db: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
-        """Return (batch, frame, channel * band), each channel normalised as the options say, zero on padding."""
+        """Return (batch, frame, channel * band), each channel normalised as in the options, zero on padding."""
         mask = is_frame[..., None]
         channels = [
             (_in_own_terms(kind, bands_db, mask) - self.mean[index]) / self.deviation[index] * mask
@@ -138,7 +138,7 @@ class LogMelBackbone(Backbone):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Take mean and deviation of each band from what `bands` returns of batches of training audio."""
+        """Compute mean and deviation of each band from the results of `bands` for batches of training audio."""
         count = 0
         total, squares = torch.zeros(2, *self.mean.shape, dtype=torch.float64)
         for bands_db, is_frame in batches:
@@ -152,7 +152,7 @@ class LogMelBackbone(Backbone):
         self.deviation.copy_((squares / count - mean.square()).clamp_min(1e-6).sqrt())
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Nothing is learned by gradient."""
+        """Return no parameters: nothing is trained by gradient descent."""
         return {}
 
     def describe(self) -> dict[str, Any]:
@@ -170,9 +170,9 @@ def oshaughnessy_filters(options: LogMel, fft: int, hann: torch.Tensor) -> torch
     area = triangles.sum(1, keepdim=True)
     if num_empty := int((area == 0).sum()):
         raise RecipeError(
-            f"{num_empty} of {options.n_mels} mel bands are narrower than the frequencies of a window tell apart",
+            f"{num_empty} of {options.n_mels} mel bands are narrower than the frequency resolution of a window",
             where="backbone",
-            remedy="Choose fewer num_bands, or a longer window_s.",
+            remedy="Choose a smaller n_mels, or a longer window_s.",
         )
     return (triangles / area / hann.double().square().sum()).float()
 
@@ -181,7 +181,7 @@ def mel_triangles(bins: NDArray[np.float64], edges: NDArray[np.float64]) -> NDAr
     """Return (band, bin): band i rises from edge i to 1 at edge i + 1 and falls to edge i + 2.
 
     Args:
-        bins: (bin,), where the frequencies of a spectrum lie, in the unit of `edges`.
+        bins: (bin,), the frequencies of a spectrum, in the unit of `edges`.
         edges: (band + 2,), rising.
 
     Example:
@@ -193,7 +193,7 @@ def mel_triangles(bins: NDArray[np.float64], edges: NDArray[np.float64]) -> NDAr
 
 
 def slaney_filters(n_mels: int) -> NDArray[np.float64]:
-    """Return Whisper's triangles, (bin, band), each of the same area over Hz.
+    """Return Whisper's triangles, (bin, band), all with the same area over Hz.
 
     Slaney's mel scale (Auditory Toolbox, 1998) is 3/200 mel per Hz up to 1 kHz, and 27 mels from there to 6.4 kHz.
     """
@@ -204,14 +204,14 @@ def slaney_filters(n_mels: int) -> NDArray[np.float64]:
 
 
 def kaldi_filters(n_mels: int) -> NDArray[np.float64]:
-    """Return Kaldi's triangles, (bin, band), which are straight over mel: 1127 ln(1 + Hz / 700)."""
+    """Return Kaldi's triangles, (bin, band), which are linear in mel: 1127 ln(1 + Hz / 700)."""
     lowest, highest = (1127.0 * math.log1p(hz / 700.0) for hz in (KALDI_LOWEST_HZ, HIGHEST_HZ))
     bins = 1127.0 * np.log1p(np.linspace(0.0, HIGHEST_HZ, KALDI_FFT // 2 + 1) / 700.0)
     return mel_triangles(bins, np.linspace(lowest, highest, n_mels + 2)).T
 
 
 def _in_own_terms(kind: str, bands_db: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Take off what a clip's own normalisation takes off: nothing, its level, or each band's mean and deviation."""
+    """Apply a clip's own normalisation: none, by its level, or by each band's mean and deviation."""
     if kind == "corpus":
         return bands_db
     if kind == "level":
@@ -224,9 +224,9 @@ def _in_own_terms(kind: str, bands_db: torch.Tensor, mask: torch.Tensor) -> torc
 
 
 def whisper_log_mel(waveforms: torch.Tensor, num_samples: torch.Tensor, n_mels: int) -> torch.Tensor:
-    """Return the features of Transformers' `WhisperFeatureExtractor`, of each clip as if it were alone.
+    """Return the features of Transformers' `WhisperFeatureExtractor`, for each clip as if it were alone.
 
-    Frame t is centred on sample 160 t; a clip is reflected at both ends, and has a frame for each 160 samples.
+    Frame t is centred on sample 160 t; a clip is padded by reflection at both ends, and has one frame per 160 samples.
 
     Args:
         waveforms: (batch, sample) float32 at 16 kHz.
@@ -262,7 +262,7 @@ def kaldi_fbank(waveforms: torch.Tensor, num_samples: torch.Tensor, n_mels: int)
     Returns:
         (batch, frame, 2 * band), zero past a clip's own frames.
     """
-    exact = torch.float32 if waveforms.device.type == "mps" else torch.float64  # bands may hold 1e-12 of the power
+    exact = torch.float32 if waveforms.device.type == "mps" else torch.float64  # bands may contain 1e-12 of the power
     num_frames = (num_samples - WINDOW) // HOP + 1
     with torch.autocast(waveforms.device.type, enabled=False):
         frames = windows_of(waveforms.to(exact), WINDOW, HOP) * KALDI_FULL_SCALE
@@ -271,7 +271,7 @@ def kaldi_fbank(waveforms: torch.Tensor, num_samples: torch.Tensor, n_mels: int)
         filters, window = _filters_and_window("kaldi", n_mels, waveforms.device, exact)
         power = power_of_windows((frames - KALDI_PREEMPHASIS * before) * window, KALDI_FFT)
         bands = (power @ filters).clamp_min(KALDI_FLOOR_POWER).log()
-        bands = bands.float().to(exact)  # rounded as the published ones are
+        bands = bands.float().to(exact)  # rounded like the published features
     is_padding = ~frame_mask(num_frames, bands.shape[1])[..., None]
     count = num_frames[:, None, None]
     mean = bands.masked_fill(is_padding, 0.0).sum(1, keepdim=True) / count
@@ -287,9 +287,9 @@ def kaldi_fbank(waveforms: torch.Tensor, num_samples: torch.Tensor, n_mels: int)
 def _filters_and_window(
     scale: str, n_mels: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the triangles of a mel scale up to 8 kHz, (bin, band), and its window: Hann's or Povey's, (sample,)."""
+    """Return the triangles of a mel scale up to 8 kHz, (bin, band), and its Hann or Povey window, (sample,)."""
     filters = slaney_filters(n_mels) if scale == "whisper" else kaldi_filters(n_mels)
-    with torch.inference_mode(False):  # or a later call could not be differentiated
+    with torch.inference_mode(False):  # otherwise a later call could not be differentiated
         if scale == "whisper":
             window = torch.hann_window(WINDOW, dtype=dtype, device=device)
         else:
@@ -303,7 +303,7 @@ def power_spectrum(samples: torch.Tensor, window: torch.Tensor, fft: int, hop: i
     Args:
         samples: (batch, sample), padded by the caller: frame t begins at sample t * hop.
         window: (sample,), no longer than `fft`; shorter ones are centred in it.
-        fft: Samples of a transform.
+        fft: Samples per transform.
         hop: Samples from one frame to the next.
 
     Example:
@@ -335,10 +335,10 @@ def windows_of(samples: torch.Tensor, length: int, hop: int) -> torch.Tensor:
 
 
 def power_of_windows(windows: torch.Tensor, fft: int) -> torch.Tensor:
-    """Return the squared magnitude of the Fourier transform of (..., sample), filled up with zeros: (..., bin).
+    """Return the squared magnitude of the Fourier transform of (..., sample), padded with zeros: (..., bin).
 
-    An exported model multiplies by cosines and sines: onnxruntime takes 2.5 times as long for its transform, and
-    the sums are as exact.
+    An exported model multiplies by cosines and sines: onnxruntime's own transform takes 2.5 times as long, and the sums
+    are equally exact.
     """
     if not torch.compiler.is_exporting():
         spectrum = torch.fft.rfft(windows, fft)

@@ -1,4 +1,4 @@
-"""Low-rank factorisation: a linear layer becomes two smaller ones, by principal components of what it returns."""
+"""Low-rank factorisation: a linear layer becomes two smaller ones, by principal components of its outputs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import nn
 
 
 def factors(linear: nn.Linear, rank: int) -> tuple[nn.Linear, nn.Linear]:
-    """Return two linear layers to put in the place of one, with random weights: the second runs after the first."""
+    """Return two linear layers that replace one, with random weights: the second runs after the first."""
     place: dict[str, Any] = {"device": linear.weight.device, "dtype": linear.weight.dtype}
     narrow = nn.Linear(linear.in_features, rank, bias=False, **place)
     return narrow, nn.Linear(rank, linear.out_features, bias=linear.bias is not None, **place)
 
 
 class Components:
-    """The principal components of what a linear layer returns, its bias left out.
+    """The principal components of a linear layer's outputs without its bias.
 
     Args:
-        linear: It is listened to until `factorised`.
+        linear: The layer, whose outputs are recorded until `factorised` is called.
     """
 
     def __init__(self, linear: nn.Linear) -> None:

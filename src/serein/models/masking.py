@@ -1,7 +1,7 @@
-"""The parts of a Transformers speech model that have to know where a clip ends, and the fast way through each.
+"""The parts of a Transformers speech model that depend on where a clip ends, and a fast implementation of each.
 
-The model's own modules keep their names and weights; these functions run them. Frames are (batch, frame, feature)
-throughout: on CPU that is the layout in which oneDNN convolves and layer norm reads without a copy.
+The model's own modules keep their names and weights; these functions run them. Frames are always (batch, frame,
+feature): on CPU, oneDNN convolves and layer norm reads this layout without a copy.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from serein.models.hidden_states import frame_mask
 
 NORMALISATION_EPSILON = 1e-7  # of Transformers' Wav2Vec2FeatureExtractor
 MOST_PLAIN_FRAMES = 512
-FEW_FRAMES = 160  # for fewer, oneDNN takes longer to lay out the weights than it saves
+FEW_FRAMES = 160  # for fewer, oneDNN takes longer to reorder the weights than it saves
 _CPUINFO = Path("/proc/cpuinfo")
-IS_AMD = "AuthenticAMD" in (  # a constant, which torch.compile sees through
+IS_AMD = "AuthenticAMD" in (  # a constant, which torch.compile can resolve
     _CPUINFO.read_text(errors="replace") if _CPUINFO.is_file() else platform.processor()
 )
 
-Runner = Callable[..., torch.Tensor]  # calls its first argument with the others, perhaps checkpointed
+Runner = Callable[..., torch.Tensor]  # calls its first argument with the others, possibly with checkpointing
 
 
 def prepare_waveforms(
     waveforms: torch.Tensor, num_samples: torch.Tensor, *, level_db: float | None, at_least: int
 ) -> torch.Tensor:
-    """Set what lies past each clip's own length to zero, normalise each clip alone, and widen the batch.
+    """Set samples past each clip's own length to zero, normalise each clip separately, and pad the batch.
 
     Args:
-        waveforms: (batch, sample); what lies past a clip's own length is not read.
+        waveforms: (batch, sample); samples past a clip's own length are not read.
         num_samples: (batch,) long, real samples of each clip.
-        level_db: Each clip is brought to zero mean, and to this root mean square over its real samples, in dB against
-            1.0: 0 is unit variance. `None` leaves it as it is.
-        at_least: Samples that the batch has at least: those that a clip is padded to.
+        level_db: Each clip is normalised to zero mean and to this root mean square over its real samples, in dB
+            relative to 1.0: 0 is unit variance. `None` leaves it unchanged.
+        at_least: Minimum number of samples of the batch, to which clips are padded.
 
     Returns:
         (batch, sample) float32.
@@ -57,7 +57,7 @@ def prepare_waveforms(
 
 
 def add_positions(embedding: nn.Module, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
-    """Add the convolutional position embedding, which sees zeros where a clip has ended.
+    """Add the convolutional position embedding, with zeros past a clip's end.
 
     Args:
         embedding: One convolution, or data2vec's stack, in which each layer's output past the end must not reach the
@@ -72,7 +72,7 @@ def add_positions(embedding: nn.Module, frames: torch.Tensor, is_frame: torch.Te
             positions = normed_over_batch(layer.batch_norm, positions, is_frame)
         if is_frame is not None:
             positions = positions.masked_fill(~is_frame.unsqueeze(-1), 0.0)
-        positions = convolve(layer.conv, positions)[:, : frames.shape[1]]  # an even kernel gives one frame too many
+        positions = convolve(layer.conv, positions)[:, : frames.shape[1]]  # an even kernel returns one frame too many
         if hasattr(layer, "layer_norm"):
             positions = layer.layer_norm(positions)
         positions = layer.activation(positions)
@@ -80,10 +80,10 @@ def add_positions(embedding: nn.Module, frames: torch.Tensor, is_frame: torch.Te
 
 
 def drop(input: torch.Tensor, probability: float) -> torch.Tensor:
-    """Return `input` with that share of it zero and the rest scaled up.
+    """Return `input` with that fraction of its elements set to zero and the rest scaled up.
 
-    Four masks come from each random word on the CPU, where PyTorch draws two words for each mask; the share is kept to
-    1/65536. A fine-tuning step of wav2vec2-base spends a quarter of its time drawing otherwise.
+    On the CPU, each random word provides four mask elements, where PyTorch draws two words per element; the fraction is
+    exact to 1/65536. Otherwise, a fine-tuning step of wav2vec2-base would spend a quarter of its time on these draws.
     """
     words = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
     draws = words.view(torch.int16)[: input.numel()].view(input.shape)
@@ -92,10 +92,10 @@ def drop(input: torch.Tensor, probability: float) -> torch.Tensor:
 
 
 def takes_plain_products(query: torch.Tensor) -> bool:
-    """Tell whether attention learns faster by plain products than by PyTorch's fused kernel.
+    """Return whether attention trains faster with plain matrix products than with PyTorch's fused kernel.
 
-    On a processor in bfloat16, that one's gradient takes up to three times as long, as long as the weights are few
-    (benchmarks/attention.py).
+    On a processor in bfloat16, the gradient of the fused kernel takes up to three times as long if the attention
+    weights are few (benchmarks/attention.py).
 
     Args:
         query: (batch, head, frame, feature).
@@ -116,10 +116,10 @@ def attend(
     """Return the values weighted by the softmax of query times key, (batch, head, frame, feature) like all three.
 
     Args:
-        mask: (batch, 1 or head, 1 or frame, frame): bool, False on padding, or what is added to the scores. `None`: all
-            count.
-        dropout: Of the weights.
-        scale: Of the scores.
+        mask: (batch, 1 or head, 1 or frame, frame): bool, False on padding, or numbers to add to the scores. `None`: no
+            mask.
+        dropout: Dropout of the weights.
+        scale: Factor of the scores.
     """
     if takes_plain_products(query):
         return weighted(query, key, value, mask, dropout=dropout, scale=scale)
@@ -135,7 +135,7 @@ def weighted(
     dropout: float,
     scale: float = 1.0,
 ) -> torch.Tensor:
-    """Return what `attend` does, by plain products."""
+    """Return the same as `attend`, using plain matrix products."""
     scores = (query * scale) @ key.transpose(2, 3)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
@@ -152,7 +152,7 @@ def attend_in_transformers(
     attention_mask: torch.Tensor | None,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attend, as Transformers calls it: returns (batch, frame, head, feature) and no weights."""
+    """Attend with the signature that Transformers expects; return (batch, frame, head, feature) and no weights."""
     if not takes_plain_products(query) or options.get("position_bias") is not None:
         theirs = importlib.import_module("transformers.integrations.sdpa_attention").sdpa_attention_forward
         found: tuple[torch.Tensor, None] = theirs(module, query, key, value, attention_mask, **options)
@@ -166,11 +166,11 @@ def attend_in_transformers(
 class GatedAttention(nn.Module):
     """WavLM's attention (Chen 2022, eq. 4-6: gated relative position bias) through PyTorch's fused kernel.
 
-    It takes over the parameters of a `WavLMAttention` under their names and takes the same call. The original
-    computes the attention weights in full and their mean over heads, which nobody reads.
+    It takes over the parameters of a `WavLMAttention` under their names and is called in the same way. The original
+    also computes all attention weights and their mean over heads, which are not used.
 
     Args:
-        attention: The module that it stands in for.
+        attention: The module that it replaces.
     """
 
     q_proj: nn.Linear
@@ -179,7 +179,7 @@ class GatedAttention(nn.Module):
     out_proj: nn.Linear
     gru_rel_pos_linear: nn.Linear
     gru_rel_pos_const: nn.Parameter
-    rel_attn_embed: nn.Embedding  # of the first layer only
+    rel_attn_embed: nn.Embedding  # only in the first layer
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -203,10 +203,10 @@ class GatedAttention(nn.Module):
         Args:
             hidden_states: (batch, frame, feature).
             attention_mask: (batch, frame) bool, False on padding.
-            position_bias: (head, query, key) of the first layer, or `None` in that layer.
+            position_bias: (head, query, key) from the first layer, or `None` in that layer.
 
         Returns:
-            (batch, frame, feature); nothing; the position bias.
+            (batch, frame, feature), `None`, and the position bias.
         """
         if position_bias is None:
             position_bias = self.position_bias(hidden_states.shape[1])
@@ -227,9 +227,9 @@ class GatedAttention(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).flatten(2)), None, position_bias
 
     def position_bias(self, num_frames: int) -> torch.Tensor:
-        """Return (head, query, key): one number per distance, laid out along the diagonals.
+        """Return (head, query, key): one number per distance, placed along the diagonals.
 
-        The bucket of a distance key - query is exact when near, logarithmic when far (Raffel 2020).
+        Buckets of the distance key - query are exact for small distances, logarithmic for large ones (Raffel 2020).
         """
         weight = self.rel_attn_embed.weight
         distances = torch.arange(1 - num_frames, num_frames, device=weight.device)
@@ -247,11 +247,12 @@ class GatedAttention(nn.Module):
 
 
 class OneDnnLinear(nn.Linear):
-    """A linear layer that is a 1 x 1 convolution where that is the faster kernel: float32 on AMD processors.
+    """A linear layer that runs as a 1 x 1 convolution where that is faster: in float32 on AMD processors.
 
-    PyTorch multiplies float32 matrices with MKL, which keeps its AVX-512 kernels to Intel's processors; PyTorch
-    convolves with oneDNN, which does not. Same sums in another order: 2.2 times as fast on an EPYC 9005.
-    Not where a gradient is wanted: the way back through a convolution costs more than the way there saves.
+    PyTorch multiplies float32 matrices with MKL, which uses its AVX-512 kernels only on Intel processors; it convolves
+    with oneDNN, which has no such limit. The convolution computes the same sums in another order, 2.2 times as fast on
+    an EPYC 9005. It is not used if a gradient is required: the backward pass of a convolution costs more than its
+    forward pass saves.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -269,7 +270,7 @@ class OneDnnLinear(nn.Linear):
         if not convolves:
             return F.linear(input, self.weight, self.bias)
         rows = input.reshape(1, -1, self.in_features).transpose(1, 2).unsqueeze(2)
-        # A stride over the axis of length one changes nothing, but lets a single thread use oneDNN too.
+        # A stride over the axis of length one changes nothing, but makes a single thread use oneDNN too.
         output = F.conv2d(rows, self.weight[:, :, None, None], self.bias, stride=(2, 1))
         return output.squeeze(2).transpose(1, 2).view(*input.shape[:-1], self.out_features)
 
@@ -278,14 +279,14 @@ class WordDropout(nn.Dropout):
     """Dropout whose masks are drawn by `drop`."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Return `input` with a share `p` of it zero and the rest scaled up."""
+        """Return `input` with a fraction `p` of its elements set to zero and the rest scaled up."""
         if not self.training or not 0.0 < self.p < 1.0 or input.device.type != "cpu":
             return super().forward(input)
         return drop(input, self.p)
 
 
 def fasten(model: nn.Module) -> None:
-    """Let attention, linear layers and dropout run the fast way; names and weights of parameters stay."""
+    """Switch attention, linear layers and dropout to fast implementations; parameters keep their names and values."""
     config: Any = getattr(model, "config", None)
     if getattr(config, "_attn_implementation", None) == "sdpa":
         masks = importlib.import_module("transformers.masking_utils")
@@ -300,7 +301,7 @@ def fasten(model: nn.Module) -> None:
                 setattr(module, name, GatedAttention(child))
     for module in model.modules():
         if type(module) is nn.Linear:
-            module.__class__ = OneDnnLinear  # the layer itself stays: others may hold it already
+            module.__class__ = OneDnnLinear  # the object itself stays: others may already refer to it
         elif type(module) is nn.Dropout:
             module.__class__ = WordDropout
 
@@ -309,7 +310,7 @@ def feature_encoder_layer(layer: Any, frames: torch.Tensor, num_samples: torch.T
     """Run a layer of Transformers' convolutional feature encoder.
 
     Args:
-        frames: (batch, frame, channel); of the first layer (batch, sample, 1), zero on padding.
+        frames: (batch, frame, channel); for the first layer, (batch, sample, 1), zero on padding.
         num_samples: (batch,) long, real samples of each clip, at least the receptive field.
 
     Returns:
@@ -328,9 +329,9 @@ def feature_encoder_layer(layer: Any, frames: torch.Tensor, num_samples: torch.T
 def normed_over_time(layer: Any, waveforms: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
     """Convolve one channel of samples and normalise each output channel over the clip's real frames.
 
-    A channel's mean and variance follow from those of the windows it sees: E[w'x] = w'm and Var[w'x] = w'Cw. The norm
-    then becomes a scale of the weights and a shift, so that its two passes over the largest tensor of the model are
-    not made. A bias of the convolution is taken off by the norm and plays no part.
+    A channel's mean and variance follow from those of its input windows: E[w'x] = w'm and Var[w'x] = w'Cw. The norm
+    then becomes a scale of the weights and a shift, which saves its two passes over the largest tensor of the model. A
+    bias of the convolution has no effect, because the norm removes it.
 
     Returns:
         (batch, frame, channel).
@@ -339,7 +340,7 @@ def normed_over_time(layer: Any, waveforms: torch.Tensor, num_samples: torch.Ten
     (kernel,), (stride,) = conv.kernel_size, conv.stride
     num_windows = (num_samples - kernel) // stride + 1
     count = num_windows[:, None, None]
-    if torch.compiler.is_exporting():  # for runtimes without float64, where a covariance of windows would not do
+    if torch.compiler.is_exporting():  # for runtimes without float64, where the covariance of windows is too inexact
         frames = convolve(conv, waveforms.unsqueeze(-1))
         is_padding = ~frame_mask(num_windows, frames.shape[1])[..., None]
         centred = frames - frames.masked_fill(is_padding, 0.0).sum(dim=1, keepdim=True) / count
@@ -347,8 +348,8 @@ def normed_over_time(layer: Any, waveforms: torch.Tensor, num_samples: torch.Ten
         normed: torch.Tensor = centred * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias
         return normed
     windows = waveforms.unfold(1, kernel, stride)
-    # In float64 where the device has it: a channel that reacts to little of its input has a variance far below that
-    # of its windows.
+    # In float64 if the device supports it: a channel that responds to little of its input has a variance far below
+    # that of its windows.
     exact = torch.float32 if windows.device.type == "mps" else torch.float64
     is_padding = ~frame_mask(num_windows, windows.shape[1])[..., None]
     real = windows.to(exact).masked_fill(is_padding, 0.0)
@@ -359,15 +360,15 @@ def normed_over_time(layer: Any, waveforms: torch.Tensor, num_samples: torch.Ten
     variance = torch.einsum("ci,bij,cj->bc", weight, covariance, weight)
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
     shift = norm.bias - scale * (mean.squeeze(1) @ weight.T)
-    # a window ends with a one, which the shift weighs: a product alone takes half the time of a product onto a shift
+    # each window gets a final one, which is multiplied by the shift: this takes half the time of a product plus a shift
     weights = torch.cat([(weight * scale.unsqueeze(-1)).transpose(1, 2), shift.unsqueeze(1)], dim=1)
     ended = torch.cat([windows, windows.new_ones(*windows.shape[:2], 1)], dim=2)
     return torch.bmm(ended.to(conv.weight.dtype), weights.to(conv.weight.dtype))
 
 
 def normed_over_batch(norm: nn.Module, frames: torch.Tensor, is_frame: torch.Tensor | None) -> torch.Tensor:
-    """Apply batch norm (HuBERT's `conv_pos_batch_norm`) to the real frames alone."""
-    if is_frame is None or not norm.training:  # then each frame stands alone
+    """Apply batch norm (HuBERT's `conv_pos_batch_norm`) only to the real frames."""
+    if is_frame is None or not norm.training:  # then frames are independent
         every: torch.Tensor = norm(frames.flatten(0, 1)).view_as(frames)
         return every if is_frame is None else every.masked_fill(~is_frame[..., None], 0.0)
     real: torch.Tensor = norm(frames[is_frame])
@@ -377,12 +378,13 @@ def normed_over_batch(norm: nn.Module, frames: torch.Tensor, is_frame: torch.Ten
 def convolve(conv: nn.Conv1d, frames: torch.Tensor) -> torch.Tensor:
     """Convolve over time: (batch, frame, channel) to (batch, frame, channel).
 
-    On CPU as an image of height one in channels-last layout, which oneDNN convolves 1.5 to 2.4 times as fast as the
-    same `conv1d`. Narrow groups in float32: with AMX, oneDNN's bfloat16 convolution of fewer than 16 channels per
-    group and a kernel of 16 or more returns other sums (error as large as the values; seen with torch 2.13).
+    On CPU, frames are convolved as an image of height one in channels-last layout, for which oneDNN is 1.5 to 2.4 times
+    as fast as for the same `conv1d`. Narrow groups are convolved in float32: with AMX, oneDNN's bfloat16 convolution of
+    fewer than 16 channels per group and a kernel of 16 or more returns wrong sums (error as large as the values; seen
+    with torch 2.13).
     """
     channels_first = frames.transpose(1, 2)
-    weight = conv.weight  # one look: a weight norm is computed here
+    weight = conv.weight  # read once: a weight norm is computed here
     stride, padding, groups = conv.stride[0], int(conv.padding[0]), conv.groups
     is_bfloat16 = frames.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
     if frames.device.type == "cpu" and is_bfloat16 and groups > 1 and conv.in_channels < 16 * groups:
@@ -397,7 +399,7 @@ def convolve(conv: nn.Conv1d, frames: torch.Tensor) -> torch.Tensor:
     if is_small or frames.device.type != "cpu" or not has_onednn:
         return F.conv1d(channels_first, weight, conv.bias, stride, padding, 1, groups).transpose(1, 2)
     image, weight = channels_first.unsqueeze(2), weight.unsqueeze(2)
-    if conv.in_channels == 1:  # then the input alone does not tell the layout
+    if conv.in_channels == 1:  # then the layout cannot be inferred from the input alone
         weight = weight.contiguous(memory_format=torch.channels_last)
     output = F.conv2d(image, weight, conv.bias, (1, stride), (0, padding), 1, groups)
     return output.squeeze(2).transpose(1, 2)

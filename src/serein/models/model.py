@@ -22,12 +22,13 @@ from serein.recipe import MAIN, Head, Lora
 
 
 def expand(name: str, groups: Iterable[str]) -> list[str]:
-    """Return the parameter groups that a name means.
+    """Return the parameter groups that a name refers to.
 
     Args:
         name: `all`, `backbone`, `transformer` (the backbone without its CNN), `layers 5-12`, `encoder`,
-            `encoder layers 3-4`, or a group; of another branch with its name before a dot (`speaker.all` is all of it).
-        groups: All there are.
+            `encoder layers 3-4`, or a group; for another branch, with its name before a dot (`speaker.all` is the whole
+            branch).
+        groups: All groups of the model.
 
     Raises:
         RecipeError: There is no such group.
@@ -56,7 +57,7 @@ def expand(name: str, groups: Iterable[str]) -> list[str]:
         found = [part]
     if not found or any(group not in own for group in found):
         raise RecipeError(
-            f"'{name}' is no part of this model; its parts are: {', '.join(groups)}",
+            f"'{name}' is not a part of this model; its parts are: {', '.join(groups)}",
             where="trainable",
             remedy="Name these, 'layers 5-12', 'transformer', 'backbone' or 'all'.",
         )
@@ -67,7 +68,7 @@ HiddenStatesByBranch = Mapping[str, HiddenStates]  # branch -> hidden states of 
 
 
 class Branch(nn.Module):
-    """A backbone with its encoder, beside the main one.
+    """A backbone with its encoder, in addition to the main one.
 
     Args:
         backbone: From waveforms to hidden layers.
@@ -86,7 +87,7 @@ class Branch(nn.Module):
 
 
 def are_equal(one: Backbone, other: Backbone) -> bool:
-    """Tell whether two backbones are equal: the same architecture with the same weights, wherever these came from."""
+    """Return whether two backbones have the same architecture and weights, regardless of where these came from."""
     first, second = (
         {name: value for name, value in each.describe().items() if name not in ORIGIN} for each in (one, other)
     )
@@ -97,7 +98,7 @@ def are_equal(one: Backbone, other: Backbone) -> bool:
 
 
 def is_frozen(backbone: Backbone) -> bool:
-    """Tell whether nothing of a backbone learns."""
+    """Return whether no parameter of a backbone is trainable."""
     return not any(parameter.requires_grad for parameter in backbone.parameters())
 
 
@@ -121,7 +122,7 @@ class EnsembleMember(nn.Module):
         tasks: Container[str] | None = None,
         use_fusion: bool = True,
     ) -> dict[str, HeadOutput]:
-        """Run every head, or those of the named tasks; see `SpeechModel.decode`."""
+        """Run every head, or those of the given tasks; see `SpeechModel.decode`."""
         if self.encoder is not None and MAIN in hidden_states:
             hidden_states = {**hidden_states, MAIN: self.encoder(hidden_states[MAIN])}
         wanted = [name for name in self.heads if tasks is None or name in tasks]
@@ -133,7 +134,7 @@ class EnsembleMember(nn.Module):
         return {name: head_outputs[name] for name in wanted}
 
     def in_order(self, tasks: Iterable[str], use_fusion: bool) -> list[str]:
-        """Return the tasks whose heads run, those first whose vectors join others."""
+        """Return the tasks whose heads run, those whose vectors enter the fusion of others first."""
         wanted = list(tasks)
         joining = [other for name in wanted for other in self.heads[name].fusion_inputs] if use_fusion else []
         return list(dict.fromkeys([*joining, *wanted]))
@@ -144,11 +145,11 @@ class SpeechModel(nn.Module):
 
     Args:
         backbone: From waveforms to hidden layers.
-        ensemble: At least one member; they differ in initial weights and in dropout.
+        ensemble: At least one member; members differ in initial weights and in dropout.
         branches: Other networks for the same clips; each head names its branch.
 
     Attributes:
-        sharing: Branches whose backbone equals the main one, which runs for both.
+        sharing: Branches whose backbone equals the main one, which then runs once for both.
     """
 
     def __init__(
@@ -168,18 +169,18 @@ class SpeechModel(nn.Module):
         Args:
             waveforms: (batch, sample) float32 at 16 kHz.
             num_samples: (batch,) long, real samples of each clip.
-            conditions: Attribute -> (batch, feature), what is known of the clips; missing ones are unknown.
+            conditions: Attribute -> (batch, feature), the known conditions of the clips; missing ones are unknown.
         """
         return self.decode(self.encode(waveforms, num_samples, self.branches_of()), conditions)
 
     def encode(
         self, waveforms: torch.Tensor, num_samples: torch.Tensor, branches: Iterable[str]
     ) -> HiddenStatesByBranch:
-        """Return the hidden states of some branches; backbones of the same weights run once."""
+        """Return the hidden states of some branches; backbones with the same weights run once."""
         return self.encode_with(lambda backbone: backbone(waveforms, num_samples), branches)
 
     def encode_with(self, encode: Callable[[Backbone], HiddenStates], branches: Iterable[str]) -> HiddenStatesByBranch:
-        """Return for each branch what `encode` makes of its backbone, called once for those that share one."""
+        """Return the result of `encode` for each branch's backbone, calling it once for branches that share one."""
         source_of = {name: self.source_of(name) for name in branches}
         encoded = {source: encode(self.backbone_of(source)) for source in dict.fromkeys(source_of.values())}
         return {name: encoded[source] for name, source in source_of.items()}
@@ -194,8 +195,8 @@ class SpeechModel(nn.Module):
         """Run the heads of tasks on hidden states.
 
         Args:
-            hidden_states: Those of the branches that the tasks need (`branches_of`).
-            tasks: Those to read; `None`: every one.
+            hidden_states: Hidden states of the branches that the tasks need (`branches_of`).
+            tasks: Tasks whose heads run; `None`: all.
             use_fusion: Whether vectors of other heads enter a head's fusion.
         """
         encoded = {
@@ -210,13 +211,13 @@ class SpeechModel(nn.Module):
         return [member.encoder for member in self.ensemble if member.encoder is not None]
 
     def branches_of(self, tasks: Iterable[str] | None = None, use_fusion: bool = True) -> list[str]:
-        """Return the branches that some tasks' heads read, those joining in fusion among them."""
+        """Return the branches that some tasks' heads read, including the inputs of their fusion."""
         member = self.ensemble[0]
         running = member.in_order(member.heads if tasks is None else tasks, use_fusion)
         return list(dict.fromkeys(member.heads[name].branch for name in running))
 
     def source_of(self, branch: str) -> str:
-        """Return the branch whose backbone runs for this one."""
+        """Return the branch whose backbone runs for this branch."""
         return MAIN if branch in self.sharing else branch
 
     def backbone_of(self, branch: str) -> Backbone:
@@ -224,14 +225,14 @@ class SpeechModel(nn.Module):
         return self.backbone if branch == MAIN else self.branches[branch].backbone
 
     def share_backbones(self, branches: Iterable[str] | None = None) -> None:
-        """Let branches (`None`: all) use the main backbone where their own is the same: it runs once for both."""
+        """Let branches (`None`: all) share the main backbone if their own is equal to it, so that it runs once."""
         wanted = self.branches if branches is None else branches
         self.sharing = frozenset(name for name in wanted if are_equal(self.backbone, self.backbone_of(name)))
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Every parameter once, by the names that `trainable` knows: the backbone's, `encoder` or its parts, `heads`.
+        """Return every parameter once, by the names for `trainable`: the backbone's, `encoder` or its parts, `heads`.
 
-        Those of other branches follow, with the branch's name before a dot.
+        The groups of other branches follow, with the branch's name before a dot.
         """
         groups: dict[str, list[nn.Parameter]] = {}
         for branch in (MAIN, *self.branches):
@@ -247,11 +248,11 @@ class SpeechModel(nn.Module):
         return groups
 
     def train_only(self, names: Iterable[str], tasks: Container[str] | None = None) -> None:
-        """Let the named groups learn and freeze all others.
+        """Make the named groups trainable and freeze all others.
 
         Args:
             names: See `serein.models.model.expand`.
-            tasks: Those whose heads learn, when heads do; `None`: all.
+            tasks: Tasks whose heads are trained, if heads are; `None`: all.
 
         Raises:
             RecipeError: There is no such group, or none of them has weights.
@@ -261,9 +262,9 @@ class SpeechModel(nn.Module):
         chosen = {group for name in names for group in expand(name, groups)}
         if not any(groups[group] for group in chosen):
             raise RecipeError(
-                f"nothing learns: {', '.join(names) or 'no part'} has no weights in this model",
+                f"nothing to train: {', '.join(names) or 'no part'} has no weights in this model",
                 where="trainable",
-                remedy="Name a part that learns, or 'all'.",
+                remedy="Name a part that has weights, or 'all'.",
             )
         for group, parameters in groups.items():
             for parameter in parameters:
@@ -278,9 +279,9 @@ class SpeechModel(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> SpeechModel:
-        """Switch to training, all but frozen batch norms: their running statistics are frozen too.
+        """Set the training mode, except for frozen batch norms, whose running statistics are frozen too.
 
-        Frozen branches and heads run as in inference, without dropout.
+        Frozen branches and heads stay in evaluation mode, without dropout.
         """
         super().train(mode)
         for module in self.modules():
@@ -295,7 +296,7 @@ class SpeechModel(nn.Module):
 
 
 def new_backbone(options: NamedOptions, adapter: Lora | None = None) -> Backbone:
-    """Return the backbone that a recipe names, with the weights of its source, and a new adapter."""
+    """Return the backbone that a recipe specifies, with the weights of its source, and with a new adapter if any."""
     backbone: Backbone = choose("backbone", options.name).from_options(options)
     if adapter is not None:
         backbone.add_adapter(adapter)
@@ -303,7 +304,7 @@ def new_backbone(options: NamedOptions, adapter: Lora | None = None) -> Backbone
 
 
 def described_backbone(description: Mapping[str, Any]) -> Backbone:
-    """Return a backbone without weights from its own description.
+    """Return a backbone from its own description, without weights.
 
     Raises:
         ModelError: There is no such backbone.
@@ -327,15 +328,15 @@ def assemble(
     text_size: int = 0,
     branches: Mapping[str, tuple[Backbone, NamedOptions | None]] | None = None,
 ) -> SpeechModel:
-    """Put a model together.
+    """Build a model from its parts.
 
     Args:
-        backbone: Of the main branch.
+        backbone: The main branch's backbone.
         encoder: The recipe's encoder, or `None`.
         tasks: Task -> its options and number of outputs.
-        ensemble_size: Encoders with heads, side by side.
+        ensemble_size: Number of parallel encoders with heads.
         text_size: Features of a sentence vector, for heads that are conditioned on the text.
-        branches: Backbone and encoder of other networks, whose heads are in `tasks`.
+        branches: Backbone and encoder of each other network; their heads are in `tasks`.
     """
     others = {
         name: Branch(own, None if options is None else build_encoder(options, own))
@@ -351,12 +352,12 @@ def assemble(
         }
         heads: dict[str, TaskHead] = {}
         join_others = {other for head, _ in tasks.values() for other in head.fusion_inputs}
-        for name in sorted(tasks, key=lambda name: bool(tasks[name][0].fusion_inputs)):  # those that join others first
+        for name in sorted(tasks, key=lambda name: bool(tasks[name][0].fusion_inputs)):  # inputs of fusion first
             head, num_outputs = tasks[name]
             joining = {other: heads[other].size for other in head.fusion_inputs}
             is_drawn_apart = name in join_others
             with torch.random.fork_rng(devices=[], enabled=is_drawn_apart):
-                if is_drawn_apart:  # by its name: what is built afterwards starts as if these weights were never drawn
+                if is_drawn_apart:  # seeded by name: later parts are initialised as if these weights were never drawn
                     torch.manual_seed((torch.initial_seed() + crc32(f"{number} {name}".encode())) % 2**63)
                 heads[name] = HEADS[head.reads](head, sizes[head.branch], num_outputs, text_size, joining)
         ensemble.append(EnsembleMember(own_encoder, {name: heads[name] for name in tasks}))

@@ -1,4 +1,4 @@
-"""Pretrained speech models of Transformers: found in a folder or on the Hub, checked, loaded whole or not at all."""
+"""Pretrained speech models from Transformers: located in a folder or on the Hub, checked, and loaded completely."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from serein.models.architectures import MASK_EMBEDDING
 from serein.models.hidden_states import Backbone
 from serein.models.whisper import WhisperEncoder
 
-MOST_STRIDE = 128  # of a convolution, in samples or frames; published models have up to 10
+MOST_STRIDE = 128  # of a convolution, in samples or frames; published models use up to 10
 ORIGIN: dict[str, Any] = {"source": None, "revision": None, "overrides": {}, "layers": None, "weights_sha256": None}
 DEFAULT_OVERRIDES = {"apply_spec_augment": False, "layerdrop": 0.0}
 BODY_WEIGHT = re.compile(r"(\w+\.)?(feature_extractor|feature_projection|encoder)\.")  # others belong to heads
 WHISPER_WEIGHT = re.compile(r"((model\.)?encoder\.)?(conv\d|layers|layer_norm|embed_positions)\.")
-WHISPER_NAMES = {r"^(model\.)?encoder\.": ""}  # its encoder is loaded alone
-DESCRIPTION = "model.json"  # of a model folder of serein
+WHISPER_NAMES = {r"^(model\.)?encoder\.": ""}  # only its encoder is loaded
+DESCRIPTION = "model.json"  # of a serein model folder
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def weights_hash(weights: nn.Module | Mapping[str, torch.Tensor]) -> str:
-    """Return the SHA-256 of a module's weights: names, kinds, shapes and bytes, in the order of names."""
+    """Return the SHA-256 of a module's weights: names, dtypes, shapes and bytes, sorted by name."""
     digest = hashlib.sha256()
     state = weights.state_dict() if isinstance(weights, nn.Module) else weights
     for name, tensor in sorted(state.items()):
@@ -43,14 +43,14 @@ def weights_hash(weights: nn.Module | Mapping[str, torch.Tensor]) -> str:
 
 
 class Place:
-    """Where a pretrained model lies: in a local folder, on the Hub, or in its cache when the Hub cannot be reached.
+    """The location of a pretrained model: a local folder, the Hub, or its cache if the Hub cannot be reached.
 
     Args:
         source: A folder, or a name on the Hub.
         revision: Commit, tag or branch on the Hub.
 
     Attributes:
-        rank: Of the products that the layers' matrices are; `None`: they are whole.
+        rank: Rank of the products that replace the layers' matrices; `None`: no factorisation.
 
     Raises:
         ModelError: The source is neither.
@@ -66,12 +66,12 @@ class Place:
         if not self.is_folder:
             if folder.exists() or not HUB_NAME.fullmatch(source):
                 raise ModelError("no such folder", where=source, remedy=f"Name {A_MODEL}, or its name on the Hub.")
-            # Transformers itself tries five times over, for 23 s
+            # Transformers itself retries five times, for 23 s
             self.is_online = is_reachable(importlib.import_module("huggingface_hub"))
         self._access = {"local_files_only": not self.is_online, "revision": self.revision}
 
     def read_config(self) -> dict[str, Any]:
-        """Return what config.json holds."""
+        """Return the content of config.json."""
         reader = importlib.import_module("transformers").PreTrainedConfig
         with self._errors("no readable config.json"):
             content: dict[str, Any] = reader.get_config_dict(self.name, **self._access)[0]
@@ -80,7 +80,7 @@ class Place:
         return content
 
     def read_preprocess(self) -> dict[str, Any] | None:
-        """Return what the model's feature extractor was saved with, or `None` when it was not saved."""
+        """Return the saved settings of the model's feature extractor, or `None` if there are none."""
         reader = importlib.import_module("transformers").FeatureExtractionMixin
         try:
             content: dict[str, Any] = reader.get_feature_extractor_dict(self.name, **self._access)[0]
@@ -91,7 +91,7 @@ class Place:
         return content
 
     def commit(self) -> str | None:
-        """Return the commit of a Hub model whose config.json has been read; nothing for a folder."""
+        """Return the commit of a Hub model whose config.json has been read; `None` for a folder."""
         if self.is_folder:
             return None
         look_up = importlib.import_module("huggingface_hub").try_to_load_from_cache
@@ -99,11 +99,11 @@ class Place:
         return Path(path).parent.name if isinstance(path, str) else self.revision
 
     def load(self, config: Any) -> Any:
-        """Return the model, each weight of which is in the checkpoint, and none of whose weights is left over."""
+        """Return the model; the checkpoint must contain exactly its weights."""
         model_class, is_whisper = model_class_of(config.model_type, where=self.name), config.model_type == "whisper"
         if is_whisper:
             config = model_class.config_class.from_dict(config.to_dict())
-        mask_time_prob, config.mask_time_prob = config.mask_time_prob, 1.0  # with it comes the mask embedding
+        mask_time_prob, config.mask_time_prob = config.mask_time_prob, 1.0  # creates the mask embedding
         with quiet_transformers(bars=self.is_online), self._errors("the weights cannot be loaded"):
             model, report = model_class.from_pretrained(
                 self.name,
@@ -116,7 +116,7 @@ class Place:
         model.config.mask_time_prob = mask_time_prob
         missing, own = set(report["missing_keys"]), WHISPER_WEIGHT if is_whisper else BODY_WEIGHT
         if MASK_EMBEDDING in missing:
-            nn.init.zeros_(model.masked_spec_embed)  # or two loads would differ
+            nn.init.zeros_(model.masked_spec_embed)  # otherwise two loads would differ
         wrong = {
             "weights are missing": missing - {MASK_EMBEDDING},
             "weights fit nowhere": {key for key in report["unexpected_keys"] if own.match(key)},
@@ -128,7 +128,7 @@ class Place:
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
-        """Turn whatever a foreign model makes the library raise into one sentence, its cause kept."""
+        """Turn any exception that the library raises for a foreign model into a ModelError with its cause."""
         try:
             yield
         except Exception as error:
@@ -136,7 +136,7 @@ class Place:
                 raise ModelError(
                     "not in the cache, and the Hugging Face Hub cannot be reached",
                     where=self.name,
-                    remedy=f"Where there is network, run: hf download {self.name} --local-dir FOLDER. "
+                    remedy=f"On a machine with network access, run: hf download {self.name} --local-dir FOLDER. "
                     "Copy the folder here and name it.",
                 ) from error
             detail = " ".join(str(error).split())[:200]
@@ -144,18 +144,18 @@ class Place:
 
 
 class ModelFolder(Place):
-    """A model folder of serein, or a model that ships with it: its backbone, without its encoder and heads.
+    """A serein model folder, or a shipped model: its backbone, without its encoder and heads.
 
     Args:
         source: The folder, or the name of a shipped model.
 
     Raises:
-        ModelError: It holds no backbone of Transformers, names one that lies elsewhere, or has an adapter beside it.
+        ModelError: It contains no backbone from Transformers, refers to one stored elsewhere, or has an adapter.
     """
 
     def __init__(self, source: str) -> None:
         folder = Path(source).expanduser()
-        self.is_folder, self.is_online, self.revision = folder.is_dir(), True, None  # nothing needs the Hub
+        self.is_folder, self.is_online, self.revision = folder.is_dir(), True, None  # the Hub is not needed
         self.name = str(folder) if self.is_folder else source
         self.folder = folder if self.is_folder else SHIPPED_MODELS / source
         try:
@@ -167,31 +167,33 @@ class ModelFolder(Place):
         if kind != "huggingface":
             raise ModelError("has no pretrained backbone", where=source, remedy=f"Name {A_MODEL}.")
         if where != "inside":
-            raise ModelError("does not hold its backbone", where=source, remedy=f"Name that one: {where['source']}.")
+            raise ModelError(
+                "does not contain its backbone", where=source, remedy=f"Name its source: {where['source']}."
+            )
         if self.described.get("adapter") is not None:
-            remedy = "Add it to the weights: serein merge MODEL -o FOLDER."
-            raise ModelError("has an adapter beside its backbone", where=source, remedy=remedy)
+            remedy = "Merge it into the weights: serein merge MODEL -o FOLDER."
+            raise ModelError("has an adapter in addition to its backbone", where=source, remedy=remedy)
         self.rank = self.described.get("rank")
 
     def read_config(self) -> dict[str, Any]:
-        """Return what config.json would hold."""
+        """Return the content that config.json would have."""
         with self._errors(f"damaged {DESCRIPTION}"):
             return dict(self.described["config"])
 
     def read_preprocess(self) -> dict[str, Any]:
-        """Return what the feature extractor would have been saved with."""
+        """Return the settings that the feature extractor would have been saved with."""
         return {"do_normalize": self.described.get("do_normalize", False)}
 
     def commit(self) -> None:
-        """Return nothing: it has none."""
+        """Return `None`: a folder has no commit."""
 
     def load(self, config: Any) -> Any:
-        """Return the model with random weights; `fill` gives a backbone of it the folder's."""
+        """Return the model with random weights; `fill` loads the folder's weights into its backbone."""
         with self._errors("the backbone cannot be built"):
             return built_class_of(config.model_type, where=self.name)(config)
 
     def fill(self, backbone: nn.Module) -> None:
-        """Give a backbone the folder's weights, each that it has."""
+        """Load each of a backbone's weights from the folder."""
         with self._errors("the backbone's weights cannot be loaded"):
             weights = load_file(self.folder / "model.safetensors")
             named = {name: f"backbone.{name}" for name in backbone.state_dict()}
@@ -200,19 +202,19 @@ class ModelFolder(Place):
 
 
 def is_own(source: str) -> bool:
-    """Tell whether a source is a model of serein: a folder comes before a model that ships, and that before the Hub."""
+    """Return whether a source is a serein model: folders come before shipped models, and these before the Hub."""
     folder = Path(source).expanduser()
     return ((folder if folder.exists() else SHIPPED_MODELS / source) / DESCRIPTION).is_file()
 
 
 def place_of(source: str, revision: str | None) -> Place:
-    """Return where a model lies."""
+    """Return the location of a model."""
     return ModelFolder(source) if is_own(source) else Place(source, revision)
 
 
 @contextmanager
 def quiet_transformers(*, bars: bool = False) -> Iterator[None]:
-    """Keep Transformers from listing missing or left out weights, and from drawing bars unless they are wanted."""
+    """Keep Transformers from listing missing or unused weights, and from showing progress bars unless `bars` is set."""
     logging = importlib.import_module("transformers.utils.logging")
     verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -227,7 +229,7 @@ def quiet_transformers(*, bars: bool = False) -> Iterator[None]:
 
 
 def model_class_of(family: object, *, where: str) -> Any:
-    """Return Transformers' class of a family, by which a checkpoint is loaded."""
+    """Return the Transformers class that loads the checkpoints of a family."""
     if family not in FAMILIES:
         raise ModelError(
             expected_one_of(family, FAMILIES, kind="family of models"), where=where, remedy=f"Name {A_MODEL}."
@@ -237,12 +239,12 @@ def model_class_of(family: object, *, where: str) -> Any:
 
 
 def built_class_of(family: object, *, where: str) -> Any:
-    """Return the class by which a configuration is read and built: serein's own without importing Transformers."""
+    """Return the class that reads and builds a configuration; serein's own class does not import Transformers."""
     return WhisperEncoder if family == "whisper" else model_class_of(family, where=where)
 
 
 def build_config(content: Mapping[str, Any], changes: Mapping[str, Any], *, where: str) -> Any:
-    """Return a family's configuration with `changes` made, without the adapter behind the last layer."""
+    """Return a family's configuration with `changes` applied, without the adapter after the last layer."""
     model_class = built_class_of(content.get("model_type"), where=where)
     names = WHISPER_OVERRIDES if content["model_type"] == "whisper" else {}
     changes = {names.get(key, key): value for key, value in changes.items()}
@@ -251,47 +253,47 @@ def build_config(content: Mapping[str, Any], changes: Mapping[str, Any], *, wher
         raise RecipeError(f"{content['model_type']} models have no {unknown[0]}", where="backbone.overrides")
     try:
         config = model_class.config_class.from_dict({**content, **changes})
-    except Exception as error:  # the library checks in many ways and places
+    except Exception as error:  # the library raises many kinds of exceptions
         detail = " ".join(str(error).split())[:200]
         raise ModelError(f"config.json is not valid ({detail})", where=where, remedy=COPY) from error
     strides, kernels = getattr(config, "conv_stride", ()), getattr(config, "conv_kernel", ())
     if not all(isinstance(each, int) and 1 <= each <= MOST_STRIDE for each in (*strides, *kernels)):
         raise ModelError(f"config.json is not valid (convolutions of {kernels} by {strides})", where=where, remedy=COPY)
-    if getattr(config, "add_adapter", False):  # it thins out frames, and is no part of the hidden layers
+    if getattr(config, "add_adapter", False):  # it reduces the number of frames, and is not one of the hidden layers
         config.use_intermediate_ffn_before_adapter = False  # w2v-BERT's
         config.add_adapter = False
     return config
 
 
 def do_normalize_of(config: Any, preprocess: Mapping[str, Any] | None, *, where: str) -> bool:
-    """Return whether clips are normalised: what was saved, or what the architecture was trained with."""
+    """Return whether clips are normalised: as saved with the model, or as the architecture was trained."""
     has_features = config.model_type in HAVE_FEATURES
     if preprocess is None:
         return not has_features and str(getattr(config, "feat_extract_norm", "layer")) == "layer"
     rate_hz = preprocess.get("sampling_rate", Backbone.sample_rate_hz)
     if rate_hz != Backbone.sample_rate_hz:
         raise ModelError(f"expects {rate_hz} Hz, not 16000 Hz", where=where, remedy="Choose a model for 16 kHz.")
-    return bool(preprocess.get("do_normalize", not has_features))  # their feature extractors' defaults
+    return bool(preprocess.get("do_normalize", not has_features))  # the defaults of the feature extractors
 
 
 def checked_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the changes that a recipe asks for over `DEFAULT_OVERRIDES`, or raise RecipeError naming the wrong one."""
+    """Return `DEFAULT_OVERRIDES` updated with a recipe's changes, or raise RecipeError, which names the wrong one."""
     for key, value in overrides.items():
         if key not in OVERRIDES:
             raise RecipeError(expected_one_of(key, OVERRIDES, kind="override"), where="backbone.overrides")
         lowest, highest, kinds, expected = OVERRIDES[key]
-        is_kind = isinstance(value, kinds) and isinstance(value, bool) == (bool in kinds)  # True is an int, too
+        is_kind = isinstance(value, kinds) and isinstance(value, bool) == (bool in kinds)  # True is also an int
         if not (is_kind and lowest <= value <= highest):
             raise RecipeError(f"{key} is {value!r}, expected {expected}", where="backbone.overrides")
     return {**DEFAULT_OVERRIDES, **overrides}
 
 
-# Lowest and highest value, types, and how a message says it.
+# Lowest and highest value, types, and their description in messages.
 SHARE = (0.0, 1.0, (int, float), "0 to 1")
 COUNT = (0, math.inf, (int,), "a whole number")
 POSITIVE = (1, math.inf, (int,), "a whole number from 1")
 
-# What a recipe may change of a model's configuration: how it trains, never what it is.
+# The parts of a model's configuration that a recipe can change: how it trains, never its architecture.
 OVERRIDES: dict[str, tuple[float, float, tuple[type, ...], str]] = {
     "hidden_dropout": SHARE,
     "attention_dropout": SHARE,
@@ -310,7 +312,7 @@ OVERRIDES: dict[str, tuple[float, float, tuple[type, ...], str]] = {
 
 WHISPER_OVERRIDES = {"hidden_dropout": "dropout", "layerdrop": "encoder_layerdrop"}
 
-# `model_type` of config.json -> class of Transformers. `serein.models.backbones.ARCHITECTURES` says how each is run.
+# `model_type` of config.json -> Transformers class; `serein.models.architectures.ARCHITECTURES` defines how each runs.
 FAMILIES = {
     "wav2vec2": "Wav2Vec2Model",
     "hubert": "HubertModel",
@@ -322,7 +324,7 @@ FAMILIES = {
     "wav2vec2-bert": "Wav2Vec2BertModel",
     "whisper": "models.whisper.modeling_whisper.WhisperEncoder",
 }
-HAVE_FEATURES = ("wav2vec2-bert", "whisper")  # they begin with features of sound, not with a normalised waveform
+HAVE_FEATURES = ("wav2vec2-bert", "whisper")  # their input is acoustic features, not a normalised waveform
 
 A_MODEL = f"a folder with config.json and weights of one of these: {', '.join(FAMILIES)}"
 COPY = "Copy or download the model again."

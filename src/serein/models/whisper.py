@@ -1,6 +1,6 @@
-"""The encoder of Whisper (Radford 2023): what Transformers' `WhisperEncoder` computes, under its names of weights.
+"""The encoder of Whisper (Radford 2023), with the same computation and weight names as Transformers' `WhisperEncoder`.
 
-It stands here because importing Transformers takes longer than all else that a prediction does.
+It is reimplemented here because importing Transformers takes longer than everything else in a prediction.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import nn
 
 from serein.models.masking import attend
 
-FLOAT16_MARGIN = 1000.0  # Transformers keeps float16 frames so far from infinity
+FLOAT16_MARGIN = 1000.0  # Transformers keeps float16 frames this far from infinity
 
 
 class WhisperConfig(BaseModel):
-    """What the encoder is built from, under Transformers' names and with its defaults; the decoder's keys are ignored.
+    """The encoder's configuration, with Transformers' names and defaults; the decoder's keys are ignored.
 
     Raises:
         ValueError: A value is of the wrong type, or the heads do not divide the features.
@@ -60,12 +60,12 @@ class WhisperConfig(BaseModel):
 
     @property
     def hidden_size(self) -> int:
-        """Features of a frame, as the other families call them."""
+        """Features of a frame, under the name that other families use."""
         return self.d_model
 
     @property
     def num_hidden_layers(self) -> int:
-        """Layers of the encoder, likewise."""
+        """Number of encoder layers, under the name that other families use."""
         return self.encoder_layers
 
     @num_hidden_layers.setter
@@ -74,11 +74,11 @@ class WhisperConfig(BaseModel):
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Self:
-        """Return the configuration that config.json holds, as Transformers' classes do."""
+        """Return the configuration in config.json, like Transformers' classes."""
         return cls.model_validate(content)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `from_dict` reads, as Transformers' classes do."""
+        """Return the content that `from_dict` reads, like Transformers' classes."""
         return self.model_dump(mode="json")
 
 
@@ -86,7 +86,7 @@ class WhisperAttention(nn.Module):
     """Multi-head self-attention (Vaswani 2017), whose keys have no bias.
 
     Args:
-        config: The encoder's.
+        config: The encoder's configuration.
     """
 
     def __init__(self, config: WhisperConfig) -> None:
@@ -100,7 +100,7 @@ class WhisperAttention(nn.Module):
         self.out_proj = nn.Linear(size, size)
 
     def forward(self, frames: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Let every frame attend to all real ones; (batch, frame, feature)."""
+        """Attend from every frame to all real frames; return (batch, frame, feature)."""
         shape = (*frames.shape[:-1], self.num_heads, self.head_size)
         query, key, value = (
             projected.view(shape).transpose(1, 2)
@@ -115,7 +115,7 @@ class WhisperLayer(nn.Module):
     """A transformer layer that normalises before attention and before the feed-forward network.
 
     Args:
-        config: The encoder's.
+        config: The encoder's configuration.
     """
 
     def __init__(self, config: WhisperConfig) -> None:
@@ -132,7 +132,7 @@ class WhisperLayer(nn.Module):
 
         Args:
             frames: (batch, frame, feature).
-            attention_mask: (batch, 1, 1, frame): bool, False on padding, or what is added to the scores. `None` when
+            attention_mask: (batch, 1, 1, frame): bool, False on padding, or numbers to add to the scores. `None` if
                 nothing is padded.
         """
         attended = self.self_attn(self.self_attn_layer_norm(frames), attention_mask)
@@ -146,13 +146,13 @@ class WhisperLayer(nn.Module):
 
 
 class Sinusoids(nn.Module):
-    """Whisper's positions, a buffer, so that no stage of a training can unfreeze them.
+    """Whisper's positions, stored as a buffer so that no training stage can unfreeze them.
 
-    Sines come first, then cosines, of wavelengths from 2 pi to 20,000 pi frames.
+    Sines come first, followed by cosines, with wavelengths from 2 pi to 20,000 pi frames.
 
     Args:
-        length: Positions.
-        size: Features of each; an even number.
+        length: Number of positions.
+        size: Features per position; an even number.
 
     Attributes:
         weight: (position, feature).
@@ -163,30 +163,30 @@ class Sinusoids(nn.Module):
     def __init__(self, length: int, size: int) -> None:
         super().__init__()
         self.register_buffer("weight", torch.empty(length, size))
-        if not self.weight.is_meta:  # arithmetic without memory would import PyTorch's compiler, which takes 1.5 s
+        if not self.weight.is_meta:  # arithmetic on the meta device would import PyTorch's compiler, which takes 1.5 s
             self.weight.copy_(self.computed())
 
     def computed(self) -> torch.Tensor:
-        """Return the positions as their formula gives them, (position, feature)."""
+        """Return the positions computed from their formula, (position, feature)."""
         length, size = self.weight.shape
         rates = torch.exp(-math.log(10_000.0) / max(size // 2 - 1, 1) * torch.arange(size // 2))
         angles = torch.arange(length)[:, None] * rates
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
     def is_computed(self, dtype: torch.dtype) -> bool:
-        """Tell whether the positions are those, as exactly as a floating-point type holds values up to 1."""
+        """Return whether the positions equal `computed`, to a floating-point type's precision for values up to 1."""
         return torch.allclose(self.weight.cpu().float(), self.computed(), rtol=0, atol=torch.finfo(dtype).eps)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        state_dict.setdefault(f"{prefix}weight", self.weight)  # files may leave out what is computed
+        state_dict.setdefault(f"{prefix}weight", self.weight)  # files may omit it, since it is computed
         super()._load_from_state_dict(state_dict, prefix, *others)
 
 
 class WhisperEncoder(nn.Module):
-    """Two convolutions, positions, transformer layers and a closing norm; `architectures.Whisper` runs them.
+    """Two convolutions, positions, transformer layers and a closing norm, which `architectures.Whisper` runs.
 
     Args:
-        config: Sizes and dropout; the weights begin as in Transformers.
+        config: Sizes and dropout; weights are initialised as in Transformers.
 
     Example:
         >>> encoder = WhisperEncoder(WhisperConfig(d_model=8, encoder_attention_heads=2, encoder_layers=1))
@@ -212,7 +212,7 @@ class WhisperEncoder(nn.Module):
 
     @classmethod
     def of(cls, model: Any) -> WhisperEncoder:
-        """Return the encoder that has the weights of Transformers' `WhisperEncoder`, not a copy of them."""
+        """Return an encoder that shares the weights of Transformers' `WhisperEncoder` without copying them."""
         if isinstance(model, cls):
             return model
         with torch.device("meta"):

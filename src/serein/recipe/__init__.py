@@ -1,6 +1,6 @@
-"""A recipe: everything that makes an experiment, as data. Unknown keys are refused.
+"""A recipe: the complete description of an experiment, as data. Unknown keys are rejected.
 
-A recipe is a YAML file. `base:` names another recipe that it changes; `set:` changes single values by dotted path:
+A recipe is a YAML file. `base:` names another recipe to start from; `set:` changes single values by dotted path:
 
     base: ../recipe.yaml
     set:
@@ -114,10 +114,11 @@ def load(path: str | Path, overrides: Iterable[str] = (), task: str | None = Non
     """Read a recipe file, its bases, and `key.path=value` overrides.
 
     Args:
-        task: Learn this task alone, with the options of the recipe's main one where it has none of its own.
+        task: Train only this task, with the options of the recipe's main task if it has none of its own.
 
     Raises:
-        RecipeError: Missing file, not YAML, unknown key or value; names the key, and the nearest known one.
+        RecipeError: The file is missing or not YAML, or a key or value is unknown; the message names the key and the
+            nearest known one.
 
     Example:
         >>> load("recipes/demo.yaml", ["stages.0.epochs=3"]).stages[0].epochs
@@ -127,7 +128,7 @@ def load(path: str | Path, overrides: Iterable[str] = (), task: str | None = Non
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise RecipeError(f"'{override}' is no KEY=VALUE", where="--set", remedy="Write: --set stages.0.epochs=3.")
+            raise RecipeError(f"'{override}' is not KEY=VALUE", where="--set", remedy="Write: --set stages.0.epochs=3.")
         _set(values, key.strip(), _parse_yaml(text, where=f"--set {override}"), where="--set")
     recipe = validate(values, where=path)
     if task is None:
@@ -142,7 +143,7 @@ def load(path: str | Path, overrides: Iterable[str] = (), task: str | None = Non
 
 
 def validate(values: Mapping[str, Any], *, where: str | Path) -> Recipe:
-    """Return the recipe that `values` describe, or raise RecipeError naming the key at fault."""
+    """Return the recipe that `values` describe, or raise RecipeError, which names the key at fault."""
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -151,7 +152,7 @@ def validate(values: Mapping[str, Any], *, where: str | Path) -> Recipe:
         if problem["type"] == "missing" and isinstance(problem["loc"][-1], str):
             location = [*location, problem["loc"][-1]]
         key = str(problem["loc"][-1]) if problem["loc"] else ""
-        remedy = "See the recipe's keys in docs/recipes.md."
+        remedy = "See docs/recipes.md for the keys of a recipe."
         if problem["type"] == "extra_forbidden":
             known = {info.alias or name for part in _subclasses(Options) for name, info in part.model_fields.items()}
             what, near = f"unknown key '{key}'", difflib.get_close_matches(key, sorted(known - {key}), n=1)
@@ -162,7 +163,7 @@ def validate(values: Mapping[str, Any], *, where: str | Path) -> Recipe:
             what, remedy = "the key 'name' is missing", "Add it."
         elif problem["type"] == "union_tag_invalid":
             what = f"unknown name '{problem['ctx']['tag']}', expected one of: {problem['ctx']['expected_tags']}"
-        else:  # a union has a problem for each member
+        else:  # a union reports a problem for each member
             every = [other["msg"] for other in error.errors() if _as_written(other["loc"], values) == location]
             message = ", or ".join(every or [problem["msg"]])
             message = message.removeprefix("Value error, ").replace(", or Input", ", or input")
@@ -173,7 +174,7 @@ def validate(values: Mapping[str, Any], *, where: str | Path) -> Recipe:
 
 
 def dump(recipe: Recipe) -> str:
-    """Return the resolved recipe as YAML; `load` gives the same recipe again."""
+    """Return the resolved recipe as YAML, from which `load` returns the same recipe."""
     return str(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
@@ -188,17 +189,17 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise RecipeError("is not a text file", where=path, remedy="Name a .yaml recipe.") from None
     content = _parse_yaml(text, where=str(path))
     if not isinstance(content, dict):
-        raise RecipeError("holds no keys", where=path, remedy="A recipe is a YAML mapping: name, protocol, stages, ...")
+        raise RecipeError("contains no keys", where=path, remedy="Write a YAML mapping: name, protocol, stages, ...")
     values: dict[str, Any] = content
     base, changes = values.pop("base", None), values.pop("set", {})
     if base is not None:
         target = (path.parent / str(base)).resolve()
         if target in (*seen, path.resolve()):
-            raise RecipeError(f"'base: {base}' leads back to itself", where=path, remedy="Break the circle.")
+            raise RecipeError(f"'base: {base}' leads back to itself", where=path, remedy="Remove the cycle.")
         values = _merged(_read(target, (*seen, path.resolve())), values)
     values.setdefault("stages", [{}])  # the default one, so that `stages.0.epochs` can be set
     if not isinstance(changes, dict):
-        raise RecipeError("'set' is no mapping", where=path, remedy="Write: set: {stages.0.epochs: 3}.")
+        raise RecipeError("'set' is not a mapping", where=path, remedy="Write: set: {stages.0.epochs: 3}.")
     for key, value in changes.items():
         _set(values, str(key), value, where=str(path))
     return values
@@ -215,7 +216,7 @@ def _parse_yaml(text: str, *, where: str) -> Any:
 
 
 def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Merge mappings key by key; another `name` is another choice and replaces the whole mapping."""
+    """Merge mappings key by key; a different `name` is another choice and replaces the whole mapping."""
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
@@ -232,8 +233,8 @@ def _set(values: dict[str, Any], dotted: str, value: Any, *, where: str) -> None
     target: Any = values
     for number, key in enumerate(keys, start=1):
         if isinstance(target, list) and (not key.isdecimal() or int(key) >= len(target)):
-            what = f"'{key}' in '{dotted}' is no position of a list of {len(target)}"
-            raise RecipeError(what, where=where, remedy="Count from 0.")
+            what = f"'{key}' in '{dotted}' is not a position in a list of {len(target)}"
+            raise RecipeError(what, where=where, remedy="Count positions from 0.")
         place: Any = int(key) if isinstance(target, list) else key
         if number == len(keys):
             target[place] = value
@@ -244,7 +245,7 @@ def _set(values: dict[str, Any], dotted: str, value: Any, *, where: str) -> None
 
 
 def _as_written(location: Sequence[int | str], values: Any) -> list[str]:
-    """Return the keys and positions of a problem that stand in the file, without what pydantic puts in between."""
+    """Return the keys and positions of a problem that occur in the file, without those that pydantic inserts."""
     written = []
     for part in location:
         if isinstance(values, Mapping) and part in values:

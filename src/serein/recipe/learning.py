@@ -1,4 +1,4 @@
-"""How a model learns: stages with their optimiser, schedule, batches and augmentation."""
+"""How a model is trained: stages with their optimiser, schedule, batches and augmentation."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from serein.choices import Count, Name, Options, Positive, Share, TaskName
 
 
 class Optimizer(Options):
-    """How weights move.
+    """The optimiser and its learning rates.
 
     Attributes:
-        backbone_learning_rate: Another rate for the backbone's weights, an adapter's included; `None`: the same.
-        layer_decay: Each layer of a backbone has the rate of the one above it times this, its highest layer the
-            backbone's rate times this; 1: all the same.
+        backbone_learning_rate: Separate rate for the backbone's weights, including an adapter's; `None`: the same.
+        layer_decay: Each layer of a backbone has the rate of the layer above it times this, and its highest layer has
+            the backbone's rate times this; 1: the same rate for all.
     """
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -28,17 +28,18 @@ class Optimizer(Options):
 
 
 class Schedule(Options):
-    """How the learning rate moves.
+    """The schedule of the learning rate.
 
     Attributes:
-        name: `constant`; `one-cycle` (Smith 2018), `cosine` and `linear` fall to zero over all steps;
-            `exponential` multiplies by `factor` each epoch; `plateau` by `factor` when the dev score stands still.
-        warmup: Share of all steps in which the rate rises.
+        name: `constant`; `one-cycle` (Smith 2018), `cosine` and `linear` fall to zero over all steps; `exponential`
+            multiplies by `factor` each epoch; `plateau` multiplies by `factor` when the dev score stops improving.
+        warmup: Fraction of all steps in which the rate rises.
         factor: See `name`.
-        patience: Epochs without gain, for `plateau`.
-        monitor: What stands still, for `plateau`: dev's `loss`, or by default what the stage monitors.
-        final_divisor: Of the first rate of `one-cycle`: its last is that much smaller (PyTorch's default is 10,000).
-        cycle_momentum: `one-cycle` moves the momentum against the rate, from 0.95 to 0.85, as PyTorch does unless told.
+        patience: For `plateau`: epochs without improvement after which the rate is reduced.
+        monitor: For `plateau`: the dev score that must improve, `loss` or by default the score that the stage monitors.
+        final_divisor: For `one-cycle`: the last rate is the first one divided by this (PyTorch's default is 10,000).
+        cycle_momentum: For `one-cycle`: move the momentum opposite to the rate, from 0.95 to 0.85, as PyTorch does by
+            default.
     """
 
     name: Literal["constant", "one-cycle", "cosine", "linear", "exponential", "plateau"] = "one-cycle"
@@ -51,16 +52,18 @@ class Schedule(Options):
 
 
 class Batches(Options):
-    """How clips share a batch.
+    """How clips are grouped into batches.
 
-    Where a device's memory does not hold a batch, the stage goes on with halves, or quarters, whose loss is that of the
-    whole batch, contrastive losses and concordance included. Batch norm and mixup then see the clips of a part alone.
+    If a batch does not fit into the device's memory, the stage continues with halves, or quarters, of each batch. The
+    loss is still that of the whole batch, including contrastive and concordance losses, but batch norm and mixup are
+    applied within each part.
 
     Attributes:
-        max_clips: Most clips.
-        max_seconds: Most seconds, padding included.
-        num_buckets: Clips of like duration share a batch; each epoch is shuffled, then sorted within this many batches.
-        accumulate: Batches per step.
+        max_clips: Maximum number of clips.
+        max_seconds: Maximum number of seconds, including padding.
+        num_buckets: Clips of similar duration share a batch: each epoch is shuffled, then sorted within this many
+            batches.
+        accumulate: Batches per optimiser step.
     """
 
     max_clips: Count = 32
@@ -70,25 +73,25 @@ class Batches(Options):
 
 
 class SpectrogramAugmentation(Options):
-    """Changes of log-mel frames, drawn per clip and epoch; all off by default.
+    """Augmentations of log-mel frames, drawn per clip and epoch; all off by default.
 
-    The bands of `logmel` take all of them, those of Whisper the masks. Of any backbone, `mixup` mixes what it makes of
-    two clips.
+    The backbone `logmel` supports all of them, Whisper only the masks. `mixup` works with any backbone: it mixes the
+    backbone's outputs for two clips.
 
     Attributes:
-        tempo: Greatest change of tempo: 0.2 draws factors from exp(-0.2) to exp(0.2).
-        vtlp: Vocal tract length perturbation (Jaitly and Hinton 2013): greatest change of the mel axis' scale.
-        band_shift: Greatest shift of the mel axis in bands.
-        gain_db: Greatest change of level, up or down.
-        equaliser_db: Greatest change at the knots of a random curve over the bands.
-        equaliser_probability: Fraction of clips with such a curve.
-        noise_probability: Fraction of clips with noise added, its spectrum sloping at random.
-        noise_below_peak_db: Its level below the clip's loudest band, from and to.
+        tempo: Largest change of tempo: 0.2 draws factors from exp(-0.2) to exp(0.2).
+        vtlp: Vocal tract length perturbation (Jaitly and Hinton 2013): largest change of the mel axis's scale.
+        band_shift: Largest shift of the mel axis, in bands.
+        gain_db: Largest change of level, up or down.
+        equaliser_db: Largest change at the knots of a random curve over the bands.
+        equaliser_probability: Fraction of clips that get such a curve.
+        noise_probability: Fraction of clips to which noise is added, with a spectrum of random slope.
+        noise_below_peak_db: Range of the noise level, in dB below the clip's loudest band.
         time_masks: Number of time masks.
-        max_time_mask: Longest mask as a fraction of the clip.
+        max_time_mask: Maximum length of a time mask, as a fraction of the clip.
         frequency_masks: Number of masks over mel bands.
-        max_frequency_mask: Widest mask as a fraction of the bands.
-        mixup: Parameter of the Beta distribution of mixup (Zhang 2018); 0 is off.
+        max_frequency_mask: Maximum width of a frequency mask, as a fraction of the bands.
+        mixup: Parameter of the Beta distribution of mixup (Zhang 2018); 0: off.
         mixup_probability: Fraction of batches that are mixed.
     """
 
@@ -109,20 +112,20 @@ class SpectrogramAugmentation(Options):
 
     @property
     def changes_decibels(self) -> bool:
-        """Whether bands are changed before they are normalised, which takes their level in dB."""
+        """Whether bands are changed before they are normalised, which requires their level in dB."""
         return bool(
             self.tempo or self.vtlp or self.band_shift or self.gain_db or self.equaliser_db or self.noise_probability
         )
 
     @property
     def changes_bands(self) -> bool:
-        """Whether anything but the mixing of clips is on."""
+        """Whether any augmentation other than mixup is on."""
         return self.changes_decibels or self.time_masks > 0 or self.frequency_masks > 0
 
 
 def _upwards(ends: tuple[float, float]) -> tuple[float, float]:
     if ends[0] > ends[1]:
-        raise ValueError(f"[{ends[0]:g}, {ends[1]:g}] runs downwards, the lower end comes first")
+        raise ValueError(f"[{ends[0]:g}, {ends[1]:g}] is in falling order: name the lower end first")
     return ends
 
 
@@ -132,19 +135,19 @@ Semitones = Annotated[float, Field(ge=-12.0, le=12.0)]
 
 
 class WaveformAugmentation(Options):
-    """Changes of a training clip's waveform, drawn per clip and epoch, whatever the backbone; its length stays.
+    """Augmentation of training waveforms, drawn per clip and epoch, for any backbone; clips keep their length.
 
     Attributes:
-        name: `noise` (white), `volume`, `reverberation` (of a simulated room), `pitch`; or `mixed`, several of them,
-            always in the order pitch, reverberation, noise, volume: voice, room, and what is recorded there.
+        name: `noise` (white), `volume`, `reverberation` (of a simulated room), `pitch`; or `mixed`: several of them,
+            always in the order pitch, reverberation, noise, volume, which is voice, room, recording.
         probability: Fraction of clips that are changed.
-        num_views: 1: the clip, changed or not; 2: the clip as it is and, beside it in the batch, the changed one: N
-            clips make a batch of 2N (wang2023).
-        mixed: How many of the four each clip gets, when they are mixed.
-        noise_snr_db: Level of speech, without its pauses, above the noise, from and to.
-        volume_db: Louder or softer, from and to. It has no effect on a backbone that normalises the level.
-        reverberation_rt60_s: Time in which the room's sound falls by 60 dB, from and to.
-        pitch_semitones: Higher or lower at the same tempo, from and to.
+        num_views: 1: the clip, changed or not; 2: both the original clip and the changed one, in the same batch, so
+            that N clips make a batch of 2N (wang2023).
+        mixed: For `mixed`: how many of the four augmentations each clip gets.
+        noise_snr_db: Range of the level of speech, without its pauses, above the noise.
+        volume_db: Range of the change in level. It has no effect on a backbone that normalises the level.
+        reverberation_rt60_s: Range of the time in which the room's sound decays by 60 dB.
+        pitch_semitones: Range of the pitch shift, at the same tempo.
     """
 
     name: Literal["none", "noise", "volume", "reverberation", "pitch", "mixed"] = "none"
@@ -159,25 +162,26 @@ class WaveformAugmentation(Options):
     @model_validator(mode="after")
     def _views_differ(self) -> WaveformAugmentation:
         if self.num_views == 2 and self.name == "none":
-            raise ValueError("two views need an effect that tells them apart: name 'mixed', or one of the others")
+            raise ValueError("two views need an augmentation that makes them differ: name 'mixed' or one of the others")
         return self
 
 
 class FeatureCacheOptions(Options):
-    """The hidden layers of a frozen backbone, computed once for all epochs, folds and seeds, and kept on disk.
+    """The hidden layers of a frozen backbone, computed once for all epochs, folds and seeds, and stored on disk.
 
-    It applies in stages in which no clip is cropped and no waveform changed, to a Hugging Face backbone of which
-    nothing learns, or nothing below some transformer layer: then the layers above it go on from the frames of those
-    below. Where nothing learns and all heads read each clip's mean over time alone (`pooling: mean` without mixup,
-    attention, or a projection of frames), the means are kept instead, in float32, which take little room. Log-mel
-    bands before their augmentation are kept, too, in float32, of corpora of up to fifty hours; their mean and deviation
-    are taken from what is kept, whatever the stages do.
+    The cache is used in stages that neither crop clips nor change waveforms, for a Hugging Face backbone that is frozen
+    entirely or up to some transformer layer; in the latter case, the layers above start from the stored frames. If the
+    backbone is frozen entirely and all heads read only each clip's mean over time (`pooling: mean` without mixup,
+    attention, or a projection of frames), the means are stored instead, in float32, and take little space. Log-mel
+    bands are stored as well, before augmentation and in float32, for corpora of up to fifty hours; their mean and
+    standard deviation are computed from the stored bands, whatever the stages do.
 
     Attributes:
-        dtype: Numbers on disk: `bfloat16` (wav2vec2-base: 77 kB for a second and layer) or `float32`, twice that;
+        dtype: Number format on disk: `bfloat16` (wav2vec2-base: 77 kB per second and layer) or `float32`, twice that;
             `none` runs the backbone in every epoch.
-        folder: Where they are kept; `None`: `features` in `$SEREIN_CACHE`, or in serein's folder of the user's cache.
-            At most a tenth of the disk, from 10 to 100 GB, unless `$SEREIN_CACHE_SIZE` says otherwise (`serein cache`).
+        folder: Folder of the cache; `None`: `features` in `$SEREIN_CACHE`, or in serein's folder of the user's cache.
+            Its size is limited to a tenth of the disk, between 10 and 100 GB, unless `$SEREIN_CACHE_SIZE` sets another
+            limit (`serein cache`).
     """
 
     dtype: Literal["bfloat16", "float32", "none"] = "bfloat16"
@@ -185,38 +189,42 @@ class FeatureCacheOptions(Options):
 
 
 class Stage(Options):
-    """One training: which weights move, how, how long.
+    """One training stage: which weights are trained, how, and for how long.
 
     Attributes:
         name: Unique within the recipe; names a folder.
-        tasks: Which of the recipe's tasks learn and are scored; the first of them is monitored. `None`: all, in order.
-        use_fusion: `true`: a fusion sums all its vectors; `false`: only the network's own, as if it were alone; the
-            weights of the other inputs then neither count nor learn, and their branches do not run.
-        weights: Task -> weight of its loss in this stage, instead of its own.
+        tasks: Which of the recipe's tasks are trained and scored; the first one is monitored. `None`: all, in order.
+        use_fusion: `true`: a fusion sums all its vectors; `false`: it sums only the network's own, as if there were no
+            others; the weights of the other inputs are then neither used nor trained, and their branches do not run.
+        weights: Task -> weight of its loss in this stage, instead of the task's own weight.
         main_task_weight: Weight a of the first task in the loss; the others share the rest equally:
-            a * L_first + (1 - a) / n * (sum of the n others), gao2023's equations 1 and 2. `None`: by their weights.
-        epochs: Most epochs.
-        trainable: `all`, or names among `cnn`, `projection`, `layers 5-12`, `layer 3`, `transformer` (the projection
-            and all layers), `backbone`, `encoder`, `heads` (those of the stage's tasks); of the encoder `transformer`
-            also `encoder cnn` or `encoder projection`, and `encoder layers 3-4`; of another branch with its name before
-            a dot: `speaker.encoder`, `speaker.all`.
-        sampling: Each epoch uses `all` training clips; or, `balanced`, as many of each class of the stage's first task
-            as the rarest class has, drawn anew (clips without a class are all used); or, `corpora`, clips drawn with
-            replacement, a corpus by the square root of its size and each of its classes equally often.
-        epoch_clips: How many clips an epoch of `corpora` draws; `None`: as many as there are.
-        monitor: The dev score of the first task that chooses and stops: `ua`, `wa` or `macro_f1` of classes;
-            `word_accuracy` (1 - word error rate) or `character_accuracy` of transcripts; `cosine` of word vectors.
-            `None`: the first of these that the task has. Of any task also `loss`, of which the least is best: the mean
-            over dev of the first task's own loss, without a contrastive part, which depends on who shares a batch.
-        patience: Epochs without gain in it before the stage stops; `None` trains them all.
-        checkpoint: Which weights the stage hands on: of the `best` dev score, or the `last`.
-        ema_decay: Decay of an exponential moving average of the weights, which is evaluated and kept; or `None`.
-        clip_norm: Most norm of the gradient.
-        clip_value: Most absolute value of a gradient.
-        precision: `auto` takes bfloat16 where the processor or GPU computes in it.
-        compile: Train with the transformer layers of pretrained backbones compiled by `torch.compile`, for batches of
-            any size and length. It changes the speed alone, takes minutes at first, and needs a C++ compiler, or Triton
-            on a GPU.
+            a * L_first + (1 - a) / n * (sum of the n others), gao2023's equations 1 and 2. `None`: the tasks' weights
+            apply.
+        epochs: Maximum number of epochs.
+        trainable: `all`, or any of `cnn`, `projection`, `layers 5-12`, `layer 3`, `transformer` (the projection and all
+            layers), `adapter`, `backbone`, `encoder`, `heads` (those of the stage's tasks); for the encoder
+            `transformer` also `encoder cnn` or `encoder projection`, and `encoder layers 3-4`; for another branch, with
+            its name before a dot: `speaker.encoder`, `speaker.all`.
+        sampling: Which clips an epoch uses. `all`: all training clips; `balanced`: as many clips of each class of the
+            stage's first task as the rarest class has, drawn anew (clips without a class are all used); `corpora`:
+            clips drawn with replacement, each corpus in proportion to the square root of its size, and each of its
+            classes equally often.
+        epoch_clips: Number of clips that `corpora` draws per epoch; `None`: as many as there are.
+        monitor: The first task's dev score, which selects the checkpoint and stops training early: `ua`, `wa` or
+            `macro_f1` for classes; `word_accuracy` (1 - word error rate) or `character_accuracy` for transcripts;
+            `cosine` for word vectors. `None`: the first of these that the task has. For any task also `loss`, where
+            lower is better: the mean over dev of the first task's own loss, without its contrastive part, which depends
+            on the other clips of a batch.
+        patience: Epochs without improvement of the monitored score before the stage stops; `None` trains all epochs.
+        checkpoint: Which weights the stage passes on: those of the `best` dev score, or of the `last` epoch.
+        ema_decay: Decay of an exponential moving average of the weights, which is evaluated and saved in their place;
+            `None`: no average.
+        clip_norm: Maximum norm of the gradient.
+        clip_value: Maximum absolute value of a gradient.
+        precision: `auto` uses bfloat16 if the processor or GPU computes in it.
+        compile: In training, compile the transformer layers of pretrained backbones with `torch.compile`, for batches
+            of any size and length. It changes only the speed, takes minutes at first, and needs a C++ compiler, or
+            Triton on a GPU.
     """
 
     name: Name = "train"

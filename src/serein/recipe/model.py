@@ -1,4 +1,4 @@
-"""What a model is built of: backbone and encoder."""
+"""The parts of a model: backbone and encoder."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class LogMel(NamedOptions):
         hop_s: Time between frames.
         low_hz: Lower edge of the lowest band.
         high_hz: Upper edge of the highest band.
-        top_db: Bands this far below the clip's loudest are raised to it; `None` leaves them.
-        normalisation: `corpus`: mean and deviation of each band over the training set; `level`: the clip's own mean
-            level is taken off first; `clip`: over the clip. Several stand side by side, as channels of an image.
+        top_db: Values further than this below the clip's loudest band are raised to that level; `None`: no limit.
+        normalisation: `corpus`: by mean and standard deviation of each band over the training set; `level`: the same,
+            after subtracting the clip's own mean level; `clip`: over the clip. Several become the channels of an image.
     """
 
     name: Literal["logmel"] = "logmel"
@@ -40,26 +40,27 @@ class LogMel(NamedOptions):
 
 
 class HuggingFace(NamedOptions):
-    """A speech model of Transformers.
+    """A speech model from Transformers.
 
     Attributes:
-        source: Hub name or local folder of wav2vec 2.0, wav2vec2-conformer, HuBERT, WavLM, UniSpeech, UniSpeech-SAT,
-            data2vec-audio, w2v-BERT 2.0, or Whisper, the encoder of which is used. Or a model of serein that holds its
-            backbone: its folder, or `default`, which needs no network.
+        source: Hub name or local folder of a wav2vec 2.0, wav2vec2-conformer, HuBERT, WavLM, UniSpeech, UniSpeech-SAT,
+            data2vec-audio, w2v-BERT 2.0 or Whisper model (of Whisper, only the encoder is used). Or a serein model that
+            contains its backbone: its folder, or `default`, which needs no network access.
         revision: Commit, tag or branch on the Hub.
-        overrides: Changes of the model's own configuration, for instance `{hidden_dropout: 0.0}`. SpecAugment and
-            layer drop are off unless they are named here: `{apply_spec_augment: true, mask_time_prob: 0.05}`.
-        layers: How many transformer layers are kept, from the lowest on: lower ones hold how speech sounds, upper ones
-            what it says. `None`: all.
-        rank: Low-rank factorisation: each matrix of these layers becomes a product of two, so that the model is smaller
-            and takes less time. It keeps so many principal components of what it returned for training clips (Yu and Wu
-            2023); labels are not looked at. `None`: they stay whole.
-        level_db: Each clip is brought to this root mean square in dB against full scale, and to zero mean, so that
-            neither level nor offset counts; -23 is that of usual speech. `None`: what the model was published with.
-        pad_s: Shorter clips are padded with zeros to so many seconds, and their padding is attended to, though never
-            pooled: 30 is how Whisper was trained. `None` pads nothing, which takes less time.
-        gradient_checkpointing: In training, compute each layer's activations again instead of keeping them: less
-            memory, more time.
+        overrides: Changes to the model's own configuration, for instance `{hidden_dropout: 0.0}`. SpecAugment and layer
+            drop are off unless they are set here: `{apply_spec_augment: true, mask_time_prob: 0.05}`.
+        layers: Number of transformer layers to keep, from the lowest up: lower layers represent how speech sounds,
+            upper ones its content. `None`: all.
+        rank: Low-rank factorisation: each matrix of these layers is replaced by a product of two, which makes the model
+            smaller and faster. The product keeps this many principal components of the matrix's outputs for training
+            clips (Yu and Wu 2023); labels are not used. `None`: no factorisation.
+        level_db: Each clip is normalised to zero mean and to this root mean square in dB relative to full scale, so
+            that neither offset nor level matters; -23 is usual for speech. `None`: the normalisation that the model was
+            published with.
+        pad_s: Shorter clips are padded with zeros to this many seconds, and their padding is attended to, but never
+            pooled; Whisper was trained with 30. `None` pads nothing, which is faster.
+        gradient_checkpointing: In training, recompute each layer's activations instead of storing them: less memory,
+            more time.
     """
 
     name: Literal["huggingface"] = "huggingface"
@@ -77,18 +78,18 @@ Backbone = Annotated[SerializeAsAny[NamedOptions], BeforeValidator(OptionsOf("ba
 
 
 class Lora(Options):
-    """Low-rank adaptation (LoRA, Hu 2022) of a pretrained backbone, whose own weights stay (extra `lora`).
+    """Low-rank adaptation (LoRA, Hu 2022) of a pretrained backbone, whose own weights stay frozen (extra `lora`).
 
-    Its matrices are the part `adapter` of the model: `trainable: [adapter, heads]`. A model folder then holds them and
-    the heads alone, and names the backbone by its hash.
+    Its matrices form the model part `adapter`: `trainable: [adapter, heads]`. A model folder then contains only these
+    matrices and the heads, and identifies the backbone by its hash.
 
     Attributes:
         rank: Rows of the first matrix, columns of the second.
-        alpha: Their product is multiplied by alpha / rank.
-        targets: Which matrices of a transformer layer they stand beside.
-        layers: In which layers, counted from 1; `null`: in all. Hidden layers below the lowest of them are computed
+        alpha: The product of the two is multiplied by alpha / rank.
+        targets: Which matrices of a transformer layer are adapted.
+        layers: Layers to adapt, counted from 1; `null`: all. Hidden layers below the lowest adapted one are computed
             once for all epochs.
-        dropout: Of what enters the first matrix.
+        dropout: Dropout on the input of the first matrix.
     """
 
     name: Literal["lora"] = "lora"
@@ -107,15 +108,16 @@ LayerChoice = Literal["last", "weighted", "weighted-free"] | int | Annotated[tup
 
 
 class Cnn2d(NamedOptions):
-    """Two-dimensional convolutions over time and mel bands: blocks of conv, batch norm, ReLU, with max pooling between.
+    """Two-dimensional convolutions over time and mel bands: conv, batch norm and ReLU blocks, with max pooling between.
 
     Attributes:
         channels: Output channels of each block.
-        convolutions: Convolutions in each block but the first two, with a residual path when there are several.
-        stem: `pool`: the first block keeps the resolution and is pooled; `stride`: it is a 5x5 convolution that halves.
-        time_downsampling: How often time is halved, at the first blocks; every block halves bands. 0 needs stem `pool`.
-        size: Features of a frame, joined from all channels and remaining bands.
-        dropout: Before that.
+        convolutions: Convolutions in each block except the first two; with more than one, a residual path is added.
+        stem: `pool`: the first block keeps the resolution and is pooled; `stride`: it is a 5x5 convolution of stride 2.
+        time_downsampling: How many times the number of frames is halved, in the first blocks; every block halves the
+            bands. 0 requires the stem `pool`.
+        size: Features per frame, a projection of all channels and remaining bands.
+        dropout: Dropout before that projection.
     """
 
     name: Literal["cnn2d"] = "cnn2d"
@@ -134,12 +136,14 @@ class Cnn2d(NamedOptions):
 
 
 class CnnBlstm(NamedOptions):
-    """Stanley 2023, Figure 1: CNN with max pooling, two bidirectional LSTM.
+    """CNN with max pooling, followed by bidirectional LSTM layers (Stanley 2023, Figure 1).
 
     Attributes:
+        layer: The hidden layer of the backbone that it reads.
         channels: Output channels of the three convolutions over time.
-        kernels: Their widths in frames.
-        num_pooled: How many of them, from the first, are followed by max pooling over two frames; `None`: all.
+        kernels: Kernel widths in frames.
+        num_pooled: Number of convolutions, from the first, that are followed by max pooling over two frames; `None`:
+            all.
         hidden: Units of each LSTM direction.
         layers: LSTM layers.
         dropout: Dropout after each LSTM layer.
@@ -162,11 +166,11 @@ class CnnBlstm(NamedOptions):
 
 
 class FeatureProjection(Options):
-    """Frames of a pretrained backbone, normalised and projected, as between the two halves of wav2vec 2.0.
+    """Normalised and projected frames of a pretrained backbone, as between the two halves of wav2vec 2.0.
 
     Attributes:
-        layer: Which of the backbone's hidden layers.
-        stride: So many neighbouring frames become one.
+        layer: Which of the hidden layers of the backbone to read.
+        stride: Number of neighbouring frames that are joined into one.
         size: Features of a frame.
     """
 
@@ -176,15 +180,16 @@ class FeatureProjection(Options):
 
 
 class Transformer(NamedOptions):
-    """Transformer layers over mel bands or over a pretrained backbone; heads select them, stages freeze them by number.
+    """Transformer layers on mel bands or on a pretrained backbone; heads select and stages freeze them by number.
 
     Attributes:
-        cnn: Convolutions over time and mel bands, whose frames enter the layers.
-        projection: Instead of them, what enters from the hidden layers of a pretrained backbone.
-        layers: Transformer layers: `encoder layer 1`, ... in `trainable`.
-        heads: Of each layer's attention.
+        cnn: Convolutions over time and mel bands, which produce the input frames of the layers.
+        projection: Replaces the convolutions: the input frames are projected from hidden layers of a pretrained
+            backbone.
+        layers: Number of transformer layers; `trainable` calls them `encoder layer 1`, ...
+        heads: Attention heads per layer.
         feed_forward_size: Features between a layer's fully connected layers.
-        dropout: In every layer, and before the first.
+        dropout: Dropout in every layer, and before the first.
     """
 
     name: Literal["transformer"] = "transformer"
@@ -198,7 +203,9 @@ class Transformer(NamedOptions):
     @model_validator(mode="after")
     def _one_stem(self) -> Transformer:
         if self.projection is not None and self.cnn != Transformer.model_fields["cnn"].default:
-            raise ValueError("'cnn' and 'projection' both make the frames that enter the layers: leave one of them out")
+            raise ValueError(
+                "'cnn' and 'projection' both produce the input frames of the layers: leave one of them out"
+            )
         return self
 
 
@@ -209,15 +216,15 @@ MAIN = "main"
 
 
 class Branch(Options):
-    """Another network for the same clips, beside the main one (`backbone`, `encoder`); heads name the one they read.
+    """A network for the same clips in addition to the main one (`backbone`, `encoder`); heads name the one they read.
 
     Attributes:
-        backbone: Its own; `None` takes one like the main one's. Where both stay as they are, it runs once.
-        adapter: Of its own backbone.
-        encoder: Its trained layers.
-        start: A finished run or model whose network it is and starts from, backbone, encoder and heads, written `from`:
-            a run's fold of the same name and seed where there is one; of an ensemble, the first network. Nobody whom
-            that model learned from is tested.
+        backbone: Its own backbone; `None` uses one like the main network's. If both are frozen, the backbone runs once.
+        adapter: Adapter of its own backbone.
+        encoder: Its own trained layers between backbone and heads.
+        start: Written `from`: a finished run or model; the branch is its network and starts from its backbone, encoder
+            and heads. Of a run, the fold with the same name and seed is used if there is one; of an ensemble, the first
+            network. No speaker that the model was trained on may be tested.
     """
 
     backbone: Backbone | None = None
@@ -228,5 +235,5 @@ class Branch(Options):
     @model_validator(mode="after")
     def _is_one_network(self) -> Branch:
         if self.start is not None and (self.backbone is not None or self.encoder is not None):
-            raise ValueError("'from' brings backbone and encoder with it: leave these out, or 'from'")
+            raise ValueError("'from' includes backbone and encoder: leave these out, or 'from'")
         return self

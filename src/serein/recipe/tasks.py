@@ -1,4 +1,4 @@
-"""What is learned: each task's head and what it is taught."""
+"""The tasks of a model: each task's head and training targets."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ DimensionName = Literal["arousal", "valence", "dominance"]
 
 
 def rising(scale: tuple[float, float]) -> tuple[float, float]:
-    """Return a scale from low to high.
+    """Return a scale, checked to run from low to high.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It does not.
     """
     if not scale[0] < scale[1]:
         raise ValueError(f"{scale[0]:g} is not below {scale[1]:g}: name the lowest rating, then the highest")
@@ -25,10 +25,10 @@ def rising(scale: tuple[float, float]) -> tuple[float, float]:
 
 
 def distinct(names: tuple[DimensionName, ...]) -> tuple[DimensionName, ...]:
-    """Return names of which none occurs twice.
+    """Return the names, checked to be distinct.
 
     Raises:
-        ValueError: One does.
+        ValueError: A name occurs twice.
     """
     if len(set(names)) < len(names):
         raise ValueError("names a dimension twice")
@@ -36,19 +36,19 @@ def distinct(names: tuple[DimensionName, ...]) -> tuple[DimensionName, ...]:
 
 
 class Conditioning(Options):
-    """Conditions of the pooled vector: gender, text (diatlova2024, sections 3.2, 3.3, 5.2, 5.3).
+    """Conditioning of the pooled vector on gender or text (diatlova2024, sections 3.2, 3.3, 5.2, 5.3).
 
-    A clip of which it is not known gets a vector of its own, learned from training clips of which it is not known.
+    A clip whose condition is unknown gets a separate vector, learned from the training clips with unknown condition.
 
     Attributes:
         attributes: The conditions: the speaker's `gender`, the `text` of the utterance, or both.
         mode: `sum`; `mean`: the sum divided by the number of its terms (the paper's sum / 2 and sum / 3);
-            `multiplication`; `stack-linear`: side by side through a linear layer; `cln`: conditional layer norm, whose
-            gain and shift come from the condition.
-        size: Features of a condition's vector; `None` takes those of the pooled vector, as `sum`, `mean` and
-            `multiplication` need.
-        condition_dropout: Fraction of training clips, drawn anew every epoch, without each condition.
-        dropout: Of the text branch: linear layer, layer norm, ReLU, dropout.
+            `multiplication`; `stack-linear`: concatenation, followed by a linear layer; `cln`: conditional layer norm,
+            whose gain and shift are computed from the condition.
+        size: Features of a condition's vector; `None`: as many as in the pooled vector, which `sum`, `mean` and
+            `multiplication` require.
+        condition_dropout: Fraction of training clips that lose each condition, drawn anew every epoch.
+        dropout: Dropout of the text branch (linear layer, layer norm, ReLU, dropout).
     """
 
     attributes: Annotated[tuple[Literal["gender", "text"], ...], Field(min_length=1)]
@@ -59,12 +59,12 @@ class Conditioning(Options):
 
 
 class Contrastive(Options):
-    """Supervised contrastive loss of the embeddings beside the task's own: (1-l) * own + l * contrast (wang2023).
+    """Supervised contrastive loss of the embeddings, added to the task's own: (1-l) * own + l * contrast (wang2023).
 
     Attributes:
         weight: The paper's l.
-        temperature: Divides the cosines of embeddings.
-        reduction: The `mean` over anchors, as Khosla's own code has it, or the `sum`, as wang2023's equation 1 prints.
+        temperature: Divisor of the cosines between embeddings.
+        reduction: The `mean` over anchors, as in Khosla's own code, or the `sum`, as printed in wang2023's equation 1.
     """
 
     weight: Share = 0.1
@@ -73,16 +73,16 @@ class Contrastive(Options):
 
 
 class Distillation(Options):
-    """Learn what another model says of the training clips, beside their labels (Hinton 2015).
+    """Learn another model's predictions for the training clips, in addition to their labels (Hinton 2015).
 
-    A changed copy is taught what the teacher says of the original. Clips without a label are learned by the teacher
-    alone, unless `labels.unlabelled` is `drop`; none of them is tested.
+    A changed copy is trained on the teacher's prediction for the original. For clips without a label, the teacher is
+    the only target, unless `labels.unlabelled` is `drop`; none of them is tested.
 
     Attributes:
-        teacher: A model folder, the name of a model that ships, or a run with the same folds: then each fold learns
-            from that fold's model. It must not have learned speakers that are tested.
-        weight: Of the teacher's probabilities in the targets; the rest is the label.
-        temperature: The teacher's logits are divided by it: above 1 its probabilities become more alike.
+        teacher: A model folder, the name of a shipped model, or a run with the same folds, in which case each fold
+            learns from that fold's model. It must not have been trained on speakers that are tested.
+        weight: Weight of the teacher's probabilities in the targets; the label has the rest.
+        temperature: Divisor of the teacher's logits: values above 1 make its probabilities more even.
     """
 
     teacher: Annotated[str, Field(min_length=1, max_length=1000)]
@@ -91,12 +91,12 @@ class Distillation(Options):
 
 
 class AttentionBlocks(Options):
-    """Multi-head self-attention over the frames, before pooling (park2023); each block makes a vector of its own.
+    """Multi-head self-attention over the frames, before pooling (park2023); each block produces its own vector.
 
     Attributes:
-        blocks: Blocks side by side, all over the same frames: the paper's k.
-        heads: Of each block; a divisor of the features of a frame.
-        dropout: Of the attention's weights.
+        blocks: Number of parallel blocks, all over the same frames: the paper's k.
+        heads: Attention heads per block; must divide the number of features of a frame.
+        dropout: Dropout of the attention weights.
     """
 
     blocks: Count = 1
@@ -105,12 +105,12 @@ class AttentionBlocks(Options):
 
 
 class Fusion(Options):
-    """Several vectors become one: the sum of W_i * h_i, feature by feature (park2023, equation 5).
+    """Fusion of several vectors into one: the sum of W_i * h_i, feature by feature (park2023, equation 5).
 
     Attributes:
-        inputs: Tasks whose vectors (what their output layers read) join those of the attention blocks.
-        init: First value of their rows of W; at 0 the first output is that of the own vectors alone, whose rows start
-            at 1.
+        inputs: Tasks whose vectors (the inputs of their output layers) are fused with those of the attention blocks.
+        init: Initial value of their rows of W; with 0, the fusion starts as the sum of the head's own vectors, whose
+            rows start at 1.
     """
 
     inputs: tuple[str, ...] = ()
@@ -118,11 +118,11 @@ class Fusion(Options):
 
 
 class ArcFace(Options):
-    """Of the loss `arcface` (park2023, section 4.2).
+    """Options of the loss `arcface` (park2023, section 4.2).
 
     Attributes:
-        scale: What cosines between clips and classes are multiplied by, in training and inference.
-        margin: In radians, by which the true class is held to be farther away; in training alone.
+        scale: Factor of the cosines between clips and classes, in training and inference.
+        margin: Angle, in radians, that is added to the angle of the true class; only in training.
     """
 
     scale: Positive = 30.0
@@ -130,20 +130,20 @@ class ArcFace(Options):
 
 
 class Head(Options):
-    """What every task reads from the model.
+    """The options of every task's head.
 
     Attributes:
-        weight: Weight of its loss beside other tasks.
-        branch: Which of `branches` it reads; `main`: `backbone` and `encoder`.
-        layer: Hidden layer: `last`, a number, several side by side: `[4, last]`, or a learned sum of all: `weighted`,
-            whose weights are positive and sum to 1 (a softmax), or `weighted-free`, with any weights.
-        dropout: Before each linear layer of the head but the first, and in a projection `block`.
+        weight: Weight of its loss relative to other tasks.
+        branch: Which of the `branches` it reads; `main`: `backbone` and `encoder`.
+        layer: Hidden layer that it reads: `last`, a number, several concatenated: `[4, last]`, or a learned sum of all:
+            `weighted`, whose weights are positive and sum to 1 (a softmax), or `weighted-free`, with any weights.
+        dropout: Dropout before each linear layer of the head except the first, and in a projection `block`.
         gradient_reversal: Reverse the gradient and multiply it by this before it reaches the layers below the head,
-            which thus learn to forget the task (Ganin 2016); `None` leaves it.
+            which thus learn to forget the task (Ganin 2016); `None` leaves the gradient unchanged.
     """
 
     reads: ClassVar[Literal["frames", "clips"]] = "frames"  # which head of `serein.models.heads.HEADS`
-    puts_out: ClassVar[Literal["scores", "vector", "numbers"]] = "scores"  # of classes; or a vector; or plain numbers
+    puts_out: ClassVar[Literal["scores", "vector", "numbers"]] = "scores"  # of classes, a vector, or plain numbers
 
     weight: Annotated[float, Field(ge=0.0)] = 1.0
     branch: str = MAIN
@@ -153,37 +153,38 @@ class Head(Options):
 
     @property
     def fusion_inputs(self) -> tuple[str, ...]:
-        """Tasks whose vectors join the head's own."""
+        """Tasks whose vectors are fused with the head's own."""
         return ()
 
     @property
     def cosine_scale(self) -> float | None:
-        """What the cosines of an output layer with a centre per class are multiplied by; `None`: a linear layer."""
+        """Factor of the cosines of an output layer with a centre per class; `None`: a linear layer."""
         return None
 
     @property
     def taught_by(self) -> Distillation | None:
-        """The teacher whose answers are learned beside the labels."""
+        """The teacher whose predictions are learned in addition to the labels."""
         return None
 
 
 class Pooled(Head):
-    """What a task of whole clips reads.
+    """The head of a task of whole clips.
 
     Attributes:
-        projection: Size of a projection, or `None`.
-        projection_at: Before or after pooling.
+        projection: Size of a projection; `None`: no projection.
+        projection_at: Where the projection is: before (`frames`) or after pooling (`pooled`).
         projection_kind: `linear`: one linear layer; `block`: linear layer, layer norm, ReLU, dropout; `relu-linear`:
-            ReLU, linear layer (park2023).
-        attention: Self-attention before pooling, or none.
-        pooling: How the frames of a clip become one vector.
-        fusion: How several vectors become one; more than one attention block needs it.
+            ReLU followed by a linear layer (park2023).
+        attention: Self-attention before pooling; `None`: no attention.
+        pooling: How the frames of a clip are pooled into one vector.
+        fusion: How several vectors are fused into one; required by more than one attention block.
         batch_norm: Normalise the pooled vector over the batch.
-        conditioning: Conditions of the pooled and projected vector.
+        conditioning: Conditioning of the pooled and projected vector.
         hidden: Sizes of fully connected layers before the output.
-        dropout_at: `inputs`: before each of these layers and the output; `hidden`: behind each of these alone, as
-            stanley2023's Figure 1 draws it.
-        contrastive: Pull the embeddings of a class together and those of others apart.
+        dropout_at: `inputs`: before each of these layers and the output; `hidden`: only after each of these layers, as
+            in stanley2023's Figure 1.
+        contrastive: Contrastive loss that pulls the embeddings of a class together and those of different classes
+            apart.
     """
 
     reads: ClassVar[Literal["frames", "clips"]] = "clips"
@@ -202,25 +203,25 @@ class Pooled(Head):
 
     @property
     def fusion_inputs(self) -> tuple[str, ...]:
-        """Tasks whose vectors join the head's own."""
+        """Tasks whose vectors are fused with the head's own."""
         return () if self.fusion is None else self.fusion.inputs
 
     @model_validator(mode="after")
     def _vectors_become_one(self) -> Self:
         if self.attention is not None and self.attention.blocks > 1 and self.fusion is None:
-            raise ValueError(f"{self.attention.blocks} attention blocks make as many vectors: add 'fusion: {{}}'")
+            raise ValueError(f"{self.attention.blocks} attention blocks produce several vectors: add 'fusion: {{}}'")
         return self
 
 
 class Category(Pooled):
-    """A task of classes: what it reads from the model and what it is taught.
+    """A classification task: its head, loss and training targets.
 
     Attributes:
         loss: The loss function.
         arcface: Options of that loss.
         class_weights: `balanced`: N_total / (num_classes * N_class).
-        label_smoothing: 1-g for the true class, g/(K-1) for each other (diatlova2024).
-        distillation: A teacher, whose probabilities are learned beside the labels.
+        label_smoothing: Smoothing g: the target is 1-g for the true class and g/(K-1) for each other (diatlova2024).
+        distillation: A teacher, whose probabilities are learned in addition to the labels.
     """
 
     loss: Annotated[str, AfterValidator(Choice("loss"))] = "cross-entropy"
@@ -231,20 +232,21 @@ class Category(Pooled):
 
     @property
     def taught_by(self) -> Distillation | None:
-        """The teacher whose answers are learned beside the labels."""
+        """The teacher whose predictions are learned in addition to the labels."""
         return self.distillation
 
     @property
     def cosine_scale(self) -> float | None:
-        """What the cosines of an output layer with a centre per class are multiplied by; `None`: a linear layer."""
+        """Factor of the cosines of an output layer with a centre per class; `None`: a linear layer."""
         return self.arcface.scale if self.loss == "arcface" else None
 
 
 class Words(Pooled):
-    """The word vector of an utterance's emotion words (stanley2023); the prediction is the class whose noun is nearest.
+    """The word vector of an utterance's emotion words (stanley2023); the prediction is the class with the nearest noun.
 
     Attributes:
-        targets: `s1`: the class; `s2`: the mean of all annotators' labels; `s3`: of these and their one-word comments.
+        targets: `s1`: the class; `s2`: the mean of all annotators' labels; `s3`: the mean of these and the annotators'
+            one-word comments.
         loss: The loss function.
     """
 
@@ -261,8 +263,8 @@ class Dimension(Pooled):
     """A dimension of emotion, as a number: arousal, valence or dominance, 0 to 1 on the scale of its corpus.
 
     Attributes:
-        loss: The loss function; `ccc`: 1 - the concordance correlation coefficient of the batch.
-        scale: Lowest and highest rating, where the corpus does not publish them: `[1, 5]`.
+        loss: The loss function; `ccc` is 1 - the concordance correlation coefficient of the batch.
+        scale: Lowest and highest rating, for corpora that do not publish them: `[1, 5]`.
     """
 
     puts_out: ClassVar[Literal["scores", "vector", "numbers"]] = "numbers"
@@ -272,10 +274,10 @@ class Dimension(Pooled):
 
 
 class Dimensions(Dimension):
-    """Several dimensions by one head; an utterance may lack the ratings of some.
+    """Several dimensions predicted by one head; an utterance may lack the ratings of some of them.
 
     Attributes:
-        names: The fields of utterances that are learned.
+        names: The dimensions, which are fields of an utterance.
     """
 
     names: Annotated[tuple[DimensionName, ...], Field(min_length=1), AfterValidator(distinct)] = (
@@ -288,29 +290,29 @@ class Dimensions(Dimension):
 class Transcript(Head):
     """The transcript, letter by letter: connectionist temporal classification of frames (CTC, Graves 2006).
 
-    Its letters are those of the fold's training transcripts, in lower case (`serein.tasks.ctc`).
+    Its alphabet consists of the letters of the fold's training transcripts, in lower case (`serein.tasks.ctc`).
     """
 
 
-MAIN_TASK = "emotion"  # what a recipe learns that does not name its tasks
+MAIN_TASK = "emotion"  # the task of a recipe that names none
 
 
 class Tasks(Options):
-    """What is learned, each by its own head; a model predicts the first one and is evaluated by it.
+    """The tasks, each with its own head; a model predicts the first one and is evaluated on it.
 
-    The names are those of `serein.tasks.TASKS` and of users' packages; each has options of its own.
+    The names are those of `serein.tasks.TASKS` and of users' packages; each task has its own options.
 
     Attributes:
         emotion: The classes of `labels`.
-        words: The word vectors of the same classes, or of the raters' own words.
+        words: Word vectors of the same classes, or of the raters' own words.
         gender: Female or male.
         asr: The spoken words.
-        style: Scripted, improvised or natural, as far as the data has them.
+        style: Scripted, improvised or natural, as far as they occur in the data.
         speaker: The speakers of the training set.
-        arousal: Calm to excited, a number.
-        valence: Unpleasant to pleasant, a number.
-        dominance: Weak to strong, a number.
-        dimensions: Several of these by one head.
+        arousal: From calm to excited, as a number.
+        valence: From unpleasant to pleasant, as a number.
+        dominance: From weak to strong, as a number.
+        dimensions: Several of these numbers, predicted by one head.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -330,7 +332,7 @@ class Tasks(Options):
     @model_validator(mode="after")
     def _at_least_one(self) -> Tasks:
         if not self.chosen:
-            raise ValueError(f"no task is left: keep '{MAIN_TASK}', or name another")
+            raise ValueError(f"there is no task: keep '{MAIN_TASK}', or name another")
         return self
 
     @model_validator(mode="after")
@@ -339,24 +341,26 @@ class Tasks(Options):
             for other in task.fusion.inputs if task.fusion else ():
                 joining = self.pooled.get(other)
                 if joining is None or other == name:
-                    raise ValueError(f"{name}.fusion.inputs names '{other}', which is no other task of whole clips")
+                    raise ValueError(f"{name}.fusion.inputs names '{other}', which is not another task of whole clips")
                 if joining.fusion and joining.fusion.inputs:
-                    raise ValueError(f"'{other}' joins '{name}', so that nothing can join it in turn")
+                    raise ValueError(
+                        f"'{other}' is an input of the fusion of '{name}', so it cannot have fusion.inputs itself"
+                    )
         return self
 
     @property
     def chosen(self) -> dict[str, Head]:
-        """Task -> options, in order."""
+        """The chosen tasks with their options, in order."""
         return {name: options for name, options in (self.model_extra or {}).items() if options is not None}
 
     @property
     def pooled(self) -> dict[str, Pooled]:
-        """Those of whole clips."""
+        """The chosen tasks of whole clips."""
         return {name: task for name, task in self.chosen.items() if isinstance(task, Pooled)}
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The conditions of all heads, beside the audio."""
+        """The conditions of all heads, in addition to the audio."""
         attributes = [task.conditioning.attributes for task in self.pooled.values() if task.conditioning]
         return tuple(sorted({name for names in attributes for name in names}))
 
@@ -373,7 +377,7 @@ class Tasks(Options):
         return next(iter(self.chosen))
 
     def only(self, task: str) -> Tasks:
-        """Return one task by itself, with as much of the main one's head as it has use for where it has none."""
+        """Return a single task; one that is not chosen takes the applicable head options of the main one."""
         options = self.chosen.get(task)
         if options is None:
             kind, main = choose("task", task).Options, self.chosen[self.main]

@@ -1,1 +1,1 @@
-"""Reproduction of a paper's tables: every row is trained, and our scores are shown next to the published ones."""
+"""Reproduce a paper's tables: train every row, and show our scores next to the published ones."""

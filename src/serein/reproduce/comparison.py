@@ -1,4 +1,4 @@
-"""Comparison of the finished runs of each row with the published scores, in per cent; its tables, texts and page."""
+"""Compare each row's finished runs with the published scores, in per cent; write tables, Markdown, JSON and HTML."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class MeasuredRow:
     Attributes:
         scores: Over all its finished seeds; `None` if none is finished.
         seeds: The finished seeds.
-        places: Their run folders; of an ensemble, its prediction files.
-        against: Compared with `Table.compared_with`; `None` for the reference, and where the two cannot be compared.
+        places: Their run folders; for an ensemble, its prediction files.
+        against: Difference from `Table.compared_with`; `None` for the reference, and if the two cannot be compared.
     """
 
     row: Row
@@ -77,9 +77,9 @@ class Comparison:
     """A reproduced table.
 
     Attributes:
-        split: Whose predictions are scored.
-        overrides: `--set`, the same for every row.
-        notes: What a reader must know to read the numbers.
+        split: Split whose predictions are scored.
+        overrides: `--set` changes, the same for every row.
+        notes: Caveats for readers of the numbers.
         extras: Further tables.
         picture: Path of the figure, or `None`.
     """
@@ -127,14 +127,14 @@ def compare(
     split: Split,
     overrides: Sequence[str] = (),
 ) -> Comparison:
-    """Score whatever is finished of every row.
+    """Score the finished runs of every row.
 
     Args:
-        trials: Row name -> its units, one per seed.
+        trials: Row name -> its trials, one per seed.
         ensemble: Seed -> predictions of the ensemble of all rows.
 
     Raises:
-        RunError: A run folder is broken, or dev predictions are wanted and it has none.
+        RunError: A run folder is broken, or dev predictions are requested and it has none.
     """
     trained = [row for row in table.rows if row.is_trained]
     finished = {
@@ -167,7 +167,7 @@ def compare(
                     own.predictions, reference.predictions, own.classes, rng=np.random.default_rng(0)
                 )[table.metric]
             except RunError as error:
-                notes.append(f"'{row.title}' cannot be compared with '{other.title}' in pairs: {error.what}.")
+                notes.append(f"'{row.title}' and '{other.title}' cannot be compared in pairs: {error.what}.")
             else:
                 bounds = found.interval and (100 * found.interval[0], 100 * found.interval[1])
                 against = RowDifference(other, 100 * found.difference, bounds, found.probability_of_improvement)
@@ -211,7 +211,7 @@ def row_predictions(row: Row, trials: Sequence[Trial], split: Split) -> RowPredi
         paths = sorted(trial.folder.glob(f"fold-*/seed-{trial.seed}/{name}"), key=natural_key)
         if not paths:
             raise RunError(
-                f"holds no {split} predictions",
+                f"contains no {split} predictions",
                 where=trial.folder,
                 remedy="Choose --split test, or a recipe whose protocol.dev is not 'none'.",
             )
@@ -225,50 +225,50 @@ def row_predictions(row: Row, trials: Sequence[Trial], split: Split) -> RowPredi
 def provenance(
     table: Table, data: Data, split: Split, overrides: Sequence[str], rows: Sequence[MeasuredRow]
 ) -> list[str]:
-    """Return where the published scores and ours come from, and what was done differently."""
+    """Return notes on the origin of the published scores and of ours, and on the differences between them."""
     is_published = bool(table.neighbours) or any(row.published != Published() for row in table.rows)
-    notes = ["No scores were published to compare with."]
+    notes = ["There are no published scores to compare with."]
     if is_published:
-        best = " The paper gives its best scores there." if table.published_on == "dev" else ""
+        best = " The paper reports its best scores there." if table.published_on == "dev" else ""
         notes = [f"Published: {table.paper}, {table.title}, {table.corpus}, {table.published_on} set.{best}"]
     folder = next((row.places[0] for row in rows if row.places and not row.row.ensemble), None)
     if not table.is_trained:
         notes.append(f"Ours: the labels of {data.num_utterances} utterances; no model is needed.")
     elif folder is None:
-        notes.append("Ours: nothing is finished.")
+        notes.append("Ours: no run is finished.")
     else:
         corpora = read_json(folder / "data.json").get("corpora", ())
         numbers = sorted({row.scores.num_utterances for row in rows if row.scores})
         drawn = [row.scores.resampled for row in rows if row.scores]
         names = ", ".join(f"{name} ({licence_of(name) or 'licence not stated'})" for name in corpora)
         ours = (
-            f"Ours: {split} predictions of {' or '.join(map(str, numbers))} utterances of {names}, pooled over folds, "
-            f"averaged over seeds; 95 % intervals resample {' or '.join(dict.fromkeys(drawn))}."
+            f"Ours: {split} predictions for {' or '.join(map(str, numbers))} utterances of {names}, pooled over folds "
+            f"and averaged over seeds; 95 % intervals resample {' or '.join(dict.fromkeys(drawn))}."
         )
         if is_published and {plain_name(name) for name in corpora} != {plain_name(table.corpus)}:
-            ours += " The data differs from the paper's: compare the order of the rows, not the numbers."
+            ours += " The data differs from the paper's, so compare the order of the rows, not the numbers."
         notes.append(ours)
     if data.limit is not None:
         notes.append(
-            f"Ours used {data.num_utterances} of the manifest's {data.num_available} utterances (--limit {data.limit}: "
-            "at most so many of each speaker, session, split and emotion)."
+            f"Ours used {data.num_utterances} of the manifest's {data.num_available} utterances (--limit {data.limit}, "
+            "the most of each speaker, session, split and emotion)."
         )
     if overrides:
-        notes.append(f"Every row was changed by: {', '.join(overrides)}.")
+        notes.append(f"Changes to every row: {', '.join(overrides)}.")
     if split == "dev":
-        notes.append("Ours is on dev, where each row's checkpoint was chosen: the numbers are optimistic.")
+        notes.append("Our scores are on dev, where each row's checkpoint was chosen, so they are optimistic.")
     if len({row.seeds for row in rows if row.seeds}) > 1:
         notes.append("Rows have different numbers of finished seeds.")
     if any(row.row.ensemble and row.scores for row in rows):
         notes.append(
-            "Ensemble: a weight for each row and class, for each seed, fitted by COBYLA to the dev predictions of a "
-            "fold or else to the other folds, and evaluated on the fold."
+            "Ensemble: for each seed, one weight per row and class, fitted by COBYLA to a fold's dev predictions, or "
+            "else to the other folds, and evaluated on the fold."
         )
     return notes
 
 
 def plain_name(name: str) -> str:
-    """Return the letters and digits of a corpus's name, in small letters."""
+    """Return the letters and digits of a corpus's name, in lower case."""
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
@@ -285,7 +285,7 @@ def paths(comparison: Comparison, out: Path) -> tuple[Path, Path]:
 
 
 def as_json(comparison: Comparison, out: Path) -> dict[str, Any]:
-    """Return plain lists and numbers, per cent, unrounded; run folders relative to `out`."""
+    """Return plain lists and numbers, in per cent and unrounded; run folders are relative to `out`."""
     table, data, rows = comparison.table, comparison.data, []
     for measured in comparison.rows:
         row, against, scores, ours = measured.row, measured.against, measured.scores, None
@@ -346,7 +346,7 @@ def difference(measured: MeasuredRow, metric: str) -> float | None:
 def main_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows: published, ours with its interval, their difference, and that to the reference.
 
-    There is no column of published scores if no row has one.
+    The columns of published scores are left out if no row has one.
     """
     table, rows, metric = comparison.table, comparison.rows, comparison.table.metric
     keys = dict.fromkeys(name for row in table.rows for name in row.configuration)
@@ -378,7 +378,7 @@ def main_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def class_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]] | None:
-    """Return headings and rows of the F1 of each class, published and ours; `None` when the paper gives none."""
+    """Return headings and rows of the F1 of each class, published and ours; `None` if the paper reports none."""
     published = list(dict.fromkeys(name for row in comparison.table.rows for name in row.published.f1))
     if not published:
         return None
@@ -441,10 +441,10 @@ PAGE = "report.html"
 
 
 def write_page(out: Path) -> Path:
-    """Write `<out>/report.html`, atomically: every `<paper>-<table>.md` there, with its figure inside.
+    """Write `<out>/report.html` atomically, with every `<paper>-<table>.md` of the folder and its figure embedded.
 
     Returns:
-        The path of the page, which needs no other file.
+        The path of the page, which needs no other files.
     """
     tables = [path for path in out.glob("*.md") if path.with_suffix(".json").exists()]
     markdown, sections = MarkdownIt("commonmark", {"html": False}).enable("table"), []  # HTML in texts is escaped

@@ -1,7 +1,7 @@
-"""What a reproduction takes, before it starts: runs, what they share, hours on the device at hand, and disk.
+"""Estimate the cost of a reproduction before it starts: runs, shared stages, hours on the current device, and disk.
 
-Counted are the multiplications of backbones, by far the most, in every epoch that a stage may have. Stages that stop
-early take less, and reading audio takes more. What the device computes in a second is measured.
+The estimate counts the multiplications of backbones, which are by far the most, in every epoch that a stage may have.
+Stages that stop early take less time; reading audio adds some. The speed of the device is measured.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from serein.reproduce.trials import is_finished, row_recipe, take_data, trial_of
 from serein.tasks.task import keep_labelled
 from serein.training.stages import chosen_precision
 
-EFFICIENCY = 0.5  # of a network's time, that a bare product of matrices would take
+EFFICIENCY = 0.5  # fraction of a network's time that bare matrix products would take
 FRAMES_PER_S = 50
-LOGMEL_MULTIPLY_ADDS = 1e8  # a second, of the small networks on log-mel bands
+LOGMEL_MULTIPLY_ADDS = 1e8  # per second of audio, for small networks on log-mel bands
 SAMPLED_CLIPS = 400
-# Hidden size, layers, size between: where the configuration is not at hand
+# Hidden size, layers, intermediate size; used if the configuration is not available
 KNOWN = {"base": (768, 12, 3072), "large": (1024, 24, 4096)}
 KNOWN_WHISPER = {
     "base": (512, 6, 2048),
@@ -54,9 +54,9 @@ class Network:
     """The size of a backbone.
 
     Attributes:
-        multiply_adds: Of a forward pass over one second of audio.
-        num_weights: All of them.
-        num_layers: Transformer layers.
+        multiply_adds: Multiply-adds of a forward pass over one second of audio.
+        num_weights: Number of weights.
+        num_layers: Number of transformer layers.
     """
 
     multiply_adds: float
@@ -67,11 +67,11 @@ class Network:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run takes.
+    """The cost of a run.
 
     Attributes:
-        multiply_adds: Of all folds, with backward passes.
-        num_bytes: On disk, when it is done.
+        multiply_adds: Multiply-adds of all folds, including backward passes.
+        num_bytes: Disk space of the finished run.
     """
 
     multiply_adds: float
@@ -79,7 +79,7 @@ class Cost:
 
 
 def network_of(options: Any) -> Network:
-    """Return the size of a backbone, by its configuration where that is in a folder, else by its name.
+    """Return the size of a backbone, from its configuration if that is in a local folder, otherwise from its name.
 
     Example:
         >>> from serein.recipe import HuggingFace
@@ -118,10 +118,10 @@ def network_of(options: Any) -> Network:
 
 
 def device_speed(device: torch.device, seconds: float = 0.3) -> float:
-    """Return the multiply-adds that a device does in a second, in the precision that training chooses.
+    """Return the multiply-adds per second of a device, in the precision that training chooses.
 
     Args:
-        seconds: How long it is measured.
+        seconds: Duration of the measurement.
     """
     dtype = torch.bfloat16 if chosen_precision("auto", device) == "bfloat16" else torch.float32
     size = 1024 if device.type == "cpu" else 8192
@@ -135,11 +135,11 @@ def device_speed(device: torch.device, seconds: float = 0.3) -> float:
 
 
 def trained_part(trainable: Sequence[str], num_layers: int, adapter: Lora | None = None) -> float:
-    """Return the part of a backbone through which gradients go back.
+    """Return the fraction of a backbone through which gradients are propagated.
 
     Args:
-        trainable: Of a stage.
-        adapter: The backbone's; gradients go down to the lowest layer that has one.
+        trainable: The trainable parts of a stage.
+        adapter: The backbone's adapter; gradients reach down to the lowest layer that has one.
 
     Example:
         >>> [trained_part(names, 12) for names in (["layers 7-12", "heads"], ["layer 10"], ["encoder"], ["all"])]
@@ -157,7 +157,7 @@ def trained_part(trainable: Sequence[str], num_layers: int, adapter: Lora | None
 
 
 def stage_keys(recipe: Recipe) -> list[str]:
-    """Return what tells each stage of a recipe, with those before it, from those of others on the same data."""
+    """Return keys that identify each stage of a recipe, with the stages before it, among runs on the same data."""
     parts = {"labels", "protocol", "clips", "backbone", "encoder", "adapter", "seeds", "ensemble_size"}
     keys, before = [], json.dumps(recipe.model_dump(mode="json", include=parts), sort_keys=True)
     for number in range(len(recipe.stages)):
@@ -167,10 +167,10 @@ def stage_keys(recipe: Recipe) -> list[str]:
 
 
 class Estimator:
-    """Costs of runs on some data; stages and features that runs share are counted once.
+    """Estimate the costs of runs on some data; stages and features that runs share are counted once.
 
     Args:
-        utterances: Of the manifest.
+        utterances: The utterances of the manifest.
     """
 
     def __init__(self, utterances: Sequence[Utterance]) -> None:
@@ -181,7 +181,7 @@ class Estimator:
         self._seen: set[str] = set()
 
     def fold_sizes(self, recipe: Recipe) -> list[tuple[int, int, int]]:
-        """Return the utterances of train, dev and test in each fold.
+        """Return the number of utterances of train, dev and test in each fold.
 
         Raises:
             SereinError: The data does not fit the recipe.
@@ -198,7 +198,7 @@ class Estimator:
         return self._sizes[key]
 
     def cost(self, recipe: Recipe) -> Cost:
-        """Return what a run takes that no earlier one has done.
+        """Return the cost of a run, without the parts that earlier runs have already counted.
 
         Raises:
             SereinError: The data does not fit the recipe.
@@ -219,7 +219,7 @@ class Estimator:
             views = stage.waveform_augmentation.num_views
             is_plain = stage.waveform_augmentation.name == "none" and clips.crop_s is None
             is_kept = trained < 1 and is_plain and recipe.backbone.name != "logmel"
-            fixed = 1 - trained if is_kept else 0.0  # what lies below the lowest layer that learns runs once
+            fixed = 1 - trained if is_kept else 0.0  # the layers below the lowest trained layer run once
             forward = (fixed + (1 - fixed) * stage.epochs) * (views * num_train * clip_s + num_dev * whole_s)
             num_networks = 1 + (len(recipe.branches) if stage.use_fusion else 0)
             work += num_networks * forward + 2 * trained * stage.epochs * views * num_train * clip_s
@@ -234,18 +234,18 @@ class Estimator:
 
 @dataclass(frozen=True)
 class PlannedTable:
-    """What one table asks for.
+    """The work that one table requires.
 
     Attributes:
         num_rows: Rows that train something.
-        num_runs: Different runs of these rows, all seeds; rows of one configuration are one.
-        num_finished: Those that are finished.
-        num_shared: Those that an earlier table of the plan has, too.
-        num_stages: Stages of the runs that are new here.
-        num_shared_stages: Those of them that begin a run as another run begins, and are trained once.
-        hours: Of training and predicting on this device, if no stage stops early; `None` where `problem` says why.
-        gigabytes: Of disk, when all is done.
-        problem: Why the data does not fit.
+        num_runs: Different runs of these rows, for all seeds; rows with the same configuration count once.
+        num_finished: Runs that are finished.
+        num_shared: Runs that an earlier table of the plan also has.
+        num_stages: Stages of the runs that are new in this table.
+        num_shared_stages: Those of these stages that are trained once because several runs begin with them.
+        hours: Hours of training and prediction on this device if no stage stops early; `None` if there is a `problem`.
+        gigabytes: Disk space of the finished runs.
+        problem: Why the data does not fit; `None` if it does.
     """
 
     name: str
@@ -266,13 +266,15 @@ class PlannedTable:
 
 
 def plan(tables: Sequence[tuple[Table, Path]], request: Request) -> list[PlannedTable]:
-    """Return what each table would train, in order; nothing is trained or written.
+    """Return the work that each table requires, in order; nothing is trained.
+
+    With a limit, the sampled manifests are written to the output folder, as for a reproduction.
 
     Args:
-        tables: Each with its manifest.
+        tables: Tables, each with its manifest.
 
     Raises:
-        RecipeError: A row or its recipe is wrong.
+        RecipeError: A row or its recipe is invalid.
         ManifestError: The data cannot be read.
     """
     speed = EFFICIENCY * device_speed(device_of(request.device))

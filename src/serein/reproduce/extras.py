@@ -57,11 +57,11 @@ class ExtraTable:
 def extra_tables(
     measures: Sequence[str], rows: Rows, manifest_path: Path, targets_only: Sequence[recipes.Recipe] = ()
 ) -> list[ExtraTable]:
-    """Return the further tables that a table file asks for.
+    """Return the further tables that a table file lists.
 
     Args:
-        rows: The trained ones.
-        targets_only: Recipes of the rows that are targets alone.
+        rows: The trained rows.
+        targets_only: Recipes of the rows for which only targets are measured.
     """
     tables = verification_tables(rows) if "verification" in measures else []
     tables += time_tables(rows) if "time" in measures else []
@@ -80,7 +80,7 @@ _ORDINALS = ("1st", "2nd", "3rd", "4th", "5th")
 
 @dataclass(frozen=True)
 class WordTargets:
-    """Utterances, and what a recipe makes of their labels."""
+    """Utterances and the recipe that turns their labels into targets."""
 
     recipe: recipes.Recipe
     class_labels: ClassLabels
@@ -88,7 +88,7 @@ class WordTargets:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Where the vectors come from."""
+        """The vocabulary that the vectors come from."""
         return open_vocabulary(self.recipe.words.vocabulary)
 
     def words(self, label_set: LabelSet) -> list[tuple[str, ...]]:
@@ -99,7 +99,7 @@ class WordTargets:
 
 @dataclass(frozen=True)
 class WordRun(WordTargets):
-    """A row's finished runs whose main task is `words`; their utterances are of folds and seeds one after the other.
+    """A row's finished runs whose main task is `words`, with the utterances of all their folds and seeds in sequence.
 
     Attributes:
         vectors: (prediction, feature) predicted word vectors.
@@ -112,7 +112,7 @@ class WordRun(WordTargets):
 def word_tables(
     measures: Sequence[str], rows: Rows, manifest_path: Path, targets_only: Sequence[recipes.Recipe]
 ) -> list[ExtraTable]:
-    """Return the tables that a table file asks for, of the rows whose main task is `words`."""
+    """Return the tables that a table file lists for rows whose main task is `words`."""
     known = {u.id: u for u in manifest.read(manifest_path)}
     runs = []
     for row, places in rows:
@@ -142,7 +142,7 @@ def word_tables(
 
 
 def cosine_table(runs: Sequence[WordRun]) -> ExtraTable:
-    """Mean cosine of predictions and targets in each label set, with intervals over speakers (Table 3)."""
+    """Return the mean cosine of predictions and targets in each label set, with intervals over speakers (Table 3)."""
     rows = []
     for run in runs:
         cells = [run.row.title]
@@ -159,7 +159,7 @@ def cosine_table(runs: Sequence[WordRun]) -> ExtraTable:
 
 
 def top_table(runs: Sequence[WordRun]) -> ExtraTable:
-    """Per cent of utterances whose most and second most frequent label is among the ten nearest words (Table 6)."""
+    """Return how often the most and second most frequent labels are among the ten nearest words (Table 6)."""
     names = [f"{label_set} {label}" for label_set in ("s2", "s3") for label in ("l1", "l2")]
     rows, ties = [], 0
     for run in runs:
@@ -185,7 +185,7 @@ def top_table(runs: Sequence[WordRun]) -> ExtraTable:
 
 
 def target_neighbours(runs: Sequence[WordTargets]) -> ExtraTable:
-    """The words nearest to the commonest targets of several words, and to the classes (Table 4)."""
+    """Return the words nearest to the classes and to the most common targets of several words (Table 4)."""
     run = runs[0]
     rows = []
     for label_set in LABEL_SETS:
@@ -198,7 +198,7 @@ def target_neighbours(runs: Sequence[WordTargets]) -> ExtraTable:
 
 
 def prediction_neighbours(runs: Sequence[WordRun]) -> ExtraTable:
-    """The words nearest to the mean prediction of each class (Table 5)."""
+    """Return the words nearest to the mean prediction of each class (Table 5)."""
     rows = []
     for run in runs:
         labels = np.array([run.class_labels.label(u) or "" for u in run.utterances])
@@ -223,7 +223,7 @@ def _headings(first: str, names: Sequence[str]) -> list[str]:
 
 
 def _with_interval(values: NDArray[np.float64], is_known: NDArray[np.bool_], run: WordRun, digits: int) -> str:
-    """Return the mean over known utterances and its interval, whole speakers drawn with replacement."""
+    """Return the mean over known utterances and its interval; whole speakers are drawn with replacement."""
     if not is_known.any():
         return MISSING
     keys = np.array([speaker_key(u) for u in run.utterances])[is_known]
@@ -244,10 +244,10 @@ def _with_interval(values: NDArray[np.float64], is_known: NDArray[np.bool_], run
 
 
 def task_table(rows: Rows) -> ExtraTable:
-    """Return UA and WA, and the score of every other task; * where only an earlier stage learned it."""
+    """Return UA, WA and the score of every other task; * marks tasks that only an earlier stage trained."""
     measured = [(row, places) for row, places in rows if places]
     specs = {spec.name: spec for _, places in measured for spec in read_specs(places[0])[1:]}
-    columns = []  # in lower case, a heading is the key of what was published
+    columns = []  # in lower case, a heading is the key of the published value
     for spec in sorted(specs.values(), key=lambda spec: not spec.has_classes):
         score = "UA" if spec.has_classes else spec.monitor.upper()
         columns.append((spec, "WER" if spec.problem == "sequence" else f"{score} {spec.name}"))
@@ -269,12 +269,12 @@ def task_table(rows: Rows) -> ExtraTable:
                 ours = f"{pooled.value:.1f} {interval_text(pooled.interval)}".rstrip() + ("*" if own[0].stage else "")
             cells += [number(row.published.values.get(title.lower()), 2), ours]
         rows_of_cells.append(cells)
-    title = "Every task, in per cent; * evaluated with the model of the stage that learned it last"
+    title = "Every task, in per cent; * evaluated with the model of the last stage that trained it"
     return ExtraTable(title, headings, rows_of_cells)
 
 
 def conflict_table(rows: Rows) -> ExtraTable:
-    """Return the mean cosines of the tasks' gradients on the layers they share, and how often they are below 0."""
+    """Return the mean cosines between the tasks' gradients on shared layers, and how often they are below 0."""
     cells = []
     for row, places in rows:
         curves = [curve for place in places for curve in read_task_curves(place)]
@@ -295,7 +295,7 @@ _VERIFICATION_HEADINGS = ["equal error rate", "over folds", "misses at dev's thr
 
 
 def verification_tables(rows: Rows) -> list[ExtraTable]:
-    """Return a table of the rows whose main task is `speaker`, or no table.
+    """Return a table of the rows whose main task is `speaker`, or an empty list if there are none.
 
     Args:
         rows: Each with its run folders, one per seed.
@@ -328,10 +328,10 @@ def inference_time_s(model: SpeechModel, duration_s: float, *, num_repeats: int 
     """Return the seconds that a model takes for one clip of noise: the median of several passes, after warm-up.
 
     Args:
-        model: On the device that is to be timed, in evaluation mode.
+        model: A model in evaluation mode, on the device to time.
         duration_s: Length of the clip.
-        num_repeats: How many are timed.
-        num_warm: Passes before the timed ones.
+        num_repeats: Number of timed passes.
+        num_warm: Number of warm-up passes.
     """
     device = next(model.parameters()).device
     num_samples = torch.tensor([round(duration_s * Backbone.sample_rate_hz)])
@@ -354,11 +354,11 @@ DURATIONS_S = (3, 5, 10, 15)
 
 
 def time_tables(rows: Rows, num_repeats: int = 5) -> list[ExtraTable]:
-    """Return a table of milliseconds for clips of several lengths, of the rows that have a model, or no table.
+    """Return a table of milliseconds per clip for several lengths, or an empty list if no row has a model.
 
     Args:
-        rows: Each with its run folders, of which the first one's first model is timed.
-        num_repeats: Repetitions for each length; the median counts.
+        rows: Each with its run folders; the first model of the first folder is timed.
+        num_repeats: Repetitions for each length; the median is reported.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     timed = []
@@ -371,7 +371,7 @@ def time_tables(rows: Rows, num_repeats: int = 5) -> list[ExtraTable]:
             ours_ms = 1000 * inference_time_s(model, seconds, num_repeats=num_repeats)
             cells += [number(row.published.values.get(f"{seconds} s"), 2), f"{ours_ms:.1f}"]
         timed.append(cells)
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads here"
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     headings = [f"{seconds} s, {kind}" for seconds in DURATIONS_S for kind in ("published", "ours")]
     title = f"Inference time for one clip in milliseconds: published on an RTX 3090, ours on {where}"
     return [ExtraTable(title, ["network", *headings], timed)] if timed else []

@@ -1,4 +1,4 @@
-"""Pictures of a table's rows side by side: confusions, embeddings coloured as the table asks, scores over a setting."""
+"""Figures of a table's rows side by side: confusion matrices, coloured embeddings, scores over a setting."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ if TYPE_CHECKING:
 
 
 MOST_ACROSS = 3
-ASIDE = 0.04  # of a place, or of the axis
+ASIDE = 0.04  # fraction of a line's x value, or of the axis
 
 
 @dataclass(frozen=True)
 class Map:
-    """Embeddings of one model and what colours them.
+    """Embeddings of one model and the names that determine their colours.
 
     Attributes:
-        title: Above the panel.
+        title: Title above the panel.
         embeddings: ``(utterances, features)``, finite, at least `FEWEST_EMBEDDINGS` of them distinct.
-        names: What colours each: its emotion, or its speaker.
+        names: The emotion or speaker that each embedding is coloured by.
     """
 
     title: str
@@ -74,11 +74,11 @@ def confusion_panels(panels: Sequence[tuple[str, NDArray[Any]]], classes: Sequen
 
 
 def map_panels(panels: Sequence[Map], colours: Mapping[str, str], across: int = MOST_ACROSS) -> Figure:
-    """Draw embeddings in two dimensions (t-SNE), each panel's by itself: places of two panels do not compare.
+    """Draw embeddings in two dimensions (t-SNE), separately for each panel: positions do not compare between panels.
 
     Args:
         colours: Name -> colour, for all panels.
-        across: Most panels side by side.
+        across: Maximum number of panels side by side.
     """
     across = min(across, len(panels))
     down = -(-len(panels) // max(across, 1))
@@ -97,7 +97,7 @@ class Line:
     """A score over a setting.
 
     Attributes:
-        name: In the legend.
+        name: Name in the legend.
         x: The setting's values.
         y: The score at each.
         bounds: Interval of each score, in its unit, or `None`.
@@ -120,9 +120,9 @@ def lines_picture(
     """Draw scores, with their intervals, over a setting.
 
     Args:
-        titles: Of both axes.
-        level: Name, height and colour of a line across, to compare with.
-        is_logarithmic: Whether the setting's axis is; its values are then marked as they are.
+        titles: Titles of both axes.
+        level: Name, height and colour of a horizontal line to compare with.
+        is_logarithmic: Whether the setting's axis is logarithmic; its ticks are then the setting's values.
     """
     with new_figure((5.6, 3.6)) as figure:
         axes = figure.add_subplot()
@@ -131,7 +131,7 @@ def lines_picture(
         for number, line in enumerate(lines):
             order = np.argsort(line.x)
             places, values = np.asarray(line.x, float)[order], np.asarray(line.y, float)[order]
-            # Each line stands a little aside, so that the intervals of several are told apart.
+            # Each line is shifted slightly, to keep the intervals of several lines distinguishable.
             aside = number - (len(lines) - 1) / 2
             places = places * (1 + ASIDE) ** aside if is_logarithmic else places + ASIDE * np.ptp(places) * aside
             axes.plot(places, values, color=line.colour, marker="o", linewidth=1.4, label=line.name)
@@ -155,7 +155,7 @@ _COLOURS = {"emotion": "coloured by emotion", "prediction": "by predicted emotio
 
 
 def embedding_maps(row: Row, places: Sequence[Path], picture: Picture, manifest_path: Path) -> list[Map]:
-    """Return a map for each colouring and split, of the first fold of a row's first run.
+    """Return a map for each colouring and split, for the first fold of a row's first run.
 
     Splits with too few clips for t-SNE are left out.
 
@@ -195,7 +195,7 @@ DOTS_PER_INCH = 160
 
 
 def with_picture(comparison: Comparison, out: Path, report: Report) -> Comparison:
-    """Draw the table file's figure, `<out>/<table>.png`, and return the comparison that names it."""
+    """Draw the table file's figure, `<out>/<table>.png`, and return the comparison with its path."""
     picture = comparison.table.picture
     rows = [row for row in comparison.rows if row.scores is not None]
     if picture is None or not rows:
@@ -259,7 +259,7 @@ def sweep(comparison: Comparison, rows: Sequence[MeasuredRow]) -> Figure:
 def stored_map(row: MeasuredRow) -> Map | None:
     """Return the embeddings of the first fold of a row's first run, and the mean silhouette over all folds.
 
-    `None` if there are too few of them for t-SNE.
+    Return `None` if there are too few embeddings for t-SNE.
     """
     folders = [path for place in row.places for path in sorted(place.glob("fold-*/seed-*"), key=natural_key)]
     vectors = [load_file(folder / "embeddings.safetensors")["embeddings"] for folder in folders]

@@ -1,4 +1,4 @@
-"""From a table, data and seeds to every row trained once and compared with the published scores."""
+"""Reproduce a table: train every row once for each seed, and compare its scores with the published ones."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ WAIT_S = 1.0
 
 @dataclass(frozen=True)
 class Request:
-    """What to reproduce, and how.
+    """The options of a reproduction.
 
     Attributes:
         rows: Names of the rows to train; `None` trains all. Other rows are shown if they are finished.
-        num_seeds: Seeds 0, 1, ... of every row.
-        limit: Most utterances of each speaker and emotion; `None` takes all.
+        num_seeds: Number of seeds (0, 1, ...) for every row.
+        limit: Maximum number of utterances of each speaker and emotion; `None` uses all.
         overrides: `KEY=VALUE`, set in every row after its own changes.
-        out: Folder of all run folders and tables.
+        out: Folder for all run folders and tables.
         engine: Name in `ENGINES`.
-        num_jobs: Folds at once of a run (cores of a task, with Ray); `None` chooses.
-        split: Whose predictions are scored.
-        device: Where models train and predict, see `serein.run`.
+        num_jobs: Number of a run's folds to train at once (with Ray, cores per task); `None` chooses automatically.
+        split: Split whose predictions are scored.
+        device: Device for training and prediction; see `serein.run`.
     """
 
     rows: tuple[str, ...] | None = None
@@ -74,17 +74,17 @@ class Failure:
 
 
 def reproduce(table: Table, manifest: Path, request: Request, report: Report) -> tuple[Comparison, list[Failure]]:
-    """Train what a table still lacks, compare, and write `<out>/<paper>-<table>.md`, `.json` and `report.html`.
+    """Train a table's unfinished rows, compare, and write `<out>/<paper>-<table>.md`, `.json` and `report.html`.
 
     A row that fails does not stop the others; its failure is returned.
 
     Raises:
-        RecipeError: A row or its recipe is wrong; before any training.
-        ManifestError: The data cannot be read; before any training.
+        RecipeError: A row or its recipe is invalid; raised before any training.
+        ManifestError: The data cannot be read; raised before any training.
     """
     if distributed_info().size > 1:
         raise RunError(
-            "cannot run under torchrun", where="reproduce", remedy="Start it alone; --engine ray uses a cluster."
+            "cannot run under torchrun", where="reproduce", remedy="Start it without; --engine ray uses a cluster."
         )
     picked = table.picked(request.rows)
     recipes = {row.name: row_recipe(table, row, request.overrides) for row in table.rows if row.is_trained}
@@ -114,7 +114,7 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
         for name, recipe in recipes.items()
     }
     trained = [row for row in picked if row.is_trained]
-    wanted = [trials[row.name][seed] for seed in range(request.num_seeds) for row in trained]  # a whole table early
+    wanted = [trials[row.name][seed] for seed in range(request.num_seeds) for row in trained]  # a full table early
     errors = _train(table, trained, wanted, data, request, report)
     first = {
         row.name: [errors[trial.folder] for trial in trials[row.name] if trial.folder in errors] for row in trained
@@ -145,12 +145,12 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
 def _train(
     table: Table, rows: Sequence[Row], wanted: Sequence[Trial], data: Data, request: Request, report: Report
 ) -> dict[Path, SereinError]:
-    """Train what is not finished, each folder once, and return the errors by run folder."""
+    """Train the trials that are not finished, each folder once, and return the errors by run folder."""
     trials = list({trial.folder: trial for trial in wanted}.values())
     waiting = [trial for trial in trials if not is_finished(trial)]
     done = len(trials) - len(waiting)
     label, total = table.name, len(trials)
-    report(label, done, total, f"{done} of {total} runs finished before")
+    report(label, done, total, f"{done} of {total} runs already finished")
     errors: dict[Path, SereinError] = {}
     names = [row.name for row in rows]
     for trial, error in ENGINES[request.engine](waiting, data.manifest, request, report):
@@ -161,7 +161,7 @@ def _train(
             reached = f"{SCORE_TITLES[table.metric]} {score:.1f}"
         else:
             errors[trial.folder], reached = error, "failed"
-        report(place, 1, 1, reached)  # a line that stays
+        report(place, 1, 1, reached)  # a permanent line
         report(label, done, total, f"{done} of {total} runs, {place}, {reached}")
     return errors
 
@@ -170,9 +170,9 @@ def _train(
 
 
 def locally(trials: Sequence[Trial], data: Path, request: Request, report: Report) -> Iterator[Outcome]:
-    """Train trials one after the other, each with its folds in parallel; yield each with its error or `None`.
+    """Train trials one after another, each with its folds in parallel; yield each with its error or `None`.
 
-    A trial that another process is training is put last, and waited for.
+    A trial that another process is training is moved to the end of the queue, and waited for.
     """
     waiting, num_busy = deque(trials), 0
     while waiting:
@@ -205,7 +205,7 @@ def over_ray(trials: Sequence[Trial], data: Path, request: Request, report: Repo
     with ray_cluster() as ray:
         has = ray.cluster_resources()
         num_jobs, uses_gpus = request.num_jobs or 1, has.get("GPU") and request.device != "cpu"
-        num_cpus = max(1, min(num_jobs, int(has.get("CPU", 1))))  # a task that wants more would wait for ever
+        num_cpus = max(1, min(num_jobs, int(has.get("CPU", 1))))  # a task that requests more would wait forever
         task = ray.remote(_train_alone).options(num_cpus=num_cpus, num_gpus=1 if uses_gpus else 0)
         waiting = {task.remote(trial, data, num_jobs, request.device): trial for trial in trials}
         while waiting:

@@ -1,4 +1,4 @@
-"""A paper's table as data: its rows, the change that makes each, and what was published.
+"""A paper's table as data: its rows, the recipe changes that define each row, and the published scores.
 
 paper: diatlova2024
 table: 3
@@ -8,7 +8,7 @@ rows:
     set: {tasks.emotion.pooling: std}
     published: {macro_f1: 31}
 
-`extends: other.yaml` takes all keys of another table of the same folder that this one does not have.
+`extends: other.yaml` inherits all keys that are not set here from another table of the same folder.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ Metric = Literal["macro_f1", "ua", "wa"]
 
 
 class _Part(BaseModel):
-    """Base of every part of a table file: frozen, and no key that is not known."""
+    """Base class of every part of a table file; it is frozen and refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Published(_Part):
-    """The paper's numbers of one row, in per cent; `None` where it gives none.
+    """The paper's numbers for one row, in per cent; `None` if it reports none.
 
     Attributes:
         f1: Class -> F1.
@@ -55,18 +55,19 @@ class Row(_Part):
     """One row: a configuration and its published numbers.
 
     Attributes:
-        name: What `--rows` picks it by.
-        label: As the paper prints it; `None` takes the name.
+        name: Name that `--rows` selects it by.
+        label: Label as printed in the paper; `None` uses the name.
         recipe: Recipe file of this row instead of the table's base, relative to the table file.
-        changes: `set:`, dotted key -> value, what makes this row out of the base.
-        configuration: Column -> what the paper prints there instead of scores.
-        reference: The others are compared with this row, in pairs; by default the first.
+        changes: `set:`, dotted key -> value; the changes to the base that define this row.
+        configuration: Column -> the paper's entry, for columns that are not scores.
+        reference: Compare the other rows with this one, in pairs; by default, the first row is the reference.
         against: Name of another row to compare this one with.
         knn: Interpolate with the nearest training clips (wang2023, stage S3); k and the kNN weight are chosen on `dev`
-            or, marked, on the test set itself (`oracle`). The training is that of the row without it.
+            or, with a mark, on the test set itself (`oracle`). Training is the same as for the row without it.
         ensemble: The ensemble of the models of all other rows; it trains nothing.
-        quoted: Other people's work that the paper quotes; it trains nothing, and has published scores alone.
-        targets_only: What its recipe makes of the data's labels is measured (`target-neighbours`); it trains nothing.
+        quoted: Work of others that the paper quotes; it trains nothing and has only published scores.
+        targets_only: Measure only the targets that its recipe derives from the labels (`target-neighbours`); it trains
+            nothing.
     """
 
     name: Name
@@ -89,7 +90,7 @@ class Row(_Part):
 
     @property
     def is_trained(self) -> bool:
-        """Whether it has models: neither an ensemble, nor quoted, nor targets alone."""
+        """Whether the row has models of its own: it is not an ensemble, quoted or `targets_only`."""
         return not (self.ensemble or self.quoted or self.targets_only)
 
 
@@ -99,7 +100,7 @@ class PublishedNeighbours(_Part):
     Attributes:
         of: The model that predicted it, or the label set of the target.
         label: The class, or the words of the target.
-        words: The nearest first.
+        words: The words, nearest first.
     """
 
     of: str
@@ -112,11 +113,11 @@ class Picture(_Part):
 
     Attributes:
         name: Name in `serein.reproduce.figures.PICTURES`.
-        x: Of a sweep: the column of `configuration` that runs along the axis.
-        lines: Of a sweep: the column that distinguishes several lines.
-        task: Of embeddings: the task whose embedding is drawn; `None`: the input of the main task's output layer.
-        colour_by: Of embeddings: `emotion`, `prediction` or `speaker`, one panel each.
-        splits: Of embeddings: whose clips are drawn, one panel each.
+        x: For a sweep: the column of `configuration` on the x axis.
+        lines: For a sweep: the column that distinguishes several lines.
+        task: For embeddings: the task whose embedding is drawn; `None` draws the input of the main task's output layer.
+        colour_by: For embeddings: `emotion`, `prediction` or `speaker`, one panel each.
+        splits: For embeddings: the splits whose clips are drawn, one panel each.
     """
 
     name: Literal["confusion", "embeddings", "sweep"]
@@ -128,17 +129,17 @@ class Picture(_Part):
 
     @property
     def is_stored(self) -> bool:
-        """Whether run folders hold all of it, so that no model has to be run."""
+        """Whether run folders contain all data of the figure, so no model has to be run."""
         return self.task is None and self.colour_by == ("emotion",) and self.splits == ("test",)
 
     @model_validator(mode="after")
     def _sweep_has_axis(self) -> Picture:
         if (self.name == "sweep") != (self.x is not None):
-            raise ValueError("'x' belongs to a 'sweep', which needs it")
+            raise ValueError("'x' is required for a 'sweep', and allowed only there")
         if self.lines is not None and self.name != "sweep":
-            raise ValueError("'lines' belongs to a 'sweep'")
+            raise ValueError("'lines' is allowed only for a 'sweep'")
         if not self.is_stored and self.name != "embeddings":
-            raise ValueError("'task', 'colour_by' and 'splits' belong to 'embeddings'")
+            raise ValueError("'task', 'colour_by' and 'splits' are allowed only for 'embeddings'")
         return self
 
 
@@ -154,15 +155,15 @@ class Table(_Part):
         path: The file itself.
         table: Number or name in the paper.
         rows_are: Heading of the rows.
-        metric: Which score is compared.
+        metric: The score that is compared.
         corpus: The paper's corpus.
-        measured_on: The corpus that it is measured on, if not the paper's.
+        measured_on: The corpus of our scores, if it is not the paper's.
         published_on: Split of the corpus that the published numbers are from.
         base: Recipe that the rows change, relative to the table file.
-        measures: Further tables: `time`, of one clip; `verification`, of rows whose task is `speaker`; `tasks` and
-            `conflicts`, of rows of several tasks; of rows of word vectors, those of `serein.reproduce.extras`.
-        picture: A figure of the table, `None` for none.
-        neighbours: What the paper prints of words, to stand beside ours.
+        measures: Further tables: `time` for one clip; `verification` for rows whose task is `speaker`; `tasks` and
+            `conflicts` for rows with several tasks; those of `serein.reproduce.extras` for rows of word vectors.
+        picture: A figure of the table; `None` for no figure.
+        neighbours: The nearest words that the paper prints, shown next to ours.
     """
 
     path: Path
@@ -179,7 +180,7 @@ class Table(_Part):
     picture: Picture | None = None
     neighbours: tuple[PublishedNeighbours, ...] = ()
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
-    _is_by_another: bool = PrivateAttr(default=False)  # than the file's own score
+    _is_by_another: bool = PrivateAttr(default=False)  # score than the file's own
 
     @model_validator(mode="after")
     def _rows_fit(self) -> Table:
@@ -191,19 +192,19 @@ class Table(_Part):
         names = {row.name for row in self.rows}
         for row in self.rows:
             if row.against is not None and row.against not in names - {row.name}:
-                raise ValueError(f"row '{row.name}' is compared with '{row.against}', which is no other row")
+                raise ValueError(f"row '{row.name}' is compared with '{row.against}', which is not another row")
             if self.picture and self.picture.x and self.picture.x not in row.configuration:
-                raise ValueError(f"row '{row.name}' has no '{self.picture.x}' in its configuration to be drawn at")
+                raise ValueError(f"row '{row.name}' has no '{self.picture.x}' in its configuration to draw it at")
             if row.ensemble and (row.recipe or row.changes or row.reference or row.knn):
                 raise ValueError(
-                    f"row '{row.name}' is the ensemble of the others: no recipe, set or knn, and no reference"
+                    f"row '{row.name}' is the ensemble of the others: it cannot have recipe, set, knn or reference"
                 )
             if row.quoted and (row.recipe or row.changes or row.reference or row.knn or row.ensemble):
-                raise ValueError(f"row '{row.name}' is quoted: no recipe, set, knn or ensemble, and no reference")
+                raise ValueError(f"row '{row.name}' is quoted: it cannot have recipe, set, knn, ensemble or reference")
             if row.targets_only and (row.reference or row.knn or row.ensemble or row.quoted):
-                raise ValueError(f"row '{row.name}' is targets alone: no reference, knn, ensemble or quoted")
+                raise ValueError(f"row '{row.name}' is targets_only: it cannot have reference, knn, ensemble or quoted")
             if (row.is_trained or row.targets_only) and row.recipe is None and self.base is None:
-                raise ValueError(f"row '{row.name}' has no recipe and the table no base")
+                raise ValueError(f"row '{row.name}' has no recipe, and the table has no base")
         if not self.is_trained and not any(row.targets_only for row in self.rows):
             raise ValueError("no row trains anything")
         if sum(row.ensemble for row in self.rows) > 1:
@@ -212,12 +213,12 @@ class Table(_Part):
 
     @property
     def name(self) -> str:
-        """Paper and table, as they name files; and the score, where it is not the table's own."""
+        """Paper and table as used in file names, and the score if it is not the table's own."""
         name = f"{self.paper}-{f'table{self.table}' if isinstance(self.table, int) else self.table}"
         return f"{name}-{self.metric}" if self._is_by_another else name
 
     def by(self, metric: Metric) -> Table:
-        """Return the same table compared by another score."""
+        """Return the same table, compared by another score."""
         if metric == self.metric:
             return self
         table = self.model_copy(update={"metric": metric})
@@ -247,10 +248,10 @@ class Table(_Part):
         return next((other for other in self.rows if other.name == row.against), self.reference)
 
     def picked(self, names: Sequence[str] | None) -> list[Row]:
-        """Return the rows of these names in the table's order, or all.
+        """Return the rows with these names in the table's order, or all rows.
 
         Raises:
-            RecipeError: There is no such row; names those there are.
+            RecipeError: There is no such row; the error lists the existing ones.
         """
         known = [row.name for row in self.rows]
         for name in names or ():
@@ -263,16 +264,16 @@ def load(name: str) -> Table:
     """Read a table by its name, `paper/table`, or by the path of its file.
 
     Raises:
-        RecipeError: There is no such table, or its file is wrong; names the tables there are, or the key.
+        RecipeError: There is no such table, or its file is invalid; the error lists the tables or names the key.
     """
     return read(find(name))
 
 
 def find(name: str) -> Path:
-    """Return the file of a table: a path to a .yaml file, or `paper/table` in the first place that has it.
+    """Return the file of a table, given the path of a .yaml file, or `paper/table` in the first place that has it.
 
     Raises:
-        RecipeError: No place has it; names the tables there are.
+        RecipeError: No place has it; the error lists the existing tables.
     """
     if name.endswith((".yaml", ".yml")):
         return Path(name)
@@ -284,7 +285,7 @@ def find(name: str) -> Path:
 
 
 def known_tables() -> dict[str, Path]:
-    """Return `paper/table` -> file of all tables: in the working directory, the source checkout, the package."""
+    """Return `paper/table` -> file for all tables in the working directory, the source checkout and the package."""
     found: dict[str, Path] = {}
     package = Path(str(resources.files("serein")))
     for folder in (Path("recipes"), package.parents[1] / "recipes", package / "recipes"):
@@ -294,7 +295,7 @@ def known_tables() -> dict[str, Path]:
 
 
 def _values_of(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Return the keys of a table file, over those of the table that it extends."""
+    """Return the keys of a table file, merged over those of the table that it extends."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError):
@@ -307,7 +308,7 @@ def _values_of(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
         problem = getattr(error, "problem", None) or "cannot be parsed"
         raise RecipeError(f"not YAML ({line}{problem})", where=path, remedy="Check indentation and colons.") from None
     if not isinstance(values, dict):
-        raise RecipeError("holds no keys", where=path, remedy="A table is a YAML mapping: paper, table, rows, ...")
+        raise RecipeError("contains no keys", where=path, remedy="Write a YAML mapping: paper, table, rows, ...")
     other = values.pop("extends", None)
     if other is None:
         return values
@@ -320,7 +321,7 @@ def read(path: Path) -> Table:
     """Read a table file.
 
     Raises:
-        RecipeError: The file, or one that it extends, is missing, not YAML, or has an unknown or wrong key.
+        RecipeError: The file, or one that it extends, is missing, not YAML, or has an unknown or invalid key.
     """
     values = _values_of(path)
     try:
@@ -336,7 +337,7 @@ def read(path: Path) -> Table:
         if first["type"] == "extra_forbidden":
             kind = next((kind for name, kind in (("rows", Row), ("picture", Picture)) if name in location), Table)
             keys = sorted({field.alias or key for key, field in kind.model_fields.items()} - {"path"})
-            what, remedy = f"unknown key '{first['loc'][-1]}'", f"Known are: {', '.join(keys)}."
+            what, remedy = f"unknown key '{first['loc'][-1]}'", f"Known keys: {', '.join(keys)}."
         else:
             message = first["msg"].removeprefix("Value error, ")
             what, remedy = message[0].lower() + message[1:], "See recipes/diatlova2024/tables."

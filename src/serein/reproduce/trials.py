@@ -1,6 +1,6 @@
 """The trials of a table: one run folder per configuration, seed and data, shared by all rows and tables.
 
-Finished trials are evaluated again with their nearest training clips (wang2023, S3), and combined to an ensemble.
+Finished trials are evaluated again with their nearest training clips (wang2023, S3), and combined into an ensemble.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Data:
     """The data of a table.
 
     Attributes:
-        manifest: The user's, or a fair part of it.
+        manifest: The user's manifest, or a fair part of it.
         sha256: Digest of its utterances.
-        num_available: Utterances of the user's manifest.
-        limit: Most utterances of each cell; `None` took them all.
+        num_available: Number of utterances in the user's manifest.
+        limit: Maximum number of utterances of each cell; `None` uses all.
         has_test_set: Whether an utterance of a split 'test', 'test1', ... has an emotion.
     """
 
@@ -66,9 +66,9 @@ class Trial:
 
     Attributes:
         row: A row that it belongs to.
-        recipe: With this one seed, named by the hash of its configuration and data.
-        title: What a person calls the configuration: the name of the row's recipe, and the row.
-        out: Where all trials lie.
+        recipe: The recipe with this one seed, named by the hash of its configuration and data.
+        title: Readable name of the configuration: the name of the row's recipe, and the row.
+        out: Folder of all trials.
     """
 
     row: str
@@ -78,7 +78,7 @@ class Trial:
 
     @property
     def folder(self) -> Path:
-        """Its run folder, `out/<title>-<hash>/seed-<seed>`; one that has the hash already, under whatever title."""
+        """Its run folder, `out/<title>-<hash>/seed-<seed>`; an existing folder with the hash, whatever its title."""
         found = sorted(self.out.glob(f"*{self.recipe.name}"))
         return (found[0] if found else self.out / f"{self.title}-{self.recipe.name}") / f"seed-{self.seed}"
 
@@ -96,10 +96,10 @@ class BusyError(RunError):
 
 
 def take_data(path: Path, limit: int | None, out: Path) -> Data:
-    """Return the data of a table; a part of a manifest is written below `out`.
+    """Return the data of a table; if the manifest is limited, write the part that is used below `out`.
 
     Raises:
-        ManifestError: The manifest is missing or wrong.
+        ManifestError: The manifest is missing or invalid.
     """
     utterances = manifest.read(path)
     has_test_set = any((u.split or "").startswith("test") and u.emotion is not None for u in utterances)
@@ -117,7 +117,7 @@ def take_data(path: Path, limit: int | None, out: Path) -> Data:
 def fair_part(utterances: Sequence[Utterance], limit: int) -> list[Utterance]:
     """Return at most `limit` utterances of each speaker, session, split and emotion, in the manifest's order.
 
-    Which ones depends only on their ids, and a smaller limit takes a subset of a larger one. Every speaker, session and
+    The selection depends only on ids, and a smaller limit selects a subset of a larger one. Every speaker, session and
     emotion is kept.
 
     Example:
@@ -143,7 +143,7 @@ def row_recipe(table: Table, row: Row, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe of a row: its file or the table's base, changed by its `set:` and then by `--set`.
 
     Raises:
-        RecipeError: A key or value is wrong; names table and row.
+        RecipeError: A key or value is invalid; the error names table and row.
     """
     path = Path(os.path.normpath(table.path.parent / (row.recipe or table.base or "")))
     own = [f"{key}={json.dumps(value)}" for key, value in row.changes.items()]  # JSON is YAML
@@ -175,7 +175,7 @@ def _non_defaults(value: Any) -> Any:
         defaults = {
             key: field.get_default(call_default_factory=True) for key, field in type(value).model_fields.items()
         }
-        own = {key: getattr(value, key) for key in defaults} | (value.model_extra or {})  # tasks are no fields
+        own = {key: getattr(value, key) for key in defaults} | (value.model_extra or {})  # tasks are not fields
         return {
             key: _non_defaults(each)
             for key, each in own.items()
@@ -203,7 +203,7 @@ def is_finished(trial: Trial) -> bool:
     """Return whether a trial has its scores and every fold's predictions.
 
     Raises:
-        RunError: Its folder was made with other defaults, which the configuration's hash does not cover.
+        RunError: Its folder was created with other defaults, which the configuration's hash does not cover.
     """
     recipe = trial.folder / "recipe.yaml"
     if recipe.exists() and recipes.load(recipe) != trial.recipe:
@@ -216,14 +216,14 @@ def is_finished(trial: Trial) -> bool:
 
 
 def train(trial: Trial, data: Path, num_jobs: int | None, report: Report, device: str = "auto") -> None:
-    """Train, predict and score a trial, or what it still lacks.
+    """Train, predict and score a trial, or finish the parts that are missing.
 
     Raises:
         BusyError: Another process is training it.
-        SereinError: Recipe and data do not fit.
+        SereinError: Recipe and data do not fit together.
     """
     trial.out.mkdir(parents=True, exist_ok=True)
-    with open(trial.out / ".names.lock", "w") as names:  # two tables may call one configuration by two titles
+    with open(trial.out / ".names.lock", "w") as names:  # two tables may give one configuration two titles
         with suppress(ImportError):  # no such lock on Windows
             import fcntl
 
@@ -264,7 +264,7 @@ def is_evaluated_with_knn(trial: Trial, selection: Selection) -> bool:
 
 
 def chosen_note(row: Row, trials: Sequence[Trial]) -> str:
-    """Return a note that says which k and kNN weights were chosen, and where."""
+    """Return a note on the chosen values of k and the kNN weight, and the data they were chosen on."""
     selection = row.knn or "dev"
     chosen = [
         choice for trial in trials for choice in read_json(trial.folder / _SUMMARIES[selection]).get("trials", ())
@@ -278,19 +278,19 @@ def chosen_note(row: Row, trials: Sequence[Trial]) -> str:
 
 
 def ensemble_rows(trials: Mapping[str, Sequence[Trial]], out: Path, split: Split, report: Report) -> dict[int, Path]:
-    """Combine the models of all rows, for each seed that all have finished.
+    """Combine the models of all rows, for each seed that all rows have finished.
 
-    Rows of the same configuration are one model. Existing prediction files are not made again.
+    Rows with the same configuration count as one model. Existing prediction files are not computed again.
 
     Args:
-        trials: Row name -> its units, one per seed.
-        out: Where the predictions go: `fusion-<rows' configurations>/seed-<seed>-<split>.jsonl`.
+        trials: Row name -> its trials, one per seed.
+        out: Folder for the predictions: `fusion-<rows' configurations>/seed-<seed>-<split>.jsonl`.
 
     Returns:
         Seed -> prediction file of the ensemble.
 
     Raises:
-        RunError: The rows are fewer than two models, or did not predict the same.
+        RunError: The rows have fewer than two models, or did not predict the same utterances.
     """
     finished: dict[int, Path] = {}
     for of_seed in zip(*trials.values(), strict=True):
@@ -300,7 +300,7 @@ def ensemble_rows(trials: Mapping[str, Sequence[Trial]], out: Path, split: Split
         by_folder = {trial.folder: trial for trial in of_seed}
         folders = list(by_folder)
         if len(folders) < 2:
-            raise RunError("its rows are one and the same model")
+            raise RunError("the rows that it combines are one and the same model")
         configurations = " ".join(trial.recipe.name for trial in by_folder.values())
         name = f"fusion-{hashlib.sha256(configurations.encode()).hexdigest()[:_HASH_LENGTH]}"
         finished[seed] = path = out / name / f"seed-{seed}-{split}.jsonl"

@@ -40,7 +40,7 @@ def uvicorn_server(app: FastAPI, on_ready: Callable[[], None]) -> uvicorn.Server
     Args:
         on_ready: Called once the server accepts requests.
     """
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client gets the error; the log need not
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client gets the error; the log does not need it
     limits = app.state.streams.service.limits
     protocol: Any = partial(
         TimedProtocol, headers_s=limits.headers_s, drain_s=_DRAIN_S, most_connections=limits.connections
@@ -77,7 +77,7 @@ def bound(host: str, port: int) -> socket.socket:
         raise RunError(
             "the address is in use" if is_taken else f"cannot listen there ({error})",
             where=f"{host}:{port}",
-            remedy="Choose another by --port." if is_taken else "Choose others by --host and --port.",
+            remedy="Choose another with --port." if is_taken else "Choose others with --host and --port.",
         ) from None
 
 
@@ -117,8 +117,8 @@ class TimedProtocol(H11Protocol):
 
     Args:
         headers_s: Seconds until the headers of a request are whole, from the connection or their first byte.
-        drain_s: Seconds for which a client may go on sending a body whose request has been answered.
-        most_connections: Open connections, over which a new one is closed.
+        drain_s: Seconds for which a client may continue to send a body after the response to its request.
+        most_connections: Maximum number of open connections; further ones are closed.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class TimedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _watch(self) -> None:
-        """Set the deadline of what the client does now, if any; more of the same does not move it."""
+        """Set the deadline for what the client does now, if any; continuing the same does not extend it."""
         sends_headers = self.conn.their_state is h11.IDLE and (self._is_new or self.conn.trailing_data[0])
         is_answered = self.conn.our_state in (h11.DONE, h11.MUST_CLOSE)
         drains = is_answered and self.conn.their_state is h11.SEND_BODY
@@ -184,10 +184,10 @@ _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".
 
 
 def page_router() -> APIRouter:
-    """Return the routes of the page: itself at `/`, and its files, which are read once, below `/page/`.
+    """Return the routes of the page: the page at `/`, and its files, which are read once, below `/page/`.
 
-    They load nothing from elsewhere and hold no data, so they are public; what the page then asks for needs a key where
-    the service has keys.
+    They load nothing from elsewhere and contain no data, so they are public; the requests that the page then sends need
+    a key if the service has keys.
     """
     routes = APIRouter(include_in_schema=False)
     files = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.suffix in _TYPES}
@@ -206,7 +206,7 @@ def page_router() -> APIRouter:
 
 
 class _Application(FastAPI):
-    """FastAPI, but its schema asks for API keys where they are needed, and has problem details for errors."""
+    """FastAPI with a schema that requires API keys where they are needed, and has problem details for errors."""
 
     keys: Keys | None = None
 
@@ -226,7 +226,7 @@ _DESCRIPTION = """Emotions in speech. Send recordings as forms; errors come back
 
 `WS /v1/stream?rate_hz=16000` predicts while audio arrives: send 16-bit little-endian mono samples as binary messages
 and finally the text `{"type": "end"}`; the service sends `{"type": "segment", "start_s": 0.4, "end_s": 3.4,
-"label": "happy", "confidence": 0.8, "probabilities": {...}}`, and the end by `{"type": "end", "reason": "end"}`."""
+"label": "happy", "confidence": 0.8, "probabilities": {...}}`, and at the end `{"type": "end", "reason": "end"}`."""
 
 
 def create_app(
@@ -236,8 +236,8 @@ def create_app(
 
     Args:
         keys: The accepted API keys; `None` accepts every client.
-        names: Hosts and origins that are accepted beside the service's own.
-        has_page: Whether `/` is a page to try it.
+        names: Hosts and origins that are accepted in addition to the service's own.
+        has_page: Whether to serve a web page at `/`.
     """
     names = names or Names()
 
@@ -247,7 +247,7 @@ def create_app(
         service.limiter.is_closed = True
         service.close()
 
-    # Their pages would load scripts from elsewhere.
+    # No documentation pages: they would load scripts from elsewhere.
     app = _Application(
         title="serein",
         version=service.about.version or "0",
@@ -266,7 +266,7 @@ def create_app(
     for kind in (HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, routes.refuse)
     app.add_middleware(Middleware, service=service, keys=keys, names=names)
-    if names.origins:  # outermost, so that their pages read refusals, too
+    if names.origins:  # outermost, so that pages of these origins can also read refusals
         app.add_middleware(
             CORSMiddleware,
             allow_origins=sorted(names.origins),

@@ -1,4 +1,4 @@
-"""Limits of a service, for one client and for all together; refusals as problem details (RFC 9457); and its metrics."""
+"""Limits of a service, per client and for all clients; refusals as problem details (RFC 9457); and its metrics."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Limits:
         for limit in fields(self):
             value = getattr(self, limit.name)
             if not 0 < value < float("inf"):
-                raise RecipeError(f"{value:g} is no limit", where=limit.name, remedy="Take more than 0.")
+                raise RecipeError(f"{value:g} is not a limit", where=limit.name, remedy="Choose more than 0.")
 
 
 @dataclass(eq=False)
@@ -158,7 +158,7 @@ class ConcurrencyLimiter:
         if self.is_closed:
             raise busy("The service is being shut down.", 10.0)
         if kind == "request" and counts[kind] >= limits.at_once:
-            raise busy("Too many requests are under way.", self.retry_after_s())
+            raise busy("Too many requests are in progress.", self.retry_after_s())
         if kind == "stream" and counts[kind] >= limits.streams:
             raise busy("Too many streams are open.", max(5.0, self.retry_after_s()))
         if self._of_client[client] >= limits.per_client:

@@ -1,7 +1,7 @@
-"""What stands before the routes: hosts, origins, keys, limits, sizes and times, before a byte of an upload is read.
+"""Checks before the routes: hosts, origins, keys, limits, sizes and times, before a byte of an upload is read.
 
-Hosts and origins are checked, as else any web page could use the service through its visitors: it sends a form there
-(its `Origin` gives it away), or lets its own name point there (DNS rebinding; then `Host` is that name).
+Hosts and origins are checked because otherwise any web page could use the service through its visitors: by sending a
+form to it (revealed by `Origin`), or by making its own name point to it (DNS rebinding; `Host` is then that name).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from serein.server.service import Service
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ANY = "*"
 SHORTEST = 16  # characters of a key
-GUARDED = ("/v1/", "/metrics")  # what answers without a key holds no data: the page's files, openapi.json, probes
+GUARDED = ("/v1/", "/metrics")  # all else is public and contains no data: the page's files, openapi.json, probes
 _FORM_BYTES = 100_000  # of a form, apart from its recordings
 _ROUTES = ("/", "/v1/predict", "/v1/predict/batch", "/v1/models", "/v1/stream", "/healthz", "/readyz", "/metrics")
 
 
 @dataclass(frozen=True)
 class Names:
-    """Names and origins that a service answers to, beside loopback's and the address that a client connected to.
+    """Names and origins that a service accepts, besides those of loopback and the address that a client connected to.
 
     Attributes:
         hosts: Names in lower case, without ports; `*` is any.
@@ -46,10 +46,10 @@ class Names:
 
 
 def names(hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> Names:
-    """Return what was given on a command line, checked; each may hold several, parted by commas.
+    """Return the checked host names and origins of a command line; each text may contain several, with commas between.
 
     Raises:
-        SereinError: An origin is none.
+        SereinError: An origin is invalid.
 
     Example:
         >>> sorted(names(["speech.example.org:8000,Other"]).hosts)
@@ -62,12 +62,14 @@ def names(hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> Names:
     for origin in split[1]:
         parts = urlsplit(origin)
         if origin != ANY and (not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}"):
-            raise SereinError("no origin", where=origin, remedy="Write it as https://example.org, without a path.")
+            raise SereinError(
+                "not an origin", where=origin, remedy="Write it like https://example.org, without a path."
+            )
     return Names(frozenset(map(host_name, split[0])), frozenset(split[1]))
 
 
 def host_name(host: str) -> str:
-    """Return a host without its port, in lower case, without the dot that may end it.
+    """Return a host in lower case, without its port and without a trailing dot.
 
     Example:
         >>> host_name("Example.org:8000"), host_name("[::1]:8000"), host_name("127.0.0.1")
@@ -80,7 +82,7 @@ def host_name(host: str) -> str:
 
 
 class Keys:
-    """The keys that are accepted.
+    """The accepted API keys.
 
     Example:
         >>> keys = Keys(["correct-horse-battery"])
@@ -92,7 +94,7 @@ class Keys:
         self._digests = [hashlib.sha256(key.encode(errors="replace")).digest() for key in keys]
 
     def allows(self, authorization: str | None) -> bool:
-        """Return whether a header `Authorization` carries a key; takes as long for a near miss as for any other."""
+        """Return whether an `Authorization` header has an accepted key; a near miss takes as long as any other key."""
         scheme, _, key = (authorization or "").partition(" ")
         digest = hashlib.sha256(key.strip().encode(errors="replace")).digest()
         is_known = sum(hmac.compare_digest(digest, each) for each in self._digests) > 0  # all are compared
@@ -103,16 +105,16 @@ def read_keys(path: str | Path) -> Keys:
     """Read a file with one key per line; empty lines and lines that start with # are skipped.
 
     Raises:
-        SereinError: The file cannot be read, holds no key, or holds one that is too short.
+        SereinError: The file cannot be read, contains no key, or contains one that is too short.
     """
     try:
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no text"
+        reason = getattr(error, "strerror", None) or "not text"
         raise SereinError(f"the keys cannot be read ({reason})", where=path, remedy="Name a file of keys.") from None
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys or min(map(len, keys)) < SHORTEST:
-        what = f"a key has fewer than {SHORTEST} characters" if keys else "holds no key"
+        what = f"a key has fewer than {SHORTEST} characters" if keys else "contains no key"
         raise SereinError(what, where=path, remedy="Make one with: openssl rand -hex 32.")
     return Keys(keys)
 
@@ -168,16 +170,18 @@ class Middleware:
             metrics.request_s.labels(route).observe(time.perf_counter() - started_s)
 
     def _require_allowed(self, scope: Scope) -> None:
-        """Refuse foreign names and web pages everywhere, and clients without a key where there are data."""
+        """Refuse foreign names and web pages on all routes, and clients without a key on routes with data."""
         headers = Headers(scope=scope)
         host, origin = headers.get("host"), (headers.get("origin") or "").lower()
-        if host is not None and ANY not in self.names.hosts:  # without `Host` (HTTP/1.0) it is no browser's
+        if host is not None and ANY not in self.names.hosts:  # a browser always sends `Host`
             name, connected = host_name(host), (scope.get("server") or ("",))[0]
-            is_own = name in LOOPBACK or name.endswith(".localhost") or name == connected  # an address is not rebound
+            is_own = (
+                name in LOOPBACK or name.endswith(".localhost") or name == connected
+            )  # an address cannot be rebound
             if not is_own and name not in self.names.hosts:
                 what = f"This service is not '{host[:100]}'. Start it with --allowed-hosts if it is."
                 raise HTTPProblem(421, "foreign-host", what)
-        if "origin" in headers and not {ANY, origin} & self.names.origins:  # a web page asks: the service's own?
+        if "origin" in headers and not {ANY, origin} & self.names.origins:  # from a web page: is it the service's own?
             place = urlsplit(headers["origin"]).netloc.lower()
             if not place or place != (host or "").lower():
                 page = f"Pages of '{headers['origin'][:100]}'"
@@ -188,14 +192,14 @@ class Middleware:
 
 
 class _Body:
-    """A request's body: limited in size and time where it is read, dropped where it is not.
+    """A request's body: limited in size and time if it is read, dropped if it is not.
 
-    Announced sizes are not trusted. Until it is accepted, a body may have no byte.
+    Announced sizes are not trusted. Until a body is accepted, it may not contain a single byte.
 
     Attributes:
-        most_bytes: Of its recordings.
-        room: Bytes that may still come.
-        take: Is told of the bytes of every piece.
+        most_bytes: Maximum size of its recordings.
+        room: Bytes that may still arrive.
+        take: Called with the number of bytes of every piece.
     """
 
     def __init__(self, scope: Scope, receive: Receive, limits: Limits) -> None:
@@ -207,7 +211,7 @@ class _Body:
         self.take: Callable[[int], None] = lambda _: None
         self.is_whole = False
         is_announced = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-        self.is_coming = is_announced and "expect" not in headers  # with it, only once it is asked for
+        self.is_coming = is_announced and "expect" not in headers  # with `expect`, only on request
 
     async def __call__(self) -> Message:
         if self.is_whole:
@@ -216,7 +220,9 @@ class _Body:
         try:
             message = await self._next()
         except TimeoutError:
-            raise HTTPProblem(408, "too-slow", f"Not all came within {self.limits.upload_s:g} s. Send less.") from None
+            raise HTTPProblem(
+                408, "too-slow", f"The upload did not arrive within {self.limits.upload_s:g} s. Send less."
+            ) from None
         num_bytes = len(message.get("body", b""))
         self.room -= num_bytes
         if self.room < 0:
@@ -225,8 +231,8 @@ class _Body:
         return message
 
     async def drop(self) -> None:
-        """Read the rest and forget it: a client that still sends would not read why it was refused."""
-        room = self.limits.memory_bytes  # who sends more is cut off by the connection
+        """Read the rest and discard it, because a client that is still sending would not read the refusal."""
+        room = self.limits.memory_bytes  # clients that send more are disconnected
         with suppress(TimeoutError):
             while self.is_coming and not self.is_whole and room > 0:
                 room -= len((await self._next()).get("body", b""))
@@ -239,6 +245,6 @@ class _Body:
 
 
 def client_of(scope: Scope) -> str:
-    """Return the client's address, as the connection or a trusted proxy gives it."""
+    """Return the client's address, as reported by the connection or a trusted proxy."""
     client = scope.get("client")
     return str(client[0]) if client else "unknown"

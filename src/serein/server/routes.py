@@ -1,4 +1,4 @@
-"""The service's HTTP routes, and what clients send them, read strictly.
+"""The service's HTTP routes, and the strict reading of requests.
 
 Forms of recordings are kept in memory and nowhere else; unknown fields and options are refused.
 """
@@ -55,9 +55,9 @@ class ModelInfo(BaseModel):
     task: str
     classes: list[str]
     dimensions: list[str] = Field([], description="Names of the numbers that it predicts.")
-    is_calibrated: bool = Field(False, description="Whether probabilities were fitted to how often the model is right.")
+    is_calibrated: bool = Field(False, description="Whether probabilities were fitted to the model's accuracy.")
     max_window_s: Seconds = Field(description="Longer recordings are cut into segments.")
-    colours: dict[str, str] = Field({}, description="Class -> colour, as reports draw it.")
+    colours: dict[str, str] = Field({}, description="Class -> colour, as in reports.")
 
 
 class LimitsInfo(BaseModel):
@@ -65,7 +65,7 @@ class LimitsInfo(BaseModel):
 
     max_upload_bytes: int = Field(description="Size of one recording.")
     max_recording_s: Seconds = Field(description="Length of one recording.")
-    max_files: int = Field(description="Recordings of one batch.")
+    max_files: int = Field(description="Number of recordings in one batch.")
 
 
 class ModelsResponse(BaseModel):
@@ -88,7 +88,8 @@ class SegmentsMode(StrEnum):
 
 
 SegmentsQuery = Annotated[
-    SegmentsMode, Query(description="Cut into segments of speech: auto and always do, never takes the recording whole.")
+    SegmentsMode,
+    Query(description="Whether to cut recordings into segments of speech: auto and always do, never does not."),
 ]
 _WHAT = {
     400: "The form cannot be read.",
@@ -144,7 +145,7 @@ def router(service: Service) -> APIRouter:
 
 
 def status_router(service: Service) -> APIRouter:
-    """Return the routes that tell about a service."""
+    """Return the routes with information about a service."""
     routes = APIRouter(dependencies=[Depends(require_known_options)], tags=["service"])
     limits = service.limits
 
@@ -189,7 +190,7 @@ def status_router(service: Service) -> APIRouter:
 async def refuse(_: Request, error: Exception) -> JSONResponse:
     """Return problem details for an `HTTPProblem`, an error of FastAPI or Starlette, or an internal error.
 
-    The cause of an internal error is not told; it stands in the log.
+    The cause of an internal error is not sent; it is in the log.
     """
     if isinstance(error, HTTPProblem):
         return error.response()
@@ -241,7 +242,7 @@ async def _results(
 
 
 def prediction_response(service: Service, prediction: Prediction) -> PredictionSchema:
-    """Return a prediction as it goes to the client, with its nearest neighbours where there are any to search."""
+    """Return a prediction as sent to the client, with its nearest neighbours if the service can search for them."""
     content = prediction.to_dict()
     if len(prediction.embedding):
         content |= service.neighbours.nearest(prediction.embedding)
@@ -252,21 +253,21 @@ async def recordings(request: Request, field: str, most: int, limits: Limits) ->
     """Return the recordings of a form, in their order.
 
     Args:
-        field: Name of the field that holds them; another one is refused.
-        most: How many there may be; at least one.
+        field: Name of the field that contains them; other fields are refused.
+        most: Maximum number of recordings; at least one is required.
 
     Raises:
-        HTTPProblem: 415 for another body than a form, 400 for a broken one, 413 for too many or
-            too large recordings, 422 for unknown fields, texts and missing recordings, 499 when the client is gone.
+        HTTPProblem: 415 for a body that is not a form, 400 for a broken form, 413 for too many or too large recordings,
+            422 for unknown fields, texts and missing recordings, 499 if the client is gone.
     """
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise HTTPProblem(
-            415, "no-form", f"Send a multipart form with a field '{field}', as by: curl -F {field}=@call.wav."
+            415, "no-form", f"Send a multipart form with a field '{field}', for example: curl -F {field}=@call.wav."
         )
     try:
         async with aclosing(request.stream()) as stream:
             parser = MultiPartParser(request.headers, stream, max_part_size=_FIELD_BYTES)
-            parser.spool_max_size = limits.memory_bytes  # so that nothing is written to a disk
+            parser.spool_max_size = limits.memory_bytes  # so that nothing is written to disk
             form = await parser.parse()
     except MultiPartException as error:
         raise HTTPProblem(400, "unreadable-form", f"The form cannot be read: {error.message}") from None
@@ -275,9 +276,9 @@ async def recordings(request: Request, field: str, most: int, limits: Limits) ->
     try:
         items = form.multi_items()
         if unknown := sorted({name for name, _ in items} - {field}):
-            raise HTTPProblem(422, "wrong-request", f"Unknown field '{unknown[0]}'. Send '{field}' alone.")
+            raise HTTPProblem(422, "wrong-request", f"Unknown field '{unknown[0]}'. Send only '{field}'.")
         if not items:
-            raise HTTPProblem(422, "wrong-request", f"The form holds no '{field}'.")
+            raise HTTPProblem(422, "wrong-request", f"The form contains no '{field}'.")
         if len(items) > most == 1:
             many = "Send one recording in a request, or several to /v1/predict/batch."
             raise HTTPProblem(422, "wrong-request", many)
@@ -287,7 +288,7 @@ async def recordings(request: Request, field: str, most: int, limits: Limits) ->
         uploads = []
         for name, value in items:
             if isinstance(value, str):
-                what = f"'{name}' holds text. Send a file, as by: curl -F {field}=@call.wav."
+                what = f"'{name}' contains text. Send a file, for example: curl -F {field}=@call.wav."
                 raise HTTPProblem(422, "wrong-request", what)
             if (value.size or 0) > limits.upload_bytes:
                 raise too_large(limits.upload_bytes)
@@ -298,7 +299,7 @@ async def recordings(request: Request, field: str, most: int, limits: Limits) ->
 
 
 def require_known_options(request: Request) -> None:
-    """Refuse options in the query that a route does not have, and one that is given twice.
+    """Refuse query options that a route does not have or that are given twice.
 
     Raises:
         HTTPProblem: 422.
@@ -311,14 +312,14 @@ def require_options(given: list[tuple[str, str]], known: set[str]) -> None:
     """Refuse unknown options; see `require_known_options`."""
     names = [name for name, _ in given]
     if unknown := [name for name in names if name not in known]:
-        has = f"It knows {', '.join(sorted(known))}." if known else "It has none."
+        has = f"Known options: {', '.join(sorted(known))}." if known else "This route has none."
         raise HTTPProblem(422, "wrong-request", f"Unknown option '{unknown[0][:_LONGEST_NAME]}'. {has}")
     if twice := [name for name in names if names.count(name) > 1]:
         raise HTTPProblem(422, "wrong-request", f"Option '{twice[0]}' is given twice.")
 
 
 def file_name(name: str | None) -> str:
-    """Return what a client calls a recording, for messages only: no folders, nothing unprintable.
+    """Return a client's name for a recording, for messages only: without folders and unprintable characters.
 
     Example:
         >>> file_name("../../etc/passwd"), file_name(None)
@@ -330,7 +331,7 @@ def file_name(name: str | None) -> str:
 
 
 def _form_schema(field: str, most: int) -> dict[str, Any]:
-    """Return the OpenAPI of a route's form, which FastAPI does not see."""
+    """Return the OpenAPI schema of a route's form, which FastAPI cannot infer."""
     file = {"type": "string", "format": "binary", "description": "WAV, FLAC, OGG, Opus or MP3."}
     shown: dict[str, Any] = file if most == 1 else {"type": "array", "items": file, "minItems": 1, "maxItems": most}
     form = {"type": "object", "required": [field], "additionalProperties": False, "properties": {field: shown}}

@@ -30,7 +30,7 @@ from serein.server.limits import ConcurrencyLimiter, Limits, Metrics, busy
 from serein.text.word_vectors import Vocabulary
 
 _DECODERS = 2  # threads that decode recordings and detect speech in them
-_VAD_THREADS = 2  # those that detect speech in streams
+_VAD_THREADS = 2  # threads that detect speech in streams
 NUM_NEAREST = 5
 BATCH_S = 60.0  # of audio in one batch; more would keep streams waiting
 _SMOOTHED = 0.9  # of the rate of work, from batch to batch
@@ -126,7 +126,7 @@ class Batcher:
             self.on_batch(sum(len(job.waveforms) for job in jobs), audio_s, took_s)
 
     def _run(self, jobs: Sequence[_Job]) -> None:
-        """Run jobs as one batch; if that fails, each alone, so that one bad job does not fail the others."""
+        """Run jobs as one batch; if that fails, run each separately, so that one bad job does not fail the others."""
         waveforms = [waveform for job in jobs for waveform in job.waveforms]
         try:
             predictions = iter(self.predict(waveforms))
@@ -185,7 +185,7 @@ class BatchedVad:
 
 @dataclass(frozen=True)
 class ServiceInfo:
-    """What a service says about itself.
+    """Information about a service.
 
     Attributes:
         name: The model's name: of its folder or on the Hub, not a path.
@@ -198,10 +198,10 @@ class ServiceInfo:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Where the nearest neighbours of a recording's embedding are searched.
+    """The data in which the nearest neighbours of a recording's embedding are searched.
 
     Attributes:
-        vocabulary: Of a model of words; else `None`.
+        vocabulary: Vocabulary of a model that predicts word vectors; else `None`.
         datastore: Labelled clips, embedded by this model.
         classes: The model's classes.
     """
@@ -250,7 +250,7 @@ def open_neighbours(predictor: Predictor, datastore: Path | None) -> Neighbours:
     opened = open_datastore(datastore)
     opened.require_model(predictor.checkpoint.digest, predictor.checkpoint.name)
     if not len(opened.embeddings):
-        raise ModelError("holds no clips", where=datastore, remedy="Add some: serein knn add --help.")
+        raise ModelError("contains no clips", where=datastore, remedy="Add some: serein knn add --help.")
     return Neighbours(vocabulary, opened, predictor.classes)
 
 
@@ -294,7 +294,7 @@ class Service:
         """
         options = replace(self.options, segments=segments) if segments else self.options
         recording, windows = await self.in_thread(self._cut, upload, options)
-        parts: list[list[Window]] = []  # of at most half a batch, so that other requests come in between
+        parts: list[list[Window]] = []  # of at most half a batch, so that other requests run in between
         room_s = 0.0
         for window in windows:
             room_s -= len(window.waveform) / SAMPLE_RATE_HZ
@@ -340,6 +340,6 @@ class Service:
         windows: list[Window] = []
         for block in audio.blocks(upload):
             windows += recording.feed(block)
-            if recording.duration_s > self.limits.recording_s:  # the header said less
+            if recording.duration_s > self.limits.recording_s:  # the header stated less
                 audio.load(upload, most_s=self.limits.recording_s)
         return recording, windows + recording.finish()

@@ -19,7 +19,7 @@ from serein.server.routes import require_options
 from serein.server.service import Service
 
 _BYTES = 2  # of a sample
-_START_BYTES = 4096  # of a stream, by which a file is told from samples
+_START_BYTES = 4096  # of a stream, by which files and samples are distinguished
 _LEAST_S = 0.1  # of audio that is processed at once, or more if more has arrived
 _MOST_WAITING_S = 5.0  # of audio that may wait; then nothing more is read
 _SEND_S = 10.0  # for a client to take a message
@@ -116,10 +116,10 @@ class Streams:
                 return await buffer.close("gone")
             if (data := message.get("bytes")) is None:
                 try:
-                    told = json.loads(message.get("text") or "")
+                    content = json.loads(message.get("text") or "")
                 except ValueError:
-                    told = None
-                is_end = isinstance(told, dict) and told.get("type") == "end"
+                    content = None
+                is_end = isinstance(content, dict) and content.get("type") == "end"
                 return await buffer.close("end" if is_end else "wrong message")
             if len(start) < _START_BYTES:
                 start += data[:_START_BYTES]
@@ -188,9 +188,9 @@ _KBPS_MPEG2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 
 
 def file_kind(start: bytes) -> str | None:
-    """Return what kind of sound file some bytes are the beginning of; `None` for samples.
+    """Return the kind of audio file that begins with these bytes; `None` for samples.
 
-    An MP3 or AAC without a tag has no magic number, only frames: two that follow each other are no accident.
+    An MP3 or AAC without a tag has no magic number, only frames: two consecutive frames are no coincidence.
 
     Example:
         >>> file_kind(b"RIFF$..."), file_kind(bytes(100))
@@ -207,7 +207,7 @@ def file_kind(start: bytes) -> str | None:
 
 
 def _frame_bytes(start: bytes) -> int:
-    """Return how long a frame of MPEG layer III (ISO 11172-3, 2.4.2.3) or ADTS (ISO 13818-7, 6.2) is; 0 for none."""
+    """Return the size of a frame of MPEG layer III (ISO 11172-3, 2.4.2.3) or ADTS (ISO 13818-7, 6.2); 0 for none."""
     head = int.from_bytes(start[:6].ljust(6, b"\0"), "big")
     if head >> 36 == 0xFFF and not head >> 33 & 3:
         return head >> 13 & 0x1FFF

@@ -1,6 +1,6 @@
-"""What is learned: the contract of a task, and each task with its labels, loss, decoding and scores.
+"""The tasks: their common interface, and each task with its labels, loss, decoding and scores.
 
-`TASKS` names every task that a recipe may choose; a user's package adds its own by `serein.register("task", ...)`.
+`TASKS` lists every task that a recipe can choose; a user's package adds its own with `serein.register("task", ...)`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Categories: the classes of a task, and what an utterance's label means among them."""
+"""Classification tasks: their classes, and the mapping from utterance labels to classes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from serein.tasks.task import Task, TaskSpec, label_of
 
 @dataclass(frozen=True)
 class ClassLabels:
-    """The classes in their order, and the corpus words that are merged into them; case and spaces do not count.
+    """The classes in their order, and the corpus labels that are merged into them; case and spaces are ignored.
 
     Attributes:
-        field: Of an utterance, that is meant.
+        field: The utterance field that contains the label.
 
     Example:
         >>> class_labels = ClassLabels(("happy", "sad"), {"excited": "happy"})
@@ -41,13 +41,13 @@ class ClassLabels:
     field: str = "emotion"
 
     def of(self, word: str | None) -> str | None:
-        """Return the class of a corpus word, or `None` when it has none."""
+        """Return the class of a corpus label, or `None` if it has none."""
         name = self.merge.get(word or "", word)
         return name if name is None or name in self.classes else self._by_plain.get(plain_label(name))
 
     @cached_property
     def _by_plain(self) -> dict[str, str | None]:
-        """Word without its case -> its class; speakers are told apart by case."""
+        """Label in lower case -> its class; empty for speakers, whose names are case-sensitive."""
         if self.field == "speaker":
             return {}
         classes = {plain_label(name): name for name in self.classes}
@@ -55,20 +55,20 @@ class ClassLabels:
         return {**classes, **merged}
 
     def label(self, utterance: Utterance) -> str | None:
-        """Return the class of an utterance, or `None` when it has none."""
+        """Return the class of an utterance, or `None` if it has none."""
         return self.of(label_of(utterance, self.field))
 
     def probabilities(self, utterance: Utterance) -> NDArray[np.float32]:
-        """Return (class,) with 1 at the utterance's class; all zero when it has none."""
+        """Return (class,) with 1 at the utterance's class; all zeros if it has none."""
         label = self.label(utterance)
         return np.array([name == label for name in self.classes], np.float32)
 
 
 def class_labels_of(utterances: Sequence[Utterance], labels: Labels, task: str = "emotion") -> ClassLabels:
-    """Return the classes of a task: for emotions those that a recipe names, or those that the utterances hold.
+    """Return the classes of a task; for emotions, those that the recipe names, or those that occur in the utterances.
 
     Raises:
-        RecipeError: No class, one class, or a class that no utterance has.
+        RecipeError: There are fewer than two classes, or no utterance has one of them.
     """
     if task in FIXED_CLASSES or task in FOUND_CLASSES:
         found_classes = sorted({value for u in utterances if (value := label_of(u, task)) is not None})
@@ -88,7 +88,7 @@ def class_labels_of(utterances: Sequence[Utterance], labels: Labels, task: str =
         words = [label for u in utterances for rating in u.ratings for label in rating.labels]
     targets = {plain_label(word): name for word, name in merge.items()}
     spelt = Counter(targets.get(plain_label(word), word) for word in words)
-    found: dict[str, str] = {}  # one spelling of each: the most frequent, of equally many the one in small letters
+    found: dict[str, str] = {}  # the most frequent spelling of each; in case of a tie, the one in lower case
     for name in sorted(spelt, key=lambda name: (-spelt[name], name != plain_label(name), name)):
         found.setdefault(plain_label(name), name)
     classes = labels.classes or tuple(sorted(found.values()))
@@ -96,7 +96,7 @@ def class_labels_of(utterances: Sequence[Utterance], labels: Labels, task: str =
         raise RecipeError(
             f"{len(classes)} emotion classes in the data",
             where="labels.classes",
-            remedy="Emotions need at least two.",
+            remedy="Provide at least two.",
         )
     if len({plain_label(name) for name in classes}) < len(classes):
         raise RecipeError("a class is named twice", where="labels.classes", remedy="Name each once, in one spelling.")
@@ -106,12 +106,12 @@ def class_labels_of(utterances: Sequence[Utterance], labels: Labels, task: str =
         raise RecipeError(
             f"no utterance is labelled {', '.join(absent)}; the data has: {known}",
             where="labels.classes",
-            remedy="Name the data's own words, or merge them with labels.merge.",
+            remedy="Name the data's own labels, or merge them with labels.merge.",
         )
     return ClassLabels(tuple(classes), merge)
 
 
-NOBODY = -1  # in the place of a rater's number
+NOBODY = -1  # in place of a rater's number
 RATED = (
     "consensus",
     "target",
@@ -119,32 +119,32 @@ RATED = (
     "rater_dropout",
     "rater_weight",
     "unlabelled",
-)  # what of `labels` is of raters
+)  # the options of `labels` that concern raters
 FIXED_CLASSES = {"gender": ("female", "male")}
 FOUND_CLASSES = ("style", "speaker")
 
 
 class RatedCategory(Category):
-    """A task of classes whose training raters each have a vector of logits.
+    """A classification task with a vector of logits for each training rater.
 
     Attributes:
-        num_raters: How many; found in the data.
+        num_raters: Number of raters; determined from the data.
     """
 
     num_raters: int = 0
 
 
 class ClassTask(Task):
-    """A task of classes: emotion, gender, style, speaker; learned by any of `LOSSES`.
+    """A classification task (emotion, gender, style, speaker), trained with any of `LOSSES`.
 
-    Targets are (utterance, class): probabilities. Where `labels.target` is `distribution`, the class as it is stands
-    beside them, by which is evaluated, and then, where single raters count, the labels of each and who that was:
-    (utterance, class + class + rater * class + rater), see `rated`.
+    Targets are (utterance, class): probabilities. If `labels.target` is `distribution`, they are followed by the
+    one-hot class, which is used for evaluation. If individual raters matter, the labels and number of each rater follow
+    as well: (utterance, class + class + rater * class + rater), see `rated`.
 
     Attributes:
-        class_labels: The classes, and the corpus words that are merged into them.
-        labels: What a recipe takes from raters; nothing of tasks that no rater judges.
-        raters: Who has a vector of logits; nobody unless `labels.raters` is `each`.
+        class_labels: The classes, and the corpus labels that are merged into them.
+        labels: The recipe's options for raters; the defaults for tasks without raters.
+        raters: The raters that have a vector of logits; empty unless `labels.raters` is `each`.
     """
 
     Options = Category
@@ -160,7 +160,7 @@ class ClassTask(Task):
         if raters:
             if options.loss == "arcface":
                 remedy = "Choose another loss, or labels.raters=together."
-                raise RecipeError("is no loss of single raters", where="tasks.emotion.loss", remedy=remedy)
+                raise RecipeError("does not support single raters", where="tasks.emotion.loss", remedy=remedy)
             self.options = RatedCategory(**dict(options), num_raters=len(raters))
         self.class_labels = class_labels
         self.num_outputs = len(class_labels.classes)
@@ -168,10 +168,10 @@ class ClassTask(Task):
 
     @classmethod
     def fit(cls, name: str, options: Head, recipe: Recipe, utterances: Sequence[Utterance]) -> Self:
-        """Return the task with the classes that utterances hold.
+        """Return the task with the classes that occur in the utterances.
 
         Raises:
-            RecipeError: They hold too few, or no rater has a name where each is to be modelled.
+            RecipeError: There are too few classes, or raters are to be modelled but none has a name.
         """
         class_labels = class_labels_of(utterances, recipe.labels, name)
         raters: set[str] = set()
@@ -179,7 +179,7 @@ class ClassTask(Task):
             raters = {rater_of(u, rating) for u in utterances for rating in u.ratings if rating.rater}
             if not raters:
                 remedy = "Choose labels.raters=together, or fill in the field 'rater'."
-                raise RecipeError("no rating says whose it is", where="labels.raters", remedy=remedy)
+                raise RecipeError("no rating names its rater", where="labels.raters", remedy=remedy)
         return cls(cast(Category, options), class_labels, recipe.labels, sorted(raters))
 
     @classmethod
@@ -190,7 +190,7 @@ class ClassTask(Task):
         return cls(cast(Category, options), class_labels, labels, description.get("raters", ()))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the classes, what is merged into them, and what is taken from raters."""
+        """Return the classes, the labels merged into them, and the options and names of raters."""
         rated = self.labels.model_dump(mode="json", exclude_defaults=True, include=set(RATED))
         return {
             "classes": self.class_labels.classes,
@@ -200,7 +200,7 @@ class ClassTask(Task):
         }
 
     def truth(self, utterance: Utterance) -> str | None:
-        """Return the class of an utterance, or the one that most of its raters' labels are."""
+        """Return the class of an utterance, or the most frequent class among its raters' labels."""
         if self.labels.consensus == "corpus":
             return self.class_labels.label(utterance)
         counts = self._votes(utterance).sum(axis=0)
@@ -208,7 +208,7 @@ class ClassTask(Task):
         return self.spec.classes[int(is_most.argmax())] if counts.any() and is_most.sum() == 1 else None
 
     def has_target(self, utterance: Utterance) -> bool:
-        """Tell whether an utterance has a class, or raters where those without a majority are kept."""
+        """Return whether an utterance has a class, or has raters if `labels.unlabelled` is `keep`."""
         is_kept = self.labels.unlabelled == "keep" and len(self._votes(utterance)) > 0
         return is_kept or self.truth(utterance) is not None
 
@@ -224,7 +224,7 @@ class ClassTask(Task):
         return np.array(rows, np.float32).reshape(-1, self.num_outputs)
 
     def targets(self, utterances: Sequence[Utterance]) -> Targets:
-        """Return class probabilities, (utterance, class), or more of raters, and which utterances have some."""
+        """Return class probabilities, (utterance, class) or wider with raters, and which utterances have some."""
         numbers_of = {name: number for number, name in enumerate(self.spec.classes)}
         true = np.array([numbers_of.get(self.truth(u) or "", -1) for u in utterances], np.int64)
         values = np.zeros((len(true), len(numbers_of)), np.float32)
@@ -244,25 +244,25 @@ class ClassTask(Task):
         return Targets(np.concatenate(parts, axis=1).astype(np.float32), is_known)
 
     def rated(self, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (batch, rater, class) labels and (batch, rater) numbers of targets that hold them."""
+        """Return (batch, rater, class) labels and (batch, rater) numbers from targets that contain them."""
         num_classes = self.num_outputs
         most = (truth.shape[1] - 2 * num_classes) // (num_classes + 1)
         votes = truth[:, 2 * num_classes : (2 + most) * num_classes].reshape(-1, most, num_classes)
         return votes, truth[:, (2 + most) * num_classes :]
 
     def prepare(self, truth: torch.Tensor) -> None:
-        """Take what the loss needs from the training targets, (utterance, class)."""
+        """Compute the class weights of the loss from the training targets, (utterance, class)."""
         if self.options.class_weights == "balanced":
             self.class_weights = losses.balanced_class_weights(truth[:, : self.num_outputs].sum(dim=0))
 
     def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss of a batch: probabilities and logits, both (batch, class).
+        """Return the mean loss of a batch of probabilities and logits, both (batch, class).
 
-        Rater dropout draws from torch's generator, as any dropout does.
+        Rater dropout draws from torch's generator, like any dropout.
 
         Args:
-            output: Of a model of single raters in training, the logits of every rater follow, (batch, class +
-                rater * class).
+            output: In training, a model of single raters appends the logits of every rater: (batch, class + rater *
+                class).
         """
         target = truth[:, : self.num_outputs]
         if output.shape[1] > self.num_outputs:
@@ -281,9 +281,9 @@ class ClassTask(Task):
         return losses.weighted_mean(each, target, weights)
 
     def _loss_of_raters(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Return the mean over clips of the mean loss of their raters, each by its own labels and logits.
+        """Return the mean over clips of the mean loss of their raters, each with its own labels and logits.
 
-        A rater without a vector is the average one; a clip without raters is learned by its class.
+        A rater without a vector counts as the average rater; the target of a clip without raters is its class.
         """
         logits = output[:, : self.num_outputs]
         by_rater = output[:, self.num_outputs :].reshape(len(output), len(self.raters), -1)
@@ -293,9 +293,9 @@ class ClassTask(Task):
         weights = votes.sum(dim=2)
         is_rater = weights > 0
         shares = votes / (weights + ~is_rater)[..., None]
-        weights = is_rater / is_rater.sum(dim=1, keepdim=True).clamp_min(1)  # clips weigh alike
+        weights = is_rater / is_rater.sum(dim=1, keepdim=True).clamp_min(1)  # clips have equal weight
         is_bare = (~is_rater.any(dim=1)).to(weights.dtype)
-        targets = torch.cat([shares.flatten(0, 1), truth[:, : self.num_outputs]])  # what weighs nothing is among them
+        targets = torch.cat([shares.flatten(0, 1), truth[:, : self.num_outputs]])  # including those of weight 0
         each_logits = torch.cat([own.flatten(0, 1), logits])
         weights = torch.cat([weights.flatten(), is_bare])
         class_weights = None if self.class_weights is None else sent(self.class_weights, logits.device)
@@ -305,17 +305,17 @@ class ClassTask(Task):
         return mean
 
     def classes(self, truth: torch.Tensor) -> torch.Tensor:
-        """Return the class numbers of targets: (batch,); of utterances without a class the most probable one."""
+        """Return the class numbers of targets, (batch,); for utterances without a class, the most probable one."""
         if self.labels.target == "class":
             return truth.argmax(dim=1)
         own = truth[:, self.num_outputs : 2 * self.num_outputs]
         return torch.where(own.any(dim=1), own.argmax(dim=1), truth[:, : self.num_outputs].argmax(dim=1))
 
     def scores(self, truth: torch.Tensor, output: torch.Tensor) -> dict[str, float]:
-        """Return the scores of a whole set, 0 to 1, and its loss, by name; arguments are targets and logits.
+        """Return the scores of a whole set, 0 to 1, and its loss, by name, from targets and logits.
 
-        Of distributions, accuracies are of the utterances that have a class; `js_similarity` is 1 less the mean
-        Jensen-Shannon divergence.
+        For distributions, accuracies are computed over the utterances that have a class; `js_similarity` is 1 minus the
+        mean Jensen-Shannon divergence.
         """
         target, distribution = truth[:, : self.num_outputs], {}
         has_class = torch.ones(len(truth), dtype=torch.bool)
@@ -341,20 +341,21 @@ class SpeakerTask(ClassTask):
 
 
 def class_scores(truth: np.ndarray, predictions: np.ndarray, num_classes: int) -> dict[str, float]:
-    """Return every score, 0 to 1, of class numbers, both (utterance,)."""
+    """Return every score, 0 to 1, of true and predicted class numbers, both (utterance,)."""
     confusion = metrics.confusion_matrix(truth, predictions, num_classes)
     return {name: float(score(confusion)) for name, score in metrics.SCORES.items()}
 
 
 def rater_of(utterance: Utterance, rating: Rating) -> str:
-    """Return who rated, distinct from a rater of the same name in another corpus; nothing where nobody is named."""
+    """Return the rater's name, made distinct from the same name in another corpus; empty if there is none."""
     return f"{utterance.corpus or ''}/{rating.rater}".removeprefix("/") if rating.rater else ""
 
 
 def rater_labels(utterance: Utterance, class_labels: ClassLabels) -> list[tuple[str, tuple[str, ...]]]:
-    """Return the name of each rater and the classes that it gave, every label as often as it was given.
+    """Return the name of each rater and the classes that they gave, every label as often as it was given.
 
-    Labels of no class, and raters who gave no other, are left out, and so are actors who judged themselves.
+    Labels that belong to no class are left out, and so are raters who gave no other labels and actors who rated
+    themselves.
 
     Example:
         >>> ratings = (Rating(labels=("sad", "angry"), rater="r1"), Rating(labels=("bored",)), Rating(labels=("sad",)))
@@ -375,12 +376,12 @@ Values = TypeVar("Values", NDArray[np.float32], torch.Tensor)
 
 
 def blended(counts: Values, classes: Values, rater_weight: float) -> Values:
-    """Return targets that sum to 1: the raters' shares, of which the class takes the part that they leave.
+    """Return targets that sum to 1: a weighted mean of the distribution of the raters' labels and the class.
 
     Args:
-        counts: (utterance, class) labels of all raters; the class stands alone where there are none.
-        classes: (utterance, class) with 1 at the class; the shares stand alone where there is none.
-        rater_weight: Weight of the shares beside the class.
+        counts: (utterance, class) label counts of all raters; if there are none, the target is the class.
+        classes: (utterance, class) with 1 at the class; if there is none, the target is the raters' distribution.
+        rater_weight: Weight of the raters' distribution; the class has the rest.
 
     Example:
         >>> counts, classes = torch.tensor([[1.0, 3.0], [0.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
@@ -395,7 +396,7 @@ def blended(counts: Values, classes: Values, rater_weight: float) -> Values:
 
 
 def drawn_raters(is_rater: torch.Tensor, dropout: float) -> torch.Tensor:
-    """Return (batch, rater) bool, True of raters that stay: each with probability 1 - dropout, and always one of them.
+    """Return (batch, rater) bool, True for raters that are kept: each with probability 1 - dropout, and at least one.
 
     Args:
         is_rater: (batch, rater) bool, False on padding.

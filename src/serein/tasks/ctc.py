@@ -1,7 +1,7 @@
-"""Transcripts as letters: how texts are normalised, an alphabet for CTC, and how far two texts are apart.
+"""Transcripts as letters: text normalisation, an alphabet for CTC, and word and letter errors.
 
-Normalised: Unicode's NFC, lower case; letters (with their marks), digits and apostrophes within words stay; all else
-separates words, and words are separated by one space.
+Normalised texts are in Unicode NFC and lower case. Letters (with their marks), digits and apostrophes within words are
+kept; everything else separates words, and words are separated by one space.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from serein.errors import ManifestError, imported
 from serein.recipe import Head, Recipe, Transcript
 from serein.tasks.task import Decoded, Task, TaskPrediction, TaskSpec
 
-PADDING, UNKNOWN = -1, -2  # in rows of letters; an unknown letter is one that no training transcript has
+PADDING, UNKNOWN = -1, -2  # in rows of letters; an unknown letter occurs in no training transcript
 _APOSTROPHES = "'’ʼ"
 _REPLACEMENT = "\ufffd"
 
 
 def normalised(text: str | None) -> str:
-    """Return a text as it is learned and compared.
+    """Return a text in the form in which it is learned and compared.
 
     Example:
         >>> normalised("  It's 5 o’clock -- DON'T 'quote'!")
@@ -41,10 +41,10 @@ def normalised(text: str | None) -> str:
 
 @dataclass(frozen=True)
 class Alphabet:
-    """What a model of transcripts can say: symbol 0 is CTC's blank, symbol n the letter `letters[n - 1]`.
+    """The symbols that a transcript model can output: 0 is CTC's blank, n is the letter `letters[n - 1]`.
 
     Attributes:
-        letters: Distinct, sorted; the space among them.
+        letters: Distinct letters, sorted, including the space.
 
     Example:
         >>> abc = Alphabet.of(["a cab"])
@@ -56,27 +56,27 @@ class Alphabet:
 
     @classmethod
     def of(cls, texts: Iterable[str | None]) -> Alphabet:
-        """Return the letters of texts, normalised.
+        """Return the alphabet of the normalised texts.
 
         Raises:
-            ManifestError: There are none.
+            ManifestError: The texts contain no letters.
         """
         letters = sorted({letter for text in texts for letter in normalised(text)})
         if not letters:
             raise ManifestError(
                 "no training utterance has a transcript",
                 where="tasks.asr",
-                remedy="Fill in 'transcript', or leave the task out.",
+                remedy="Fill in the field 'transcript', or leave the task out.",
             )
         return cls("".join(letters))
 
     def numbers(self, text: str | None) -> list[int]:
-        """Return the symbol of each letter of a text, normalised; `UNKNOWN` of letters that it does not have."""
+        """Return the symbol of each letter of the normalised text; `UNKNOWN` for letters outside the alphabet."""
         known = {letter: number for number, letter in enumerate(self.letters, start=1)}
         return [known.get(letter, UNKNOWN) for letter in normalised(text)]
 
     def rows(self, texts: Sequence[str | None]) -> NDArray[np.int16]:
-        """Return the symbols of many texts, (text, letter), with `PADDING` behind each."""
+        """Return the symbols of several texts, (text, letter), filled up with `PADDING`."""
         lines = [self.numbers(text) for text in texts]
         rows = np.full((len(lines), max(1, *map(len, lines))), PADDING, np.int16)
         for row, line in zip(rows, lines, strict=True):
@@ -84,11 +84,11 @@ class Alphabet:
         return rows
 
     def spelt(self, numbers: Iterable[int]) -> str:
-        """Return the text of symbols of a row; what is unknown is no letter of any word that a model can say."""
+        """Return the text of a row of symbols; an unknown symbol becomes a letter that no model can output."""
         return "".join(_REPLACEMENT if n == UNKNOWN else self.letters[n - 1] for n in numbers if n != PADDING)
 
     def text(self, symbols: Sequence[int]) -> str:
-        """Return what the best symbol of each frame says: repeats are one, blanks nothing (greedy decoding)."""
+        """Return the text of each frame's best symbol, with repeats merged and blanks removed (greedy decoding)."""
         path = [n for n, before in zip(symbols, [0, *symbols], strict=False) if n not in (0, before)]
         return " ".join(self.spelt(path).split())
 
@@ -98,10 +98,10 @@ class WordErrors:
     """Edit operations that turn a predicted transcript into the true one.
 
     Attributes:
-        errors: Words that are substituted, deleted or inserted.
-        words: Of the true transcript.
-        letter_errors: Likewise of letters, spaces counted.
-        letters: Of the true transcript.
+        errors: Number of words that are substituted, deleted or inserted.
+        words: Number of words in the true transcript.
+        letter_errors: Number of letters that are substituted, deleted or inserted, including spaces.
+        letters: Number of letters in the true transcript.
     """
 
     errors: int
@@ -111,7 +111,7 @@ class WordErrors:
 
 
 def word_errors(truth: str, prediction: str) -> WordErrors:
-    """Return how far two normalised texts are apart, by jiwer.
+    """Count the word and letter errors between two normalised texts, using jiwer.
 
     Raises:
         MissingExtraError: The package `jiwer` is not installed.
@@ -127,9 +127,9 @@ def word_errors(truth: str, prediction: str) -> WordErrors:
 
 
 class CtcTask(Task):
-    """The words that were said, letter by letter, by connectionist temporal classification of frames.
+    """The spoken words, letter by letter, by connectionist temporal classification of frames.
 
-    An output is (batch, frame, symbol + 1): scores, and beside them 1 for real frames and 0 on padding
+    An output is (batch, frame, symbol + 1): the scores, followed by 1 for real frames and 0 for padding
     (`serein.models.heads.FrameHead`).
 
     Attributes:
@@ -146,14 +146,14 @@ class CtcTask(Task):
         self.spec = TaskSpec(name, "transcript", self.problem, monitor=self.monitors[0])
         self.options: Transcript = options
         self.alphabet = alphabet
-        self.num_outputs = len(alphabet.letters) + 1  # and the blank
+        self.num_outputs = len(alphabet.letters) + 1  # with the blank
 
     @classmethod
     def fit(cls, name: str, options: Head, recipe: Recipe, utterances: Sequence[Utterance]) -> Self:
-        """Return the task with the letters of transcripts.
+        """Return the task with the letters of the utterances' transcripts.
 
         Raises:
-            MissingExtraError: The package `jiwer` is not installed, by which a training is monitored.
+            MissingExtraError: The package `jiwer`, which computes the monitored score, is not installed.
         """
         imported("jiwer", "asr")
         return cls(cast(Transcript, options), Alphabet.of(u.transcript for u in utterances), name)
@@ -168,31 +168,31 @@ class CtcTask(Task):
         return {"letters": list(self.alphabet.letters)}
 
     def label(self, utterance: Utterance) -> str | None:
-        """Return the transcript as it is compared."""
+        """Return the normalised transcript."""
         return self.truth(utterance)
 
     def truth(self, utterance: Utterance) -> str | None:
-        """Return the transcript as it is compared."""
+        """Return the normalised transcript."""
         return normalised(utterance.transcript) or None
 
     def targets(self, utterances: Sequence[Utterance]) -> Targets:
-        """Return the letters of transcripts, (utterance, letter), and which utterances have some."""
+        """Return the symbols of transcripts, (utterance, letter), and which utterances have some."""
         rows = self.alphabet.rows([u.transcript for u in utterances])
         return Targets(rows, (rows != PADDING).any(axis=1))
 
     def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss of a batch's possible transcripts, each divided by its letters, as torch's mean does.
+        """Return the mean loss of a batch's possible transcripts, each divided by its letters, like torch's mean.
 
         Args:
-            truth: (batch, letter) rows of letters.
+            truth: (batch, letter) symbols.
             output: (batch, frame, symbol + 1).
         """
         return possible_mean(*_ctc(truth, output))
 
     def kept(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Return what the score of the whole set is made of: (batch, 6).
+        """Return the counts from which the scores of the whole set are computed: (batch, 6).
 
-        Columns: loss, whether it is possible, errors of words, words, errors of letters, letters.
+        The columns are the loss, whether it is possible, word errors, words, letter errors and letters.
         """
         each, is_possible = _ctc(truth, output)
         counts = torch.empty(len(truth), 4, dtype=torch.float64)
@@ -202,7 +202,7 @@ class CtcTask(Task):
         return torch.cat([torch.stack([each, is_possible], dim=1).double().cpu(), counts], dim=1)
 
     def scores(self, truth: torch.Tensor, kept: torch.Tensor) -> dict[str, float]:
-        """Return the scores of a whole set by name; accuracies are 1 - error rate, below 0 with many insertions."""
+        """Return the scores of a whole set by name; accuracies are 1 - error rate, negative with many insertions."""
         each, is_possible, errors, words, letter_errors, letters = kept.unbind(dim=1)
         return {
             "word_accuracy": float(1 - errors.sum() / words.sum()),
@@ -222,12 +222,12 @@ class CtcTask(Task):
 
 def decoded_texts(output: torch.Tensor, alphabet: Alphabet) -> list[str]:
     """Return the transcript of each clip by greedy decoding of (batch, frame, symbol + 1)."""
-    best = output[..., :-1].argmax(dim=-1) * output[..., -1].long()  # padding says nothing: 0, the blank
+    best = output[..., :-1].argmax(dim=-1) * output[..., -1].long()  # padding becomes 0, the blank
     return [alphabet.text(symbols) for symbols in best.tolist()]
 
 
 def possible_mean(each: torch.Tensor, is_possible: torch.Tensor) -> torch.Tensor:
-    """Return the mean of the losses that are possible, both (batch,); 0 where none is."""
+    """Return the mean of the possible losses, from losses and flags, both (batch,); 0 if none is possible."""
     return torch.where(is_possible, each, 0.0).sum() / is_possible.sum().clamp_min(1)
 
 

@@ -18,24 +18,24 @@ from serein.recipe import Dimension, Dimensions, Head, Recipe
 from serein.tasks.task import Decoded, Task, TaskPrediction, TaskSpec
 
 SCALES: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {  # of what raters may answer; means of IEMOCAP's reach 5.5
+    {  # lowest and highest rating that a rater can give; IEMOCAP's mean ratings reach 5.5
         "iemocap": (1.0, 5.0),  # five steps, as users of the corpus state (Busso et al. 2008 not at hand)
         "msp-podcast": (1.0, 7.0),  # https://www.odyssey2024.org/emotion-recognition-challenge
         "synth": (1.0, 5.0),  # serein.corpora.synth.SCALE
     }
 )
-OWN = "own"  # the corpus of utterances that name none
-BEYOND = 0.25  # of a scale: means of raters who left it lie a little outside, those of another scale far
+OWN = "own"  # the corpus of utterances that state none
+BEYOND = 0.25  # tolerated fraction of a scale: some mean ratings are slightly outside; those on another scale, far
 
 
 class DimensionTask(Task):
-    """One dimension, named as the task is, or those of `Dimensions` by one head.
+    """One dimension with the name of the task, or the several of `Dimensions`, predicted by one head.
 
-    Targets, outputs and predictions are on a scale of 0 to 1, that of each corpus from its lowest to its highest
-    rating; NaN is a rating that the corpus lacks.
+    Targets, outputs and predictions are on a scale of 0 to 1, from the lowest to the highest rating of each corpus; NaN
+    stands for a missing rating.
 
     Attributes:
-        dimensions: Names of the numbers, the fields of an utterance.
+        dimensions: Names of the predicted numbers, which are fields of an utterance.
         scales: Corpus -> its lowest and highest rating.
     """
 
@@ -55,10 +55,10 @@ class DimensionTask(Task):
 
     @classmethod
     def fit(cls, name: str, options: Head, recipe: Recipe, utterances: Sequence[Utterance]) -> Self:
-        """Return the task with the scales of the corpora: the recipe's, the published one, or 0 to 1.
+        """Return the task with the scale of each corpus: the recipe's, the published one, or 0 to 1.
 
         Raises:
-            RecipeError: No utterance has a rating, or ratings lie outside the scale.
+            RecipeError: No utterance has a rating, or ratings are outside the scale.
         """
         options = cast(Dimension, options)
         fields = options.names if isinstance(options, Dimensions) else (name,)
@@ -72,7 +72,7 @@ class DimensionTask(Task):
                 low, high = options.scale or SCALES.get(corpus) or (0.0, 1.0)
                 slack = BEYOND * (high - low)
                 if min(values) < low - slack or max(values) > high + slack:
-                    what = f"ratings of '{corpus}' go from {min(values):g} to {max(values):g}, the scale from "
+                    what = f"ratings of '{corpus}' range from {min(values):g} to {max(values):g}, the scale from "
                     remedy = "Name the lowest and the highest rating that a rater can give: [1, 5]."
                     raise RecipeError(f"{what}{low:g} to {high:g}", where=f"tasks.{name}.scale", remedy=remedy)
                 scales[corpus] = (low, high)
@@ -88,40 +88,40 @@ class DimensionTask(Task):
         return cls(name, cast(Dimension, options), scales)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the dimensions and the scale of each corpus, on which 0 and 1 lie."""
+        """Return the dimensions and the ends of each corpus's scale, which are mapped to 0 and 1."""
         return {
             "dimensions": list(self.dimensions),
             "scales": {name: list(scale) for name, scale in self.scales.items()},
         }
 
     def numbers(self, utterance: Utterance) -> list[float]:
-        """Return the ratings of an utterance on a scale of 0 to 1, one for each dimension; NaN where there is none."""
+        """Return an utterance's ratings on a scale of 0 to 1, one for each dimension; NaN if there is none."""
         corpus = utterance.corpus or OWN
         scale = self.scales.get(corpus) or self.options.scale or SCALES.get(corpus) or next(iter(self.scales.values()))
         ratings = (getattr(utterance, field) for field in self.dimensions)
         return [np.nan if rating is None else (rating - scale[0]) / (scale[1] - scale[0]) for rating in ratings]
 
     def label(self, utterance: Utterance) -> str | None:
-        """Return the ratings of the corpus, on its own scale."""
+        """Return the corpus's ratings, on its own scale."""
         ratings = {field: getattr(utterance, field) for field in self.dimensions}
         return " ".join(f"{field} {rating:g}" for field, rating in ratings.items() if rating is not None) or None
 
     def truth(self, utterance: Utterance) -> str | float | None:
-        """Return the number, or the numbers of a task of several, as `TaskPrediction.written` has them."""
+        """Return the number, or for several dimensions the numbers as formatted by `TaskPrediction.written`."""
         numbers = self.numbers(utterance)
         if np.isnan(numbers).all():
             return None
         return self.prediction_of(numbers).written if self.spec.dimensions else numbers[0]
 
     def targets(self, utterances: Sequence[Utterance]) -> Targets:
-        """Return numbers, (utterance, dimension), NaN where one is unknown, and which utterances have any."""
+        """Return numbers, (utterance, dimension), NaN if unknown, and which utterances have any."""
         values = np.array([self.numbers(utterance) for utterance in utterances], np.float32)
         return Targets(values, np.asarray(~np.isnan(values).all(axis=1)))
 
     def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Return the mean over the dimensions of their losses over the batch, both (batch, dimension).
+        """Return the mean over the dimensions of their losses over the batch; arguments are (batch, dimension).
 
-        Each dimension counts as far as it is known, one that no clip has not at all.
+        Each dimension counts only the clips with a known rating; one without any is left out.
         """
         loss = choose("number-loss", self.options.loss)
         if self.num_outputs == 1:  # every clip with a target has it
@@ -138,7 +138,7 @@ class DimensionTask(Task):
         ).mean()
 
     def scores(self, truth: torch.Tensor, kept: torch.Tensor) -> dict[str, float]:
-        """Return concordance and correlation of a whole set, means over the dimensions and of each; and the loss."""
+        """Return concordance and correlation of a whole set, averaged and for each dimension, and the loss."""
         output, scores = kept.double().clamp(0.0, 1.0), {}
         for name in self.monitors:
             score = metrics.NUMBER_SCORES[name]
@@ -150,7 +150,7 @@ class DimensionTask(Task):
         return {**scores, "loss": float(self.loss(truth, kept))}
 
     def values(self, output: torch.Tensor) -> torch.Tensor:
-        """Return the numbers of (batch, dimension), cut at the ends of the scale."""
+        """Return the numbers of (batch, dimension) outputs, clipped to the ends of the scale."""
         return output.float().clamp(0.0, 1.0)
 
     def predictions(self, decoded: Decoded) -> list[TaskPrediction]:
@@ -159,17 +159,17 @@ class DimensionTask(Task):
         return [self.prediction_of(row) for row in decoded.values.tolist()]
 
     def prediction_of(self, numbers: Sequence[float]) -> TaskPrediction:
-        """Return numbers as a prediction."""
+        """Return the prediction that consists of these numbers."""
         if not self.spec.dimensions:
             return TaskPrediction(None, value=numbers[0])
         return TaskPrediction(None, dimensions=dict(zip(self.dimensions, numbers, strict=True)))
 
     def describe(self) -> str:
-        """Return what the task predicts, and what 0 and 1 are on the scale of each corpus."""
+        """Return what the task predicts, and which ratings 0 and 1 stand for in each corpus."""
         return f"{', '.join(self.dimensions)} as numbers from {self.spec.scale}."
 
 
 class DimensionsTask(DimensionTask):
-    """Several dimensions by one head."""
+    """Several dimensions, predicted by one head."""
 
     Options = Dimensions

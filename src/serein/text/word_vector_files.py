@@ -1,4 +1,4 @@
-"""Word vectors as others publish them: text of GloVe or word2vec, word2vec's binary; also compressed."""
+"""Published formats of word vectors: GloVe or word2vec text, word2vec binary, optionally compressed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from serein.errors import VocabularyError
 
 OnError = Literal["stop", "skip"]
-Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
+Progress = Callable[[str, int, int], None]  # activity, done, total
 Vectors = NDArray[np.float32]
 
-A_FILE = "Name a text file of GloVe or word2vec, or word2vec's binary (.bin), also compressed (.gz)."
+A_FILE = "Specify a GloVe or word2vec text file, or a word2vec binary (.bin), optionally compressed (.gz)."
 BUFFER_BYTES, SNIFFED_LINES = 1 << 20, 100
 WORDS_PER_REPORT = 1 << 12
 
@@ -31,11 +31,11 @@ _DECIMAL = re.compile(rb"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
 
 @dataclass
 class WordVectorFile:
-    """A file of word vectors: text of GloVe or word2vec, or word2vec's binary, also compressed by gzip.
+    """A file of word vectors: GloVe or word2vec text, or word2vec binary, optionally compressed with gzip.
 
     Attributes:
-        on_error: `stop`: a wrong line is an error; `skip`: it is left out and counted.
-        counts: What was met: `skipped` lines or words, and `mended` words that were no UTF-8.
+        on_error: `stop`: a malformed line is an error; `skip`: it is left out and counted.
+        counts: Numbers of `skipped` lines or words, and of `mended` words that were not UTF-8.
     """
 
     path: Path
@@ -44,10 +44,10 @@ class WordVectorFile:
     counts: Counter[str] = field(default_factory=Counter, init=False)
 
     def __iter__(self) -> Iterator[tuple[bytes, Vectors]]:
-        """Yield words, in UTF-8, and their vectors, (feature,); what is no UTF-8 in a word becomes U+FFFD.
+        """Yield words, in UTF-8, and their vectors, (feature,); bytes of a word that are not UTF-8 become U+FFFD.
 
         Raises:
-            VocabularyError: A line is wrong, with its number; or the file is none of word vectors, or cut short.
+            VocabularyError: A line is malformed (names its number), or the file is truncated or has no word vectors.
         """
         num_bytes = self.path.stat().st_size
         with io.BufferedReader(io.FileIO(self.path), BUFFER_BYTES) as file:
@@ -67,28 +67,28 @@ class WordVectorFile:
             self.on_progress("reading", num_bytes, num_bytes)
 
     def _read(self, stream: io.BufferedReader) -> Iterator[tuple[bytes, Vectors]]:
-        """Find out how a file is written, and return its rows."""
+        """Detect the format of a file, and return its rows."""
         start = stream.peek(BUFFER_BYTES)
         if start[:1] == b"\x80":
             raise VocabularyError(
-                "is a pickle, as gensim saves KeyedVectors; pickles are not opened",
+                "is a pickle, such as gensim's KeyedVectors; pickles are not opened",
                 where=self.path,
-                remedy="Write it as word2vec: "
+                remedy="Convert it to word2vec: "
                 "KeyedVectors.load(FILE).save_word2vec_format('vectors.bin', binary=True).",
             )
         what, num_words, size = "", 0, 0
         if header := _COUNTS.match(start):
             num_words, size = int(header[1]), int(header[2])
             if num_words < 1 or size < 1:
-                what = f"the header promises {num_words} words of {size} numbers"
+                what = f"the header states {num_words} words of {size} numbers"
         elif b"\0" in start or b"\n" not in start:
-            what = "no lines of words and numbers, nor the header of word2vec's binary"
+            what = "contains neither lines of words and numbers nor the header of a word2vec binary"
         else:
             lines = start.split(b"\n")[: SNIFFED_LINES + 1][:-1]
-            sizes = Counter(len(line.split()) - 1 for line in lines if line.strip())  # words may hold spaces
+            sizes = Counter(len(line.split()) - 1 for line in lines if line.strip())  # words may contain spaces
             size = max(sizes, key=sizes.__getitem__, default=0)
             if size < 1:
-                what = "the lines are no words followed by numbers"
+                what = "the lines are not words followed by numbers"
         if what:
             raise VocabularyError(what, where=self.path, remedy=A_FILE)
         if header is None:
@@ -106,11 +106,11 @@ class WordVectorFile:
                 continue
             shown = line[:40].decode("utf-8", "replace").strip()
             self._wrong(
-                f"line {first_number + num_lines - 1}: no word followed by {size} finite numbers: '{shown}...'",
-                "Mend the line, or leave such lines out with --skip-broken.",
+                f"line {first_number + num_lines - 1} is not a word followed by {size} finite numbers: '{shown}...'",
+                "Correct the line, or leave such lines out with --skip-broken.",
             )
         if num_words not in (None, num_lines):
-            self._wrong(f"has {num_lines} words, and its header promises {num_words}", "Copy or download it again.")
+            self._wrong(f"has {num_lines} words, but its header states {num_words}", "Copy or download it again.")
 
     def _binary(self, stream: io.BufferedReader, size: int, num_words: int) -> Iterator[tuple[bytes, Vectors]]:
         """Read rows of a word, a space and little-endian numbers; some writers end a row with a newline."""
@@ -136,7 +136,7 @@ class WordVectorFile:
 
 
 def parse_line(line: bytes, size: int) -> tuple[bytes, Vectors] | None:
-    """Return a word, which may hold spaces as some of GloVe's do, and its finite numbers; `None` for any other line.
+    """Return a word, which may contain spaces like some of GloVe's, and its finite numbers; `None` for any other line.
 
     Example:
         >>> parse_line(b"new york 0.5 1", 2), parse_line(b"bad 1.0 2.0 3.0", 2)

@@ -1,4 +1,4 @@
-"""Word vectors: prepared once as arrays that are mapped into memory, looked up, searched.
+"""Word vectors: prepared once as memory-mapped arrays for lookup and search.
 
 $ serein words prepare glove.840B.300d.txt -o glove
 >>> vocabulary = open_vocabulary("glove")  # doctest: +SKIP
@@ -9,11 +9,11 @@ A prepared vocabulary is a folder:
 | file | content |
 |---|---|
 | `vocabulary.json` | format, name, source and its SHA-256, counts |
-| `vectors.npy` | (word, feature) float32 or float16, as the source has them |
+| `vectors.npy` | (word, feature) float32 or float16, as in the source |
 | `norms.npy` | (word,) float64, Euclidean |
-| `words.txt` | UTF-8, one a line, in the order of the source |
-| `word_starts.npy` | (word + 1,) the byte of `words.txt` where each begins |
-| `word_order.npy` | (word,) rows in the order of the words' bytes, for a binary search |
+| `words.txt` | UTF-8, one per line, in the order of the source |
+| `word_starts.npy` | (word + 1,) byte of `words.txt` at which each word begins |
+| `word_order.npy` | (word,) rows in the order of the words' bytes, for binary search |
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ DType = Literal["float32", "float16"]
 FORMAT = 2
 HEADER = "vocabulary.json"
 PREPARE_AGAIN = "Prepare it again: serein words prepare SOURCE -o FOLDER."
-NPY_HEADER_BYTES = 128  # for any number of rows: numpy leaves room for it to grow
-NUM_SPELLINGS_COMPARED = 200_000  # the first, which are the most frequent in published files
+NPY_HEADER_BYTES = 128  # for any number of rows: NumPy leaves room for it to grow
+NUM_SPELLINGS_COMPARED = 200_000  # the first words, which are the most frequent in published files
 
 
 def whole_words(tokens: Iterable[str]) -> list[str]:
-    """Return the words of two letters or more among a tokenizer's entries, in their order, each once.
+    """Return the distinct words of two or more letters among a tokenizer's entries, in their order.
 
-    Where entries carry a mark of a word's start (`Ġ`, `▁`), the others are pieces; else `##` marks pieces.
+    If entries mark the start of a word (`Ġ`, `▁`), unmarked entries are pieces; otherwise `##` marks pieces.
 
     Example:
         >>> whole_words(["[PAD]", "happy", "##ness", "x", "sad", "o'clock"]), whole_words(["ly", "▁sad", "▁glad"])
@@ -75,16 +75,16 @@ def whole_words(tokens: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of a prepared vocabulary without its arrays.
+    """Metadata of a prepared vocabulary.
 
     Attributes:
-        name: Of the file it was made of, or of the Sentence-Transformers model.
-        digest: SHA-256 that follows from the source's content and how it was read.
-        source_sha256: Of the file, or of the model's files.
+        name: Name of the source file, or of the Sentence-Transformers model.
+        digest: SHA-256 of the source's content and of how it was read.
+        source_sha256: SHA-256 of the file, or of the model's files.
         encoder: The Sentence-Transformers model that also encodes words that are not stored; else `None`.
-        num_duplicates: Words left out because they came again; the first counts.
-        num_skipped: Wrong lines left out.
-        num_mended: Words that were no UTF-8.
+        num_duplicates: Number of repeated words left out; the first occurrence counts.
+        num_skipped: Number of malformed lines left out.
+        num_mended: Number of words that were not UTF-8.
     """
 
     name: str
@@ -111,17 +111,17 @@ def prepare(
 
     Args:
         source: See `WordVectorFile`.
-        out: A new folder; whole or not there.
-        on_progress: Told of "reading" (bytes).
-        dtype: Of the stored vectors.
-        on_error: `stop`: a wrong line is an error; `skip`: it is left out and counted.
+        out: A new folder, written atomically.
+        on_progress: Called with ("reading", bytes done, total bytes).
+        dtype: Type of the stored vectors.
+        on_error: `stop`: a malformed line is an error; `skip`: it is left out and counted.
 
     Raises:
-        VocabularyError: The file is none, a line is wrong, or `out` is there already.
+        VocabularyError: The file does not exist, a line is malformed, or `out` already exists.
     """
     path = Path(source).expanduser()
     if not path.is_file():
-        raise VocabularyError("no such file", where=source, remedy="Name a file of GloVe or word2vec.")
+        raise VocabularyError("no such file", where=source, remedy="Specify a GloVe or word2vec file.")
     file, source_sha256 = WordVectorFile(path, on_error, on_progress), sha256(path)
     header = Header(path.name, digest_of(source_sha256, dtype, on_error), source_sha256, dtype)
     return write_vocabulary(Path(out).expanduser(), file, header, file.counts)
@@ -131,8 +131,8 @@ def prepare_encoder(encoder: str | SentenceEncoder, out: str | Path, on_progress
     """Write the words of a Sentence-Transformers model's tokenizer, encoded by the model, as a vocabulary.
 
     Raises:
-        VocabularyError: `out` is there already, or the tokenizer has no whole words.
-        ModelError: There is no such model.
+        VocabularyError: `out` already exists, or the tokenizer has no whole words.
+        ModelError: The model does not exist.
         MissingExtraError: The extra `text` is not installed.
     """
     encoder = SentenceEncoder(encoder) if isinstance(encoder, str) else encoder
@@ -141,9 +141,9 @@ def prepare_encoder(encoder: str | SentenceEncoder, out: str | Path, on_progress
         raise VocabularyError("has no tokenizer_config.json", where=encoder.folder, remedy="Choose another model.")
     transformers = importlib.import_module("transformers")
     numbers = transformers.AutoTokenizer.from_pretrained(folders[0], local_files_only=True).get_vocab()
-    words = whole_words(sorted(numbers, key=numbers.__getitem__))  # often the order of their frequency
-    told = None if on_progress is None else partial(on_progress, "encoding")
-    entries = zip([word.encode() for word in words], encoder.vectors(words, on_progress=told), strict=True)
+    words = whole_words(sorted(numbers, key=numbers.__getitem__))  # often in order of frequency
+    report = None if on_progress is None else partial(on_progress, "encoding")
+    entries = zip([word.encode() for word in words], encoder.vectors(words, on_progress=report), strict=True)
     source = encoder.name if encoder.name == DEFAULT_ENCODER else str(encoder.folder.resolve())
     encoder_sha256 = hub.folder_digest(encoder.folder)
     header = Header(encoder.name, digest_of(encoder_sha256), encoder_sha256, encoder=source)
@@ -153,13 +153,13 @@ def prepare_encoder(encoder: str | SentenceEncoder, out: str | Path, on_progress
 def write_vocabulary(
     out: Path, entries: Iterable[tuple[bytes, Vectors]], header: Header, counts: Counter[str]
 ) -> Header:
-    """Write words and their vectors, (feature,), as a folder, whole or not at all; return the header with its counts.
+    """Write words and their vectors, (feature,), atomically as a folder; return the header with its counts.
 
     Raises:
-        VocabularyError: There is no word, a number is too large for float16, or `out` is there already.
+        VocabularyError: There is no word, a number is too large for float16, or `out` already exists.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise VocabularyError("is there already", where=out, remedy="Delete it, or name another folder with --out.")
+        raise VocabularyError("already exists", where=out, remedy="Delete it, or choose another folder with --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = out.parent / f".{out.name}.{secrets.token_hex(4)}"
     folder.mkdir()
@@ -177,10 +177,10 @@ def write_vocabulary(
                 stored = vector.astype(dtype)
                 norms.append(float(np.linalg.norm(stored.astype(np.float64))))
                 if not math.isfinite(norms[-1]):
-                    raise VocabularyError(f"a number is too large for {dtype.name}", remedy="Leave out --half.")
+                    raise VocabularyError(f"a number is too large for {dtype.name}", remedy="Omit --half.")
                 file.write(stored.tobytes())
             if not words:
-                raise VocabularyError("holds no words", where=header.name, remedy="Name a file of word vectors.")
+                raise VocabularyError("contains no words", where=header.name, remedy="Specify a file of word vectors.")
             file.seek(0)
             shape = {"descr": dtype.str, "fortran_order": False, "shape": (len(words), len(stored))}
             np.lib.format.write_array_header_1_0(file, shape)
@@ -207,7 +207,7 @@ def write_vocabulary(
 
 
 def digest_of(source_sha256: str, *how: object) -> str:
-    """Return the SHA-256 of a source's hash and of how it was read; 1 grows when files are read in another way."""
+    """Return the SHA-256 of a source's hash and of how it was read; increment the 1 when files are read differently."""
     return hashlib.sha256(" ".join(map(str, (1, source_sha256, *how))).encode()).hexdigest()
 
 
@@ -219,13 +219,13 @@ load_encoder = lru_cache(maxsize=4)(SentenceEncoder)  # a Sentence-Transformers 
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """Words and their vectors; other processes open it anew.
+    """Words and their vectors; other processes open the files again.
 
     Attributes:
-        folder: Where its words lie; those of a Sentence-Transformers model are encoded when first searched.
-        name: The file it was made of, or the Sentence-Transformers model.
+        folder: Folder of its words; those of a Sentence-Transformers model are encoded when first searched.
+        name: The source file, or the Sentence-Transformers model.
         digest: SHA-256 of the source and of how it was read.
-        size: Numbers in a vector.
+        size: Length of a vector.
         encoder: The Sentence-Transformers model that gives every word a vector, stored or not; else `None`.
     """
 
@@ -237,8 +237,8 @@ class Vocabulary:
 
     @cached_property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The files of `folder` by their names, mapped; a Sentence-Transformers model's words are encoded first."""
-        claimed = None if self.encoder is None else claim(self.folder)  # until all is mapped
+        """The memory-mapped files of `folder` by name; the words of a Sentence-Transformers model are encoded first."""
+        claimed = None if self.encoder is None else claim(self.folder)  # until all files are mapped
         if self.encoder is not None and not (self.folder / HEADER).exists():
             from serein.progress import Bars
 
@@ -250,7 +250,7 @@ class Vocabulary:
                         encoder, self.folder, lambda _, done, total: bars(label, done, total, f"{total} words")
                     )
             except (VocabularyError, OSError):
-                if not (self.folder / HEADER).exists():  # else another process was done first
+                if not (self.folder / HEADER).exists():  # otherwise another process finished first
                     raise
         arrays = map_folder(self.folder)[1]
         if claimed is not None:
@@ -284,7 +284,7 @@ class Vocabulary:
         return self.arrays["words"][start : end - 1].tobytes()
 
     def vectors(self, words: Iterable[str]) -> Vectors:
-        """Return (word, feature) float32, as the source has them.
+        """Return (word, feature) float32, as in the source.
 
         Raises:
             VocabularyError: A word has no vector; names the nearest spellings.
@@ -304,7 +304,7 @@ class Vocabulary:
             word = empty[0] if empty else others[0]
             what, remedy = f"the word '{word}' has no vector", "Choose another word."
             if alike := "" if empty else ", ".join(self.spellings(word)):
-                what, remedy = f"{what}; spelt most like it: {alike}", "Choose one of these."
+                what, remedy = f"{what}; similar spellings: {alike}", "Choose one of these."
             raise VocabularyError(what, where=self.name, remedy=remedy)
         encoder = load_encoder(self.encoder)
         if digest_of(hub.folder_digest(encoder.folder)) != self.digest:
@@ -317,7 +317,7 @@ class Vocabulary:
         return vectors
 
     def spellings(self, word: str, count: int = 5) -> list[str]:
-        """Return stored words that are spelt like one, the most like first; among the 200,000 most frequent."""
+        """Return stored words with a similar spelling, the most similar first, among the 200,000 most frequent."""
         end = self.arrays["word_starts"][: NUM_SPELLINGS_COMPARED + 1][-1]
         by_lower: dict[str, str] = {}
         for each in self.arrays["words"][:end].tobytes().decode("utf-8").split("\n")[:-1]:
@@ -327,17 +327,17 @@ class Vocabulary:
     def nearest(
         self, queries: NDArray[np.floating[Any]], k: int = 10, index: str = "exact"
     ) -> tuple[list[list[str]], Vectors]:
-        """Return the k stored words of the greatest cosine to each query, nearest first.
+        """Return the k stored words with the greatest cosine to each query, nearest first.
 
         Args:
-            queries: (query, feature); a query of zeros has cosine 0 to all.
+            queries: (query, feature); a query of zeros has cosine 0 to all words.
             index: `exact`; or `faiss`, which may miss some, and is built at the first search.
 
         Returns:
             Words, k for each query, and their cosines, (query, k) float32.
 
         Raises:
-            VocabularyError: The queries are of another size or not finite, or k is more than there are words.
+            VocabularyError: The queries have another size or are not finite, or k exceeds the number of words.
             MissingExtraError: The extra `search` is not installed.
         """
         queries = np.asarray(queries, np.float64)
@@ -346,11 +346,11 @@ class Vocabulary:
             what = f"queries of shape {queries.shape}, expected (query, {self.size})"
             remedy = "Choose the vocabulary that the vectors were learned from."
         elif not np.isfinite(queries).all():
-            what, remedy = "a query is not finite", "Check what the model predicts."
+            what, remedy = "a query is not finite", "Check the model's predictions."
         elif not 1 <= k <= len(self):
-            what, remedy = f"{k} nearest of {len(self)} words", f"Ask for 1 to {len(self)}."
+            what, remedy = f"k is {k}, but there are {len(self)} words", f"Choose a k from 1 to {len(self)}."
         elif index not in ("exact", "faiss"):
-            what, remedy = expected_one_of(index, ("exact", "faiss"), kind="index"), "Name one of them."
+            what, remedy = expected_one_of(index, ("exact", "faiss"), kind="index"), "Choose one of them."
         if what:
             raise VocabularyError(what, where=self.name, remedy=remedy)
         exact = ExactIndex(self.arrays["vectors"], "cosine", self.arrays["norms"])
@@ -366,12 +366,12 @@ def open_vocabulary(source: str | Path = DEFAULT_ENCODER) -> Vocabulary:
 
     Args:
         source: A folder that `prepare` wrote, or the name or folder of a Sentence-Transformers model. Such a model
-            gives every word a vector; the words that can be found are its tokenizer's, encoded at the first search and
-            kept in the user's cache.
+            gives every word a vector; the words that can be found are those of its tokenizer, which are encoded at the
+            first search and kept in the user's cache.
 
     Raises:
-        VocabularyError: It is neither, damaged, or a file that is not prepared.
-        ModelError: There is no such model.
+        VocabularyError: It is neither, is damaged, or is a file that has not been prepared.
+        ModelError: The model does not exist.
         MissingExtraError: The extra `text` is not installed.
     """
     folder = Path(source).expanduser()
@@ -388,24 +388,24 @@ def open_vocabulary(source: str | Path = DEFAULT_ENCODER) -> Vocabulary:
 
 
 def map_folder(folder: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
-    """Map the files of a prepared folder; nothing of them is read yet.
+    """Memory-map the files of a prepared folder, without reading them.
 
     Raises:
-        VocabularyError: There is none, or of another format; or a file is missing, cut short or of another shape.
+        VocabularyError: It is no prepared folder or of another format, or a file is missing, truncated or misshapen.
     """
     path, arrays = folder / HEADER, {}
     if not path.exists():
-        raise VocabularyError(f"no {HEADER}: no prepared vocabulary", where=folder, remedy=PREPARE_AGAIN)
+        raise VocabularyError(f"no {HEADER}: not a prepared vocabulary", where=folder, remedy=PREPARE_AGAIN)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if (number := content.pop("format")) != FORMAT:
-            raise ValueError(f"format {number}, this reads {FORMAT}")
+            raise ValueError(f"format {number}, this version reads {FORMAT}")
         header = Header(**content)
         num = header.num_words
         shapes = {"vectors": (num, header.size), "norms": (num,), "word_starts": (num + 1,), "word_order": (num,)}
         for name, shape in shapes.items():
             path = folder / f"{name}.npy"
-            arrays[name] = np.load(path, mmap_mode="c")  # nothing is written, but torch takes no read-only arrays
+            arrays[name] = np.load(path, mmap_mode="c")  # never written to, but torch does not accept read-only arrays
             if arrays[name].shape != shape:
                 raise ValueError(f"shape {arrays[name].shape}, expected {shape}")
         path = folder / "words.txt"

@@ -1,1 +1,1 @@
-"""How it is learned: stages, one after the other."""
+"""Training: stages that run one after the other."""

@@ -1,9 +1,9 @@
-"""A batch in training: encoded, augmented and mixed; and in parts, where the device's memory does not hold it.
+"""A batch in training: encoding, augmentation and mixup; and splitting into parts if it does not fit into memory.
 
-In parts it is learned so (Gao 2021, arXiv 2101.06983, "GradCache"): they run without a graph, and the loss is taken of
-what the heads put out for all of their clips. Losses that compare clips with each other (contrastive, concordance) or
-weigh them (classes, transcripts) are those of the whole batch. Then each part runs again, with a graph, and goes back
-from the gradients of its outputs.
+A batch in parts is trained as in GradCache (Gao 2021, arXiv 2101.06983): the parts run without a graph, and the loss is
+computed from the heads' outputs for all of their clips. Losses that compare clips with each other (contrastive,
+concordance) or weight them (classes, transcripts) are thus those of the whole batch. Then each part runs again, with a
+graph, and is backpropagated from the gradients of its outputs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from serein.recipe import MAIN, SpectrogramAugmentation
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """Hidden layers of each branch, and the targets and conditions that go with them, mixed alike."""
+    """Hidden layers of each branch, with their targets and conditions, all mixed in the same way."""
 
     hidden_states: HiddenStatesByBranch
     targets: Mapping[str, torch.Tensor]
@@ -39,16 +39,16 @@ class EncodedBatch:
     conditions: Mapping[str, torch.Tensor]
 
     def mixup(self, partners: torch.Tensor, weight: float) -> EncodedBatch:
-        """Mix each clip with its partner (Zhang 2018): frames, targets, conditions; the longer of the two counts."""
+        """Mix each clip's frames, targets and conditions with its partner's (Zhang 2018), at the longer's length."""
         rows = sent(partners, next(iter(self.hidden_states.values())).is_frame.device)
 
         def mix(values: torch.Tensor) -> torch.Tensor:
             return weight * values + (1 - weight) * values[rows]
 
         def mix_frames(frames: torch.Tensor, is_frame: torch.Tensor) -> torch.Tensor:
-            if not frames.numel():  # a layer that nobody reads
+            if not frames.numel():  # a layer that is not read
                 return frames
-            return mix(frames.masked_fill(~is_frame[..., None], 0.0))  # what lies on padding means nothing
+            return mix(frames.masked_fill(~is_frame[..., None], 0.0))  # values on padding are meaningless
 
         return EncodedBatch(
             {
@@ -66,7 +66,7 @@ class EncodedBatch:
 
 
 def bands_of(backbone: LogMelBackbone, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a batch's log-mel bands, kept ones if it holds them, (batch, frame, band), and which frames are real."""
+    """Return a batch's log-mel bands, stored ones if it has them, (batch, frame, band), and which frames are real."""
     if BANDS in batch.layers:
         return backbone.restored(batch.layers[BANDS], batch.num_frames)
     return backbone.bands(batch.waveforms, batch.num_samples)
@@ -80,26 +80,26 @@ def encode_batch(
     *,
     goes_on: bool = False,
 ) -> EncodedBatch:
-    """Return what a training step learns from. A batch that carries hidden layers needs no waveforms.
+    """Return the input of a training step. A batch that contains hidden layers needs no waveforms.
 
-    All branches get the same augmentation of a clip: what is drawn follows from its seed.
+    All branches get the same augmentation of a clip, because its seed determines the random draws.
 
     Args:
-        model: With `requires_grad` as in the stage.
-        batch: Waveforms, or hidden layers in their place.
-        augmentation: Of bands, and mixup.
-        branches: Those to encode.
-        goes_on: The hidden layers are those below the ones that learn.
+        model: The model, with `requires_grad` set as in the stage.
+        batch: Waveforms, or hidden layers instead.
+        augmentation: Augmentation of bands, and mixup.
+        branches: Branches to encode.
+        goes_on: Whether the batch's hidden layers are those below the trainable ones, which still have to run.
 
     Raises:
-        RecipeError: A backbone does not make what is to be changed.
+        RecipeError: A backbone does not support the augmentation.
     """
     augmenters: list[SpectrogramAugmenter] = []
 
     def stored(backbone: Backbone) -> HiddenStates:
         layers = {name: frames.float() for name, frames in batch.layers.items()}
         any_layer = next(iter(layers.values()))
-        nothing = any_layer.new_zeros(0)  # in the place of layers that nobody reads
+        nothing = any_layer.new_zeros(0)  # in place of layers that are not read
         kept = HiddenStates(
             tuple(layers.get(str(number), nothing) for number in range(len(backbone.sizes))),
             frame_mask(batch.num_frames, any_layer.shape[1], any_layer.device),
@@ -146,19 +146,19 @@ def encode_batch(
 def require_bands(
     backbone: Backbone, augmentation: SpectrogramAugmentation, where: str = "stages.spectrogram_augmentation"
 ) -> None:
-    """Raise RecipeError when bands are to be changed that the backbone does not make."""
+    """Raise RecipeError if the augmentation needs bands that the backbone does not have."""
     if isinstance(backbone, LogMelBackbone):
         return
     if augmentation.changes_decibels:
         raise RecipeError(
             "spectrogram augmentation other than masks and mixup needs the backbone 'logmel'",
             where=where,
-            remedy="Leave it out, or change waveforms: waveform_augmentation suits every backbone.",
+            remedy="Leave it out, or use waveform_augmentation, which works with every backbone.",
         )
     has_bands = isinstance(backbone, HuggingFaceBackbone) and backbone.has_bands
     if augmentation.changes_bands and not has_bands:
         raise RecipeError(
-            "masks need a backbone of log-mel bands: 'logmel', or Whisper's",
+            "masks need a backbone with log-mel bands: 'logmel', or Whisper's",
             where=where,
             remedy="Leave them out, or mask this model's frames: backbone.overrides: {apply_spec_augment: true}.",
         )
@@ -166,7 +166,7 @@ def require_bands(
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the heads put out for clips, and the targets of the same clips, which mixup may have changed."""
+    """The heads' outputs for clips, and the targets of the same clips, which mixup may have changed."""
 
     head_outputs: Mapping[str, HeadOutput]
     targets: Mapping[str, torch.Tensor]
@@ -174,7 +174,7 @@ class Decoded:
 
 
 def split(batch: Batch, num_parts: int) -> list[Batch]:
-    """Return a batch in so many parts of equal size, give or take a clip; fewer when it has fewer clips."""
+    """Split a batch into `num_parts` parts of equal size, give or take a clip; fewer if it has fewer clips."""
     parts = []
     for rows in torch.arange(len(batch.num_samples)).tensor_split(min(num_parts, len(batch.num_samples))):
         own = slice(int(rows[0]), int(rows[-1]) + 1)
@@ -196,21 +196,21 @@ def split(batch: Batch, num_parts: int) -> list[Batch]:
 
 
 class Parts:
-    """A batch in parts.
+    """A batch that is trained in parts.
 
     Args:
-        parts: Of the batch.
-        run: From a part and its number to what the heads put out; it draws the same at every call.
-        model: Whose running statistics count each part once.
+        parts: Parts of the batch.
+        run: From a part and its number to the heads' outputs, with the same random draws at every call.
+        model: The model, whose running statistics must count each part only once.
     """
 
     def __init__(self, parts: Sequence[Batch], run: Callable[[Batch, int], Decoded], model: nn.Module) -> None:
         self.parts, self.run, self.model = parts, run, model
-        self.numpy_states: list[Any] = []  # before each part: SpecAugment draws from it
+        self.numpy_states: list[Any] = []  # before each part; SpecAugment draws from NumPy's state
         self.leaves: dict[str, HeadOutput] = {}
 
     def decode(self) -> Decoded:
-        """Run all parts without a graph; return their outputs as one batch, from which a loss can go back."""
+        """Run all parts without a graph; return their outputs as one batch, from which a loss can be backpropagated."""
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         found = []
         with torch.no_grad():
@@ -221,7 +221,7 @@ class Parts:
                 buffer.copy_(before)
         for name, first in found[0].head_outputs.items():
             own = [each.head_outputs[name] for each in found]
-            widest = max(each.outputs.shape[2] for each in own)  # frames, where a head puts out frames
+            widest = max(each.outputs.shape[2] for each in own)  # frames, if the head outputs frames
             padding = [(0, 0) * (each.outputs.ndim - 3) + (0, widest - each.outputs.shape[2]) for each in own]
             outputs = torch.cat([F.pad(each.outputs, pad) for each, pad in zip(own, padding, strict=True)], dim=1)
             embedding = torch.cat([each.embedding for each in own])
@@ -231,7 +231,7 @@ class Parts:
         return Decoded(self.leaves, targets, has_target)
 
     def backward(self) -> None:
-        """Run each part again and go back to the weights, after the loss has gone back to the outputs."""
+        """Run each part again and backpropagate to the weights, after the loss was backpropagated to the outputs."""
         start = 0
         for number, part in enumerate(self.parts):
             rows = slice(start, start + len(part.num_samples))

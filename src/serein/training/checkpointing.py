@@ -1,11 +1,11 @@
-"""What a stage says while it trains."""
+"""The progress reports, metrics and checkpoints of a training stage."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import pickle  # for the name of its error alone
+import pickle  # only for its exception class
 import time
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,12 @@ class StageProgress(lightning.Callback):
 
     Args:
         report: Receives the progress.
-        label: For instance "fold 2/6  seed 0  emotion".
-        watched: Name of the dev score that is shown.
+        label: Label of the progress, for instance "fold 2/6  seed 0  emotion".
+        watched: Name of the dev score to show.
 
     Attributes:
         audio_s: Seconds of audio that the epoch has trained on so far.
-        started: When the epoch began, by the monotonic clock.
+        started: Start of the epoch on the monotonic clock.
     """
 
     def __init__(self, report: Report, label: str, watched: str = "dev_ua") -> None:
@@ -87,17 +87,17 @@ INITIAL_WEIGHTS = "initial_weights.json"  # which weights a stage started from
 
 
 class CheckpointCallback(Checkpoint):
-    """Writes metrics, the best weights, and the state to resume from; each file is whole or the one before.
+    """Writes metrics, the best weights and the state to resume from; files are replaced atomically.
 
-    A loss that is no number stops the training (RunError).
+    A loss that is not finite stops training (RunError).
 
-    The order matters: weights and metrics first, the resume state last. A kill in between repeats the epoch, which
-    draws the same and writes the same.
+    The order matters: weights and metrics first, the resume state last. If the process is killed in between, the epoch
+    is repeated with the same random draws and writes the same files.
 
     Args:
         folder: The stage's folder.
         checkpoint: `best` keeps the weights of the best dev score, `last` those of the last epoch.
-        progress: Knows the name of that score in the metrics, and the epoch's audio and time.
+        progress: Provides the name of that score in the metrics, and the epoch's audio and time.
     """
 
     def __init__(self, folder: Path, checkpoint: str, progress: StageProgress) -> None:
@@ -107,7 +107,7 @@ class CheckpointCallback(Checkpoint):
         self.is_over = False
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Let a stage that had lost patience when it was killed train no further."""
+        """Stop a resumed stage that had run out of patience before it was killed."""
         trainer.should_stop = self.is_over
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -121,7 +121,7 @@ class CheckpointCallback(Checkpoint):
         }
         if not math.isfinite(line["train_loss"]):
             raise RunError(
-                f"the training diverged: the loss of epoch {trainer.current_epoch + 1} is {line['train_loss']}",
+                f"training diverged: the loss of epoch {trainer.current_epoch + 1} is {line['train_loss']}",
                 where=self.folder,
                 remedy="Lower optimizer.learning_rate, or set clip_norm.",
             )
@@ -139,7 +139,7 @@ class CheckpointCallback(Checkpoint):
                 save_weights(module, self.folder / f".best.{WEIGHTS}")
             write_text(self.folder / METRICS, "".join(json.dumps(each) + "\n" for each in self.history))
         partial = self.folder / PARTIAL
-        trainer.save_checkpoint(partial)  # every process takes part, the first one writes
+        trainer.save_checkpoint(partial)  # every process takes part; the first one writes
         if trainer.is_global_zero:
             os.replace(partial, self.folder / RESUME)
 
@@ -152,7 +152,7 @@ class CheckpointCallback(Checkpoint):
 
 
 def save_weights(module: lightning.LightningModule, path: Path) -> None:
-    """Write the evaluated model's weights atomically; of a frozen backbone its hash alone."""
+    """Write the evaluated model's weights atomically; for a frozen backbone, only its hash."""
     assert isinstance(module, StageModule)
     sha256 = module.frozen_sha256
     state = {
@@ -165,10 +165,10 @@ def save_weights(module: lightning.LightningModule, path: Path) -> None:
 
 
 def load_weights(model: SpeechModel, path: Path) -> None:
-    """Read weights into a model, strictly; a backbone that was frozen must be there already.
+    """Load weights into a model, strictly; a backbone that was frozen must already be loaded.
 
     Raises:
-        RunError: They are damaged, or of another model or backbone.
+        RunError: The weights are damaged, or belong to another model or backbone.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -183,10 +183,10 @@ def load_weights(model: SpeechModel, path: Path) -> None:
 
 
 def readable_state(folder: Path) -> Path | None:
-    """Return the state that a stage resumes from, or `None` when there is none.
+    """Return the file of the state that a stage resumes from, or `None` if there is none.
 
     Raises:
-        RunError: It is damaged, or holds more than numbers.
+        RunError: The file is damaged, or contains more than tensors and plain values.
     """
     path = folder / RESUME
     if not path.exists():

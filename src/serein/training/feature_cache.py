@@ -1,11 +1,11 @@
-"""The output of a backbone's frozen layers, computed once: hidden layers on disk, read through memory mapping.
+"""A cache of the output of a backbone's frozen layers: hidden layers on disk, read by memory mapping.
 
-Where a training reads each clip's mean over time alone, that is kept instead of the frames.
+If training reads only each clip's mean over time, the means are stored instead of the frames.
 
-    folder / backbone (hash of architecture, weights and precision) / layer and kind of number / some clips.safetensors
+    folder / backbone (hash of architecture, weights and precision) / layer and number format / some clips.safetensors
 
-A clip lies under the hash of its samples, so corpora, folds, seeds and stages share it, and changed
-audio or weights are never mistaken for the old ones. Each file holds some hundred clips and is whole or not there.
+A clip is stored under the hash of its samples, so corpora, folds, seeds and stages share it, and changed audio or
+weights are never mistaken for the old ones. Each file contains about a hundred clips and is written atomically.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ from serein.models.pretrained import ORIGIN, weights_hash
 from serein.progress import Report
 from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, Stage
 
-FORMAT = 1  # of the hidden layers; with a new one every clip is computed again
+FORMAT = 1  # of the hidden layers; a new one makes every clip be computed again
 CLIPS_PER_FILE = 128
-MOST_BYTES = 256 << 20  # that a process holds, of all layers, before it writes them
+MOST_BYTES = 256 << 20  # of all layers, that a process collects before it writes them
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-BAND_OPTIONS = ("n_mels", "window_s", "hop_s", "low_hz", "high_hz")  # that log-mel bands depend on
-ELSEWHERE = "Name another feature_cache.folder, or set feature_cache.dtype to none: every epoch then runs the backbone."
+BAND_OPTIONS = ("n_mels", "window_s", "hop_s", "low_hz", "high_hz")  # on which log-mel bands depend
+ELSEWHERE = "Name another feature_cache.folder, or set feature_cache.dtype to none to run the backbone in every epoch."
 
 LayerFrames = Mapping[str, torch.Tensor]  # layer -> (frame, feature)
 
 
 def num_fixed_layers(model: SpeechModel, stage: Stage, longest_s: float, clips: Clips) -> int:
-    """Return how many hidden layers, from the lowest on, a stage's clips give alike in every epoch.
+    """Return how many hidden layers, from the lowest up, are the same in every epoch for a stage's clips.
 
     Args:
-        model: With `requires_grad` as in the stage.
+        model: The model, with `requires_grad` set as in the stage.
         longest_s: Seconds of the longest training clip, before it is cropped.
     """
     backbone = only_backbone(model, stage)
@@ -67,13 +67,13 @@ def num_fixed_layers(model: SpeechModel, stage: Stage, longest_s: float, clips: 
 
 
 def only_backbone(model: SpeechModel, stage: Stage) -> Backbone | None:
-    """Return the backbone that a stage uses; `None` when there are several, whose frames may differ."""
+    """Return the backbone that a stage uses; `None` if there are several, whose frames may differ."""
     sources = {model.source_of(branch) for branch in model.branches_of(stage.tasks, stage.use_fusion)}
     return model.backbone_of(sources.pop()) if len(sources) == 1 else None
 
 
 def tapped_layers(model: SpeechModel, branches: Iterable[str] = (MAIN,)) -> tuple[str, ...]:
-    """Return what is read of the backbone of some branches: `last`, and numbers of hidden layers."""
+    """Return the layers that are read from some branches' backbones: `last`, and numbers of hidden layers."""
     names: set[str] = set()
     for branch in branches:
         readers: list[torch.nn.Module] = []  # encoders, or heads without one
@@ -89,7 +89,7 @@ def tapped_layers(model: SpeechModel, branches: Iterable[str] = (MAIN,)) -> tupl
 
 
 def reads_means(model: SpeechModel, stage: Stage) -> bool:
-    """Tell whether all that a stage reads of its backbone is each clip's mean over time: no frame needs to be kept."""
+    """Return whether a stage reads only each clip's mean over time from its backbone, so that no frames are needed."""
     branches = model.branches_of(stage.tasks, stage.use_fusion)
     encoders = [model.branches[branch].encoder for branch in branches if branch != MAIN]
     encoders += model.encoders if MAIN in branches else []
@@ -100,11 +100,11 @@ def reads_means(model: SpeechModel, stage: Stage) -> bool:
 
 
 class Shard:
-    """Clips of one layer: a folder of files, each of which holds the frames of some clips under their hashes.
+    """The clips of one layer: a folder of files, each with the frames of some clips under their hashes.
 
     Args:
-        folder: Made when needed.
-        dtype: Of the frames.
+        folder: The folder, which is created when needed.
+        dtype: Data type of the frames.
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
@@ -114,7 +114,7 @@ class Shard:
         self._seen: set[str] = set()
 
     def look(self) -> None:
-        """Find what was written since the last look; a damaged file counts as not there."""
+        """Find files that were written since the last call; a damaged file counts as missing."""
         for path in self.folder.glob("[!.]*.safetensors"):
             if path.name not in self._seen:
                 try:
@@ -133,7 +133,7 @@ class Shard:
         return frames
 
     def add(self, frames: Mapping[str, torch.Tensor]) -> None:
-        """Write clips into a file of their own."""
+        """Write clips into a new file."""
         if not frames:
             return
         with replacing(self.folder / f"{_digest(sorted(frames))}.safetensors") as partial:
@@ -142,12 +142,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class StoredFeatures:
-    """Frames of the clips of a training, instead of waveforms.
+    """The frames of the clips used in training, which replace their waveforms.
 
     Attributes:
         shards: Layer -> its shard.
         clip_of: Position -> hash of the clip.
-        overhang: Frames at the end of each clip that are no real ones: log-mel bands have them.
+        overhang: Number of frames at the end of each clip that are not real: log-mel bands have some.
     """
 
     shards: Mapping[str, Shard]
@@ -159,7 +159,7 @@ class StoredFeatures:
         return {name: shard[self.clip_of[position]] for name, shard in self.shards.items()}
 
     def missing(self, positions: Iterable[int]) -> list[int]:
-        """Return the positions that some shard lacks, after another look; of two with the same clip, the first."""
+        """Return the positions missing in some shard, after looking again; of two with the same clip, the first."""
         for shard in self.shards.values():
             shard.look()
         lacking: dict[str, int] = {}
@@ -175,13 +175,13 @@ class FeatureCache:
     """The features of one backbone on disk.
 
     Attributes:
-        backbone: In evaluation mode while it runs.
-        layers: Which are kept: `last`, or the number of a hidden layer.
-        options: Kind of number, folder.
-        precision: What the backbone computes in, `float32` or `bfloat16`.
+        backbone: The backbone, which is in evaluation mode while it runs.
+        layers: The layers that are stored: `last`, or the number of a hidden layer.
+        options: Number format and folder.
+        precision: Precision in which the backbone computes, `float32` or `bfloat16`.
         batches: How many clips it encodes at once.
-        device: Where it runs.
-        means: Each clip's mean over time is kept, as its only frame.
+        device: Device on which it runs.
+        means: Whether each clip's mean over time is stored, as its only frame.
     """
 
     backbone: Backbone
@@ -194,7 +194,7 @@ class FeatureCache:
 
     @property
     def dtype(self) -> str:
-        """What is kept: bands and means, which are few, in whole."""
+        """Number format on disk; bands and means, which are small, are stored in full precision."""
         is_small = self.means or isinstance(self.backbone, LogMelBackbone)
         return "float32" if is_small else self.options.dtype
 
@@ -206,30 +206,30 @@ class FeatureCache:
     def of(
         self, recordings: Recordings, clips: Clips, positions: Iterable[int], report: Report, label: str
     ) -> StoredFeatures:
-        """Return the features of some utterances, and compute those that are not there yet.
+        """Return the features of some utterances; compute those that are missing.
 
-        Several processes share the work. Whatever was written before a kill is not computed again.
+        Several processes share the work. Features that were written before a process was killed are not computed again.
 
         Raises:
             AudioError: A recording cannot be read.
-            RunError: The disk lacks room, or nothing can be written.
+            RunError: The disk lacks space, or nothing can be written.
         """
         wanted = sorted(set(positions))
         described, weights = self.backbone.describe(), ""
         overhang, precision = 0, self.precision
-        if isinstance(self.backbone, LogMelBackbone):  # the corpus's mean and deviation come later
+        if isinstance(self.backbone, LogMelBackbone):  # the corpus's mean and deviation are applied later
             described = {name: described[name] for name in ("name", *BAND_OPTIONS)}
             overhang, precision = self.backbone.overhang, "float32"
         else:
             highest = len(self.backbone.sizes) - 1 if "last" in self.layers else max(map(int, self.layers))
-            weights = weights_hash(self.backbone.weights_of(highest))  # what learns above does not count
+            weights = weights_hash(self.backbone.weights_of(highest))  # trainable layers above do not matter
         architecture = {name: value for name, value in described.items() if name not in ORIGIN}
         key = _digest([json.dumps([FORMAT, precision, architecture, weights], sort_keys=True)])
         folder = self.root / key
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             clip_of = _clip_hashes(recordings, clips, wanted, self.root, report, label)
-            if not (folder / "backbone.json").exists():  # for who wonders whether the folder can go
+            if not (folder / "backbone.json").exists():  # tells users whether the folder can be deleted
                 description = {**described, "weights_sha256": weights, "precision": precision, "format": FORMAT}
                 write_text(folder / "backbone.json", json.dumps(description, indent=1) + "\n")
             kind = f"mean-{self.dtype}" if self.means else self.dtype
@@ -249,11 +249,11 @@ class FeatureCache:
                 keep_within_limit(features=[self.root])
         except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
             reason = getattr(error, "strerror", None) or str(error)
-            raise RunError(f"features cannot be kept ({reason})", where=self.root, remedy=ELSEWHERE) from error
+            raise RunError(f"features cannot be stored ({reason})", where=self.root, remedy=ELSEWHERE) from error
         return stored
 
     def num_bytes(self, seconds: float, num_clips: int) -> int:
-        """Return the size of features of so much audio in so many clips."""
+        """Return the size of the features of some seconds of audio in a number of clips."""
         if isinstance(self.backbone, LogMelBackbone):
             features = self.backbone.options.n_mels
         else:
@@ -264,14 +264,14 @@ class FeatureCache:
 
 @dataclass(frozen=True)
 class Extraction:
-    """One process's work on the features that are missing.
+    """One process's work on the missing features.
 
     Attributes:
-        cache: Whose backbone runs.
+        cache: The cache whose backbone runs.
         recordings: All recordings.
-        clips: Cutting and extending.
-        stored: Gets the features.
-        folder: The backbone's.
+        clips: How clips are cut and padded.
+        stored: Receives the features.
+        folder: The backbone's folder.
     """
 
     cache: FeatureCache
@@ -281,14 +281,14 @@ class Extraction:
     folder: Path
 
     def run(self, missing: Collection[int], report: Callable[[int, int, str], None]) -> None:
-        """Compute what no other process is computing, then what one has left behind.
+        """Compute features that no other process is computing, then those that one has left unfinished.
 
-        The recordings are cut, longest first, into what one file holds. All are cut, whatever is missing, so that
-        processes that miss different clips cut alike.
+        The recordings are divided, longest first, into parts that fit into one file. All recordings are included, so
+        that processes that miss different clips divide them in the same way.
 
         Args:
             missing: Positions.
-            report: Takes how many of them are done, of how many, and both in words.
+            report: Receives the number that are done, the total, and a text with both.
         """
         most_s = MOST_BYTES / self.cache.num_bytes(1.0, 1)
         parts: list[list[int]] = [[]]
@@ -301,7 +301,7 @@ class Extraction:
             parts[-1].append(int(position))
         total, done = len(missing), 0
 
-        def tell(num_clips: int) -> None:  # the bar ends once, whatever other processes do meanwhile
+        def tell(num_clips: int) -> None:  # the progress bar ends once, whatever other processes do
             nonlocal done
             done += num_clips
             report(min(done, total - 1), total, f"{done}/{total} clips")
@@ -316,7 +316,7 @@ class Extraction:
                     name = _digest([self.recordings.utterances[position].id for position in part])
                     computed: dict[str, LayerFrames] = {}
                     with file_lock(self.folder / f".{name}.lock", waits=waits) as is_mine:
-                        if is_mine and (left := self.stored.missing(wanted)):  # now that no one else is at it
+                        if is_mine and (left := self.stored.missing(wanted)):  # now that no other process works on it
                             for features in self.encode(left):
                                 computed |= features
                                 tell(len(features))
@@ -327,7 +327,7 @@ class Extraction:
 
     @torch.no_grad()
     def encode(self, positions: Sequence[int]) -> Iterator[dict[str, LayerFrames]]:
-        """Yield clip -> layer -> (frame, feature) of one batch after the other."""
+        """Yield clip -> layer -> (frame, feature), batch by batch."""
         dataset = ClipDataset(self.recordings, {}, self.clips)
         durations_s = batch_durations(self.recordings, self.clips, is_training=False)
         dtype, device = DTYPES[self.cache.dtype], self.cache.device
@@ -361,9 +361,9 @@ class Extraction:
 def _clip_hashes(
     recordings: Recordings, clips: Clips, positions: Sequence[int], root: Path, report: Report, label: str
 ) -> dict[int, str]:
-    """Return position -> hash of the samples that a backbone gets.
+    """Return position -> hash of the samples that the backbone is given.
 
-    What stays in memory is hashed anew; of other files the hash is kept, with size and time of change.
+    Recordings in memory are hashed again; the hashes of other files are stored, with size and modification time.
     """
 
     def clip_hash(position: int) -> str:
@@ -393,13 +393,13 @@ def _clip_hashes(
 def _read_notes(path: Path) -> dict[str, str]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # absent or damaged: to be made again
+    except (OSError, ValueError, TypeError):  # absent or damaged: to be written again
         return {}
 
 
 @contextmanager
 def evaluating(backbone: Backbone, device: torch.device) -> Iterator[None]:
-    """Put a backbone into evaluation mode, on a device; and back."""
+    """Put a backbone into evaluation mode on a device until the block ends."""
     was_training = backbone.training
     try:
         with moved_to(backbone.eval(), device):
@@ -410,9 +410,9 @@ def evaluating(backbone: Backbone, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def file_lock(path: Path, *, waits: bool) -> Iterator[bool]:
-    """Yield whether this process may do a piece of work: not while another does. A killed process holds no lock.
+    """Yield whether this process may do a piece of work that no other is doing. A killed process holds no lock.
 
-    Where files cannot be locked, everybody may: then work is done twice, and the same is written.
+    If files cannot be locked, every process may: work is then done twice, with the same result.
     """
     with open(path, "w") as file:
         try:

@@ -1,4 +1,4 @@
-"""How a stage learns: from a batch to weighted losses, and to the dev scores by which weights are chosen."""
+"""The training module of a stage: from a batch to weighted losses, and to the dev scores that select weights."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from serein.training.optimizers import MovingAverage, build_optimizer, build_sch
 
 logger = logging.getLogger(__name__)
 
-NUM_SAMPLED = 2  # batches at the start of an epoch: each costs another way back for every task
+NUM_SAMPLED = 2  # batches at the start of an epoch: each costs another backward pass for every task
 
 
 def gradient_cosines(
     losses: Mapping[str, torch.Tensor], shared: Sequence[torch.nn.Parameter]
 ) -> dict[tuple[str, str], float]:
-    """Return the cosine of every two tasks' gradients (Yu 2020, gao2023); below 0 one undoes what the other learns.
+    """Return the cosine between each two tasks' gradients (Yu 2020, gao2023); below 0, the tasks counteract each other.
 
-    A pair is left out when a task's gradient does not reach the shared weights. Reversed gradients are taken as the
-    weights receive them. The graph is kept, no gradient is stored, and nothing is drawn.
+    A pair is left out if a task's gradient does not reach the shared weights. Reversed gradients are used as the
+    weights receive them. The graph is kept, no gradient is stored, and no random numbers are drawn.
 
     Args:
         losses: Task -> its loss, with a graph.
-        shared: The weights that learn below all heads.
+        shared: The trainable weights below all heads.
 
     Example:
         >>> weights = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
@@ -59,23 +59,24 @@ def gradient_cosines(
     return {(one, other): float(flat[one] @ flat[other]) for one, other in combinations(flat, 2)}
 
 
-DevOutputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (clip,) positions, (clip, ...) truth and what is kept
+DevOutputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (clip,) positions, (clip, ...) truth, kept outputs
 
 
 class StageModule(lightning.LightningModule):
     """Trains a speech model for one stage.
 
     Args:
-        model: Learns in place.
-        tasks: Task name -> task: all of the recipe's. Those of the stage learn; the dev score of its first one chooses.
+        model: The model, which is trained in place.
+        tasks: Task name -> task, for all tasks of the recipe. Those of the stage are trained; its first one's dev score
+            selects the weights.
         stage: The stage's part of the recipe.
         num_steps: Optimiser steps of the whole stage.
-        seed: Root of what is drawn in the model, dropout for instance.
+        seed: Seed of the random draws in the model, such as dropout.
 
     Attributes:
-        frozen_sha256: Hash of a backbone of which nothing but an adapter learns, or `None`. No file of the stage holds
-            its own weights.
-        num_parts: In how many parts a batch is learned, since the device's memory did not hold it.
+        frozen_sha256: Hash of a backbone that is frozen except for an adapter; otherwise `None`. No file of the stage
+            contains such a backbone's own weights.
+        num_parts: Number of parts into which a batch is split, because it did not fit into the device's memory.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class StageModule(lightning.LightningModule):
         if self.averaged is not None and is_frozen(model.backbone):
             self.averaged.module.backbone = model.backbone
         self.num_parts = 1
-        self._batch: Batch  # that is being learned
+        self._batch: Batch  # the current training batch
         self._batch_index = 0
         self._parts: Parts | None = None
         self._dev: dict[str, list[DevOutputs]] = {}
@@ -105,12 +106,12 @@ class StageModule(lightning.LightningModule):
 
     @property
     def eval_model(self) -> SpeechModel:
-        """The model whose scores count: the averaged one when the stage averages."""
+        """The model that is scored: the averaged one if the stage averages weights."""
         return self.model if self.averaged is None else self.averaged.module
 
     @property
     def watched(self) -> str:
-        """Name of the metric that chooses and stops."""
+        """Name of the metric that selects the checkpoint and stops training."""
         return f"dev_{monitored_score(self.stage, next(iter(self.tasks.values())))}"
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
@@ -136,13 +137,13 @@ class StageModule(lightning.LightningModule):
         return loss
 
     def fitting_losses(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the batch's loss and those of its tasks, in as many parts as the device's memory asks for."""
+        """Return the batch's loss and those of its tasks, computed in as many parts as the device's memory requires."""
         while True:
             try:
                 return self.batch_losses()
             except torch.OutOfMemoryError:
                 pass
-            self.halve()  # outside of the block, in which the error would keep all that was computed
+            self.halve()  # outside the `except` block, where the error would keep all intermediate results alive
 
     def batch_losses(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the batch's loss and those of its tasks."""
@@ -153,9 +154,10 @@ class StageModule(lightning.LightningModule):
         return self.weighted(losses, decoded.head_outputs), losses
 
     def decode(self, batch: Batch, part: int | None = None) -> Decoded:
-        """Return what the heads put out in training for the batch or a part of it, the same at every call.
+        """Return the heads' training outputs for the batch or a part of it, the same at every call.
 
-        Dropout is seeded by batch: loaders draw from torch's generator as well, and a resumed run makes more of them.
+        Dropout is seeded per batch, because loaders also draw from torch's generator, and a resumed run creates more of
+        them.
         """
         name = f"dropout/{self._batch_index}/{self.global_rank}"
         name += "" if part is None else f"/{part} of {self.num_parts}"
@@ -167,22 +169,22 @@ class StageModule(lightning.LightningModule):
         return Decoded(head_outputs, encoded.targets, encoded.has_target)
 
     def halve(self) -> None:
-        """Learn this batch, and all that follow, in twice as many parts.
+        """Split this batch and all that follow into twice as many parts.
 
         Raises:
-            RunError: It has one clip; or several processes train, each of which waits for the others' gradients.
+            RunError: The batch has one clip; or several processes train, each of which waits for the others' gradients.
         """
         self._parts, num_clips = None, len(self._batch.num_samples)
-        what = f"the memory of {self.device} does not hold a batch of {num_clips} clips"
+        what = f"the memory of {self.device} cannot hold a batch of {num_clips} clips"
         if self.trainer.world_size > 1:
             raise RunError(
-                f"{what}, and of several processes none can learn its batch in halves",
+                f"{what}, and with several processes, batches cannot be split",
                 where="batches.max_clips",
-                remedy="Lower it or batches.max_seconds, and raise batches.accumulate as much.",
+                remedy="Lower it or batches.max_seconds, and raise batches.accumulate by the same factor.",
             )
         if self.num_parts >= num_clips:
             raise RunError(
-                f"the memory of {self.device} does not hold a clip of {self._batch.audio_s / num_clips:.1f} s",
+                f"the memory of {self.device} cannot hold a clip of {self._batch.audio_s / num_clips:.1f} s",
                 where="clips.crop_s",
                 remedy="Lower it, or set backbone.gradient_checkpointing.",
             )
@@ -190,20 +192,20 @@ class StageModule(lightning.LightningModule):
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         logger.info(
-            "%s: from now on the stage '%s' learns each batch in %d parts, which takes about a third longer; "
-            "to save that, lower batches.max_clips and raise batches.accumulate",
+            "%s: from now on, the stage '%s' splits each batch into %d parts, which takes about a third longer; "
+            "to avoid this, lower batches.max_clips and raise batches.accumulate",
             what,
             self.stage.name,
             self.num_parts,
         )
 
     def backward(self, loss: torch.Tensor, *arguments: Any, **options: Any) -> None:
-        """Go back from the loss; where the device's memory does not suffice, from that of the batch in parts."""
+        """Run the backward pass; if the device's memory is too small, repeat it with the batch in parts."""
         if self.trainer.world_size > 1:
             super().backward(loss, *arguments, **options)
             return
         weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        before = [parameter.grad for parameter in weights]  # of the batches that share the step
+        before = [parameter.grad for parameter in weights]  # of earlier batches in the same step
         while True:
             for parameter in weights:
                 parameter.grad = None
@@ -214,7 +216,7 @@ class StageModule(lightning.LightningModule):
                         self._parts.backward()
                 break
             except torch.OutOfMemoryError:
-                loss.detach_()  # Lightning keeps it, and with it all that was computed
+                loss.detach_()  # Lightning keeps it, and with it all intermediate results
             self.halve()
             with self.trainer.precision_plugin.train_step_context():
                 loss = self.fitting_losses()[0] / self.trainer.accumulate_grad_batches
@@ -223,7 +225,7 @@ class StageModule(lightning.LightningModule):
                 parameter.grad = earlier if parameter.grad is None else parameter.grad.add_(earlier)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip gradients by value, by norm."""
+        """Clip gradients by value, then by norm."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if self.stage.clip_value is not None:
             nn.utils.clip_grad_value_(parameters, self.stage.clip_value)
@@ -231,14 +233,14 @@ class StageModule(lightning.LightningModule):
             nn.utils.clip_grad_norm_(parameters, self.stage.clip_norm)
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
-        """Step, then move the averaged weights."""
+        """Take an optimiser step, then update the averaged weights."""
         num_before = self.trainer.global_step
         super().optimizer_step(*arguments, **options)
         if self.averaged is not None:
             self.averaged.update(self.model, num_before)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Keep truth and output; the score is taken when all are there."""
+        """Keep truth and outputs, which are scored at the end of the epoch."""
         encoded = encode_batch(self.eval_model, batch, SpectrogramAugmentation(), self.branches, goes_on=self.goes_on)
         head_outputs = self.eval_model.decode(
             encoded.hidden_states, batch.conditions, self.tasks, self.stage.use_fusion
@@ -256,7 +258,7 @@ class StageModule(lightning.LightningModule):
                 self._dev.setdefault(name, []).append((batch.positions[known], truth.cpu(), kept.cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Score the whole dev set, on every process the same."""
+        """Score the whole dev set, with the same result on every process."""
         loss = 0.0
         if "loss" in (self.stage.monitor, self.stage.schedule.monitor):
             total = torch.stack(self._dev_losses or [torch.zeros(2, device=self.device)]).sum(dim=0)
@@ -286,7 +288,7 @@ class StageModule(lightning.LightningModule):
         self._dev.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out a frozen backbone, whose weights would be most of the file."""
+        """Leave out a frozen backbone, whose weights would make up most of the file."""
         checkpoint[NUM_PARTS] = self.num_parts
         if self.frozen_sha256 is not None:
             state = checkpoint["state_dict"]
@@ -294,10 +296,10 @@ class StageModule(lightning.LightningModule):
             checkpoint[FROZEN] = self.frozen_sha256
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put it back.
+        """Restore a frozen backbone.
 
         Raises:
-            RunError: It is another one now.
+            RunError: The backbone has changed.
         """
         self.num_parts = checkpoint.get(NUM_PARTS, 1)
         if FROZEN in checkpoint:
@@ -306,7 +308,7 @@ class StageModule(lightning.LightningModule):
             checkpoint["state_dict"] |= {name: own[name] for name in own if BACKBONE_WEIGHT.match(name)}
 
     def configure_optimizers(self) -> Any:
-        """Return the optimiser, and the schedule when it moves."""
+        """Return the optimiser, and the schedule if the learning rate is not constant."""
         optimizer = build_optimizer(self.model, self.stage.optimizer)
         schedule = self.stage.schedule
         if schedule.name == "constant":
@@ -318,7 +320,7 @@ class StageModule(lightning.LightningModule):
                 factor=schedule.factor,
                 patience=schedule.patience,
             )
-            # Lightning would step it after the resume state is written, so on_validation_epoch_end does
+            # Lightning would step it after writing the resume state, so on_validation_epoch_end does it
             return {
                 "optimizer": optimizer,
                 "lr_scheduler": {"scheduler": plateau, "monitor": self.watched, "frequency": NEVER},
@@ -333,7 +335,7 @@ class StageModule(lightning.LightningModule):
         targets: Mapping[str, torch.Tensor],
         has_target: Mapping[str, torch.Tensor],
     ) -> dict[str, torch.Tensor]:
-        """Return the loss of each task of which the batch has targets, before it is weighted."""
+        """Return the loss of each task that has targets in the batch, before weighting."""
         losses: dict[str, torch.Tensor] = {}
         for name, task in self.tasks.items():
             known, head_output = has_target[name], head_outputs[name]
@@ -355,7 +357,7 @@ class StageModule(lightning.LightningModule):
         return losses
 
     def weighted(self, losses: Mapping[str, torch.Tensor], head_outputs: Mapping[str, HeadOutput]) -> torch.Tensor:
-        """Return the sum of the tasks' losses, each by its weight; 0 of a batch without any target."""
+        """Return the weighted sum of the tasks' losses; 0 for a batch without any targets."""
         if not losses:
             return sum(head_output.output.sum() for head_output in head_outputs.values()) * 0.0  # type: ignore[return-value]
         return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
@@ -365,16 +367,16 @@ NEVER = 1 << 62
 NO_WEIGHTS: Mapping[Any, float] = {}
 NUM_PARTS = "num_parts"
 FROZEN = "frozen_backbone_sha256"  # in files without the backbone's weights
-BACKBONE_WEIGHT = re.compile(r"((model|averaged\.module)\.)?backbone\.(?!.*\.lora_)")  # not those of an adapter
+BACKBONE_WEIGHT = re.compile(r"((model|averaged\.module)\.)?backbone\.(?!.*\.lora_)")  # except those of an adapter
 
 
 def require_backbone(expected_sha256: str, found_sha256: str | None) -> None:
-    """Raise RunError when a stage's weights were trained on another backbone than there is now."""
+    """Raise RunError if a stage's weights were trained on a different backbone from the current one."""
     if expected_sha256 != found_sha256:
         raise RunError(
-            "the backbone's weights are not those that the training started with",
+            "the backbone's weights are not those that training started with",
             where="backbone.source",
-            remedy="Restore them, or train anew into another --out.",
+            remedy="Restore them, or train again into another --out.",
         )
 
 
@@ -383,8 +385,8 @@ def loss_weights(
 ) -> dict[str, float]:
     """Return the weight of each task's loss: its own or the stage's, or a for the first and (1 - a) / n for n others.
 
-    The last is equation 1 of gao2023; equation 2 is the same with a reversed gradient. A task alone weighs 1 then.
-    The stage's are a and b of park2023's equation 6.
+    The last case is equation 1 of gao2023; equation 2 is the same with a reversed gradient. A single task then has
+    weight 1. The stage's weights are a and b of park2023's equation 6.
     """
     if main_task_weight is None:
         return {**{name: task.options.weight for name, task in tasks.items()}, **weights}
@@ -395,16 +397,16 @@ def loss_weights(
 
 
 def monitored_score(stage: Stage, first: Task) -> str:
-    """Return the monitored score of a stage's first task: the stage's, or else the task's own."""
+    """Return the monitored score of a stage's first task: the stage's choice, or else the task's own."""
     return stage.monitor or first.monitors[0]
 
 
 def _rows(known: torch.Tensor, device: torch.device) -> Callable[..., torch.Tensor]:
-    """Return what takes the known clips of (batch, ...) or of another dimension; all of them as they are.
+    """Return a function that selects the known clips of (batch, ...), or along another dimension.
 
     Args:
-        known: (batch,) bool, on the host: how many there are is known without the device.
-        device: Where the clips' numbers are.
+        known: (batch,) bool, on the host, so that counting them does not synchronise with the device.
+        device: Device of the clips' tensors.
     """
     if known.all():
         return lambda values, dim=0: values
@@ -413,5 +415,5 @@ def _rows(known: torch.Tensor, device: torch.device) -> Callable[..., torch.Tens
 
 
 def _summed(task: Task, truth: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-    """Return the sum of the members' losses: each learns as if it were alone."""
+    """Return the sum of the members' losses: each is trained as if it were alone."""
     return torch.stack([task.loss(truth, output) for output in outputs]).sum()

@@ -1,4 +1,4 @@
-"""How weights move: the optimiser and its groups, the schedule of its learning rate, the average of the weights."""
+"""The optimiser and its parameter groups, the learning rate schedule, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serein.recipe import Optimizer, Schedule
 
 
 def build_optimizer(model: SpeechModel, options: Optimizer) -> torch.optim.Optimizer:
-    """Return the optimiser of the weights that learn; vectors (biases, norms) do not decay."""
+    """Return the optimiser of the trainable weights; vectors (biases, norms) have no weight decay."""
     rate_of = backbone_rates(model, options)
     groups: dict[tuple[bool, float, bool], dict[str, Any]] = {}  # the backbone's first, the heads' last
     for p in model.parameters():
@@ -27,10 +27,10 @@ def build_optimizer(model: SpeechModel, options: Optimizer) -> torch.optim.Optim
 
 
 def backbone_rates(model: SpeechModel, options: Optimizer) -> dict[int, float]:
-    """Return the learning rate of each parameter of the backbones, by its id.
+    """Return the learning rate of each backbone parameter, by its id.
 
-    With a layer decay d, the rate of layer i of N is multiplied by d^(N + 1 - i) and that of what lies below layer 1 by
-    d^(N + 1) (Clark 2020, ELECTRA); an adapter's stays.
+    With a layer decay d, the rate of layer i of N is multiplied by d^(N + 1 - i), and that of everything below layer 1
+    by d^(N + 1) (Clark 2020, ELECTRA); an adapter's rate is unchanged.
     """
     rates: dict[int, float] = {}
     for backbone in [model.backbone, *(model.backbone_of(name) for name in model.branches)]:
@@ -50,16 +50,16 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], Optimizer], torch.optim.Op
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Schedule, num_steps: int) -> Any:
-    """Return the schedule of the learning rate: `exponential` by epochs, any other by optimiser steps.
+    """Return the learning rate schedule: `exponential` is stepped by epochs, any other by optimiser steps.
 
     Args:
-        num_steps: Optimiser steps of the whole stage.
+        num_steps: Number of optimiser steps of the whole stage.
     """
     if schedule.name == "exponential":
         return torch.optim.lr_scheduler.ExponentialLR(optimizer, schedule.factor)
     if schedule.name == "one-cycle":
         rates, total = [group["lr"] for group in optimizer.param_groups], num_steps + 1
-        is_singular = abs(schedule.warmup * total - 1) < 1e-6  # PyTorch's rise then divides by zero
+        is_singular = abs(schedule.warmup * total - 1) < 1e-6  # PyTorch's warm-up then divides by zero
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             rates,
@@ -82,12 +82,12 @@ def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Schedule, num_st
 
 
 class MovingAverage(nn.Module):
-    """An exponential moving average of a model's weights and buffers, which leans on new weights in the first steps.
+    """An exponential moving average of a model's weights and buffers, which favours new weights in the first steps.
 
-    PyTorch's `AveragedModel` counts its steps on the device, which it waits for in each of them.
+    PyTorch's `AveragedModel` counts its steps on the device and therefore synchronises with it in each step.
 
     Attributes:
-        module: The averaged model; a part that it shares with the other one stays as it is.
+        module: The averaged model; parts that it shares with the original model are left unchanged.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -97,7 +97,7 @@ class MovingAverage(nn.Module):
 
     @torch.no_grad()
     def update(self, model: nn.Module, num_before: int) -> None:
-        """Move towards a model's weights, after as many updates."""
+        """Update the average with a model's weights, after `num_before` updates."""
         kept = min(self.decay, (1 + num_before) / (10 + num_before)) if num_before else 0.0
         own, others = ([*each.parameters(), *each.buffers()] for each in (self.module, model))
         pairs = [pair for pair in zip(own, others, strict=True) if pair[0] is not pair[1]]

@@ -1,4 +1,4 @@
-"""Stages, one after the other: each starts from the weights that the one before handed on; compiled where asked."""
+"""Training stages: each starts from the weights that the previous one passed on, and may be compiled."""
 
 from __future__ import annotations
 
@@ -66,30 +66,30 @@ from serein.training.module import StageModule
 
 MOST_WORKERS = 8
 FACTORISED_CLIPS = 256  # evenly spaced in the training set
-LONGEST_BANDS_S = 180_000.0  # bands of fifty hours are some 5 GB
-# Log-mel batches of many lengths need more kernels than oneDNN keeps of itself (1024): it would build them anew.
-# Padded batches of pretrained models have few lengths.
+LONGEST_BANDS_S = 180_000.0  # bands of fifty hours are about 5 GB
+# Log-mel batches of many lengths need more kernels than oneDNN caches by default (1024): it would rebuild them.
+# Padded batches of pretrained models have few different lengths.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
 
 
 def most_workers() -> int:
-    """Return how many processes may decode or change clips beside training."""
+    """Return the maximum number of processes that decode or change clips alongside training."""
     return min(MOST_WORKERS, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a stage learns from.
+    """The data on which a stage trains.
 
     Attributes:
         recordings: All recordings.
         targets: Task -> targets of all recordings.
         train: Positions of the training utterances.
-        dev: Positions of the dev utterances, maybe none.
-        clips: Cutting and extending.
-        conditions: Those of all recordings.
+        dev: Positions of the dev utterances, possibly none.
+        clips: How clips are cut and padded.
+        conditions: Conditions of all recordings.
         features: Where and how to cache the features of a frozen backbone; `None` runs it in every epoch.
-        stored: Stored features of train and dev, instead of their waveforms.
+        stored: Stored features of train and dev, which replace their waveforms.
         device: Where the stage trains.
     """
 
@@ -104,7 +104,7 @@ class TrainingData:
     device: torch.device = field(default_factory=own_device)
 
     def sampler(self, batches: Batches, seed: int, *, is_training: bool, **drawing: Any) -> BucketSampler:
-        """Return the batches of train or dev, this process's share of them; `drawing`: see `BucketSampler`."""
+        """Return this process's share of the batches of train or dev; `drawing`: see `BucketSampler`."""
         return BucketSampler(
             self.train if is_training else self.dev,
             batch_durations(self.recordings, self.clips, is_training=is_training),
@@ -119,7 +119,7 @@ class TrainingData:
     def dataset(
         self, seed: int, *, is_training: bool, augment: WaveformAugmenter | None = None, num_views: int = 1
     ) -> ClipDataset:
-        """Return the clips, cropped and changed when training."""
+        """Return the clips, cropped and augmented in training."""
         return ClipDataset(
             self.recordings,
             self.targets,
@@ -134,12 +134,12 @@ class TrainingData:
 
     @property
     def num_workers(self) -> int:
-        """Processes that decode: none when the audio stays in memory, or is not needed."""
+        """Number of decoding processes; none if the audio stays in memory or is not needed."""
         return 0 if self.recordings.fits_memory or self.stored is not None else most_workers()
 
 
 class EpochLoaders(lightning.LightningDataModule):
-    """Hands Lightning a fresh training loader every epoch: the number of batches differs from epoch to epoch."""
+    """Gives Lightning a new training loader every epoch, because the number of batches differs between epochs."""
 
     def __init__(self, data: TrainingData, stage: Stage, seed: int, tasks: Mapping[str, Task] | None = None) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class EpochLoaders(lightning.LightningDataModule):
             name = next(iter(stage.tasks or tasks or {}))
             targets = data.targets[name]
             found = (tasks or {})[name].classes(torch.from_numpy(targets.values))
-            assert found is not None  # the recipe is refused else
+            assert found is not None  # otherwise the recipe would have been rejected
             drawing = {"classes": np.where(targets.is_known, found.numpy(), -1)}
         if stage.sampling == "corpora":
             train = list(data.train)
@@ -174,11 +174,11 @@ class EpochLoaders(lightning.LightningDataModule):
             return []
         sampler = self.data.sampler(self.stage.batches, self.seed, is_training=False)
         if not len(sampler):
-            sampler.rank = 0  # fewer batches than processes: none may be idle, and clips seen twice count once
+            sampler.rank = 0  # fewer batches than processes: none may be idle, and repeated clips are scored once
         return loader(self.data.dataset(self.seed, is_training=False), sampler, num_workers=self.data.num_workers)
 
     def num_steps(self) -> int:
-        """Return the optimiser steps of all epochs."""
+        """Return the number of optimiser steps of all epochs."""
         steps = 0
         for epoch in range(self.stage.epochs):
             self.sampler.set_epoch(epoch)
@@ -197,13 +197,13 @@ def train_stage(
     report: Report,
     label: str,
 ) -> None:
-    """Train a model in place, or read its weights when the stage is done already; a stopped stage goes on.
+    """Train a model in place, or load its weights if the stage is already done; an interrupted stage is resumed.
 
     Args:
-        model: Starts as the stage before left it.
-        tasks: All of the recipe's; the stage names those that learn.
-        folder: Gets `metrics.jsonl`, `weights.safetensors` and, until it is done, the state to resume from.
-        seed: Root of every draw.
+        model: The model, in the state in which the previous stage left it.
+        tasks: All tasks of the recipe; the stage names those to train.
+        folder: Receives `metrics.jsonl`, `weights.safetensors` and, until the stage is done, the state to resume from.
+        seed: Seed of all random draws.
         report: Receives progress, under `label`.
     """
     weights = folder / WEIGHTS
@@ -223,7 +223,7 @@ def train_stage(
                 EarlyStopping(module.watched, mode=mode, patience=stage.patience, check_on_train_epoch_end=False)
             )
         resume = readable_state(folder)
-        with warnings.catch_warnings():  # about workers, loggers and devices: advice for Lightning's own users
+        with warnings.catch_warnings():  # about workers, loggers and devices: meant for direct users of Lightning
             warnings.filterwarnings("ignore", module="lightning")
             warnings.filterwarnings("ignore", category=FutureWarning)
             for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
@@ -241,11 +241,11 @@ def train_stage(
 
 
 def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: Report, label: str) -> TrainingData:
-    """Return the data with the hidden layers of train and dev, where they are the same in every epoch.
+    """Return the data with stored hidden layers of train and dev, if these are the same in every epoch.
 
     Raises:
         AudioError: A recording cannot be read.
-        RunError: The disk lacks room for them, or nothing can be written.
+        RunError: The disk lacks space for them, or nothing can be written.
     """
     model.train_only(stage.trainable, stage.tasks)
     positions = [*data.train, *data.dev]
@@ -259,8 +259,8 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
         return with_bands(data, backbone, positions, report, label)
     layers = tapped_layers(model, model.branches_of(stage.tasks, stage.use_fusion))
     means = num_fixed == len(backbone.sizes) and reads_means(model, stage)
-    if num_fixed < len(backbone.sizes):  # training goes on from the highest of them
-        if num_fixed == 1:  # that of no transformer layer: a hundred gigabytes would save little
+    if num_fixed < len(backbone.sizes):  # training continues from the highest of them
+        if num_fixed == 1:  # only the input of the transformer layers: a hundred gigabytes would save little
             return data
         below = {layer for layer in layers if layer != "last" and int(layer) < num_fixed}
         layers = tuple(sorted(below | {str(num_fixed - 1)}))
@@ -272,7 +272,7 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
 def with_bands(
     data: TrainingData, backbone: LogMelBackbone, positions: Sequence[int], report: Report, label: str
 ) -> TrainingData:
-    """Return the data with the log-mel bands of whole clips, unless none are to be kept, or clips are cropped."""
+    """Return the data with stored log-mel bands of whole clips, unless nothing is to be stored or clips are cropped."""
     options, clips = data.features or FeatureCacheOptions(dtype="none"), data.clips
     durations_s = batch_durations(data.recordings, clips, is_training=False)
     is_whole = clips.crop_s is None or durations_s[list(data.train)].max() <= clips.crop_s
@@ -285,12 +285,12 @@ def with_bands(
 def build_trainer(
     model: SpeechModel, stage: Stage, folder: Path, callbacks: list[lightning.Callback], device: torch.device
 ) -> lightning.Trainer:
-    """Return Lightning's trainer of a stage, which writes for TensorBoard where that is installed."""
+    """Return Lightning's trainer for a stage, which writes TensorBoard logs if TensorBoard is installed."""
     processes = distributed_info()
     devices: dict[str, Any] = {"devices": [device.index or 0] if device.type == "cuda" else 1}
     if processes.size > 1:
         has_layers = any(len(encoder.sizes) > 1 for encoder in model.encoders) or len(model.branches) > 0
-        # A selected layer below the last leaves some weights unused.
+        # If a layer below the last is selected, some weights are unused.
         uses_all = isinstance(model.backbone, LogMelBackbone) and not has_layers
         devices = {
             "devices": processes.local_size,
@@ -316,17 +316,17 @@ def build_trainer(
         deterministic="warn",
         benchmark=False,
     )
-    # Filling is a tenth of a step, and nothing here reads such memory.
+    # Filling takes a tenth of a step, and nothing here reads uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return trainer
 
 
 def corpus_weights(corpora: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return how often each clip is drawn: a corpus by the square root of its size, its classes equally often.
+    """Return each clip's sampling weight: the square root of its corpus's size, shared equally by its classes.
 
     Args:
-        corpora: (clip,) names.
-        classes: (clip,) numbers.
+        corpora: (clip,) corpus names.
+        classes: (clip,) class numbers.
 
     Example:
         >>> corpus_weights(np.array(["a", "b", "b", "b", "b"]), np.array([0, 0, 0, 0, 1])).round(2).tolist()
@@ -345,7 +345,7 @@ PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 
 def chosen_precision(precision: str, device: torch.device) -> str:
-    """Return what `auto` means on a device: bfloat16 where the GPU or processor computes in it."""
+    """Return the precision that `auto` selects on a device: bfloat16 if the GPU or processor computes in it."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -363,10 +363,10 @@ def fit_backbones(
     report: Report,
     label: str,
 ) -> None:
-    """Let backbones take from the training set what no gradient learns.
+    """Fit the parts of backbones that are computed from the training set without gradients.
 
-    Log-mel backbones take mean and deviation of all of its bands, which are kept for its stages; pretrained ones that
-    shall be of a rank, principal components of some of its clips.
+    Log-mel backbones are fitted to the mean and deviation of all its bands, which are stored for the stages. Pretrained
+    backbones with a `rank` are factorised by the principal components of some of its clips.
     """
     fitted: dict[LogMel, LogMelBackbone] = {}
     for backbone in (model.backbone_of(name) for name in branches):
@@ -387,7 +387,7 @@ def fit_backbones(
 
 
 def _whole_clips(data: TrainingData, positions: Sequence[int]) -> Iterator[Batch]:
-    """Return clips in batches, cut as in a dev set."""
+    """Return clips in batches, cut as in the dev set."""
     dataset = data.dataset(0, is_training=False)
     durations_s = batch_durations(data.recordings, data.clips, is_training=False)
     whole = BucketSampler(positions, durations_s, Batches(), is_training=False)
@@ -395,7 +395,7 @@ def _whole_clips(data: TrainingData, positions: Sequence[int]) -> Iterator[Batch
 
 
 def stage_seed(seed: int, fold: str, stage: str) -> int:
-    """Return the root of a stage's draws, below 2**31."""
+    """Return the seed of a stage's random draws, below 2**31."""
     return draw_seed(seed, 0, f"{fold}/{stage}") & 0x7FFFFFFF
 
 
@@ -407,18 +407,18 @@ def history(folder: Path) -> list[dict[str, float]]:
 
 @contextmanager
 def _plainly(folder: Path) -> Iterator[None]:
-    """Undo what Lightning and loaders make of a signal, of the keyboard and of a broken file."""
+    """Restore the original error if Lightning or a loader replaces a signal, keyboard interrupt or audio error."""
     try:
         yield
-    except SIGTERMException:  # would exit with status 0
+    except SIGTERMException:  # it would exit with status 0
         raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit as stop:
         raise (KeyboardInterrupt if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
-    except AudioError as error:  # of a loader's process: its traceback, and in the last line its message
+    except AudioError as error:  # from a loader's process: a traceback with the message in its last line
         raise AudioError(str(error).rpartition("Error: ")[2]) from None
     except torch.OutOfMemoryError:
         raise RunError(
-            "the device's memory does not suffice for weights, gradients and their averages, or for dev",
+            "the device's memory is too small for weights, gradients and their averages, or for dev",
             where=folder,
             remedy="Lower batches.max_seconds or batches.max_clips, or train fewer layers.",
         ) from None
@@ -428,10 +428,10 @@ COMPILER_BACKEND = "inductor"
 
 
 def require_compiler(device: torch.device, where: str = "stages.compile") -> None:
-    """Compile one sum, so that a compiler that is missing is reported before a training starts.
+    """Compile one sum, so that a missing compiler is reported before training starts.
 
     Raises:
-        RunError: This machine cannot compile for the device: CPUs need a C++ compiler with OpenMP, GPUs Triton.
+        RunError: This machine cannot compile for the device: CPUs require a C++ compiler with OpenMP, GPUs Triton.
     """
 
     def double(numbers: torch.Tensor) -> torch.Tensor:
@@ -439,22 +439,22 @@ def require_compiler(device: torch.device, where: str = "stages.compile") -> Non
 
     try:
         torch.compile(double, backend=COMPILER_BACKEND)(torch.ones(8, device=device))
-    except (RuntimeError, OSError, ImportError) as error:  # PyTorch's own are RuntimeErrors; each system has others
+    except (RuntimeError, OSError, ImportError) as error:  # PyTorch raises RuntimeErrors; each system adds others
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         needed = "Triton" if device.type == "cuda" else "a C++ compiler with OpenMP, for instance g++,"
         raise RunError(
-            f"torch.compile does not work here for {device} ({reason})",
+            f"torch.compile does not work on this machine for {device} ({reason})",
             where=where,
-            remedy=f"Install {needed} or leave compile out: it changes the speed alone.",
+            remedy=f"Install {needed} or leave compile out: it changes only the speed.",
         ) from None
 
 
 @contextmanager
 def compiled(model: SpeechModel, *, enabled: bool = True) -> Iterator[None]:
-    """Let the transformer layers of pretrained backbones run compiled until the block ends; weights keep their names.
+    """Run the transformer layers of pretrained backbones compiled until the block ends; weights keep their names.
 
-    They are compiled one by one (PyTorch's regional compilation): all layers of a model are one program, made once for
-    any number of clips and frames. All else runs as ever.
+    They are compiled one by one (PyTorch's regional compilation): all layers of a model share one program, compiled
+    once for any number of clips and frames. Everything else runs uncompiled.
     """
     branches = (MAIN, *model.branches) if enabled else ()
     parts = [block for branch in branches for block in model.backbone_of(branch).repeated_blocks]
@@ -464,4 +464,4 @@ def compiled(model: SpeechModel, *, enabled: bool = True) -> Iterator[None]:
         yield
     finally:
         for part in parts:
-            part._compiled_call_impl = None  # there is no public way back
+            part._compiled_call_impl = None  # there is no public method to undo it

@@ -21,7 +21,7 @@ export function linksOfAll(predictions) {
   ];
 }
 
-/** Return a row for each segment; one for a recording without segments. */
+/** Return a row for each segment, or one row for a recording without segments. */
 export function csv(predictions) {
   const classes = [...new Set(predictions.flatMap((each) => Object.keys(each.probabilities)))];
   const dimensions = [...new Set(predictions.flatMap((each) => Object.keys(each.dimensions ?? {})))];

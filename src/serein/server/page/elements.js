@@ -1,4 +1,4 @@
-// Elements and numbers, as every part of the page writes them.
+// Elements and numbers, in the form that every part of the page uses.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -12,7 +12,7 @@ export function drawn(name, attributes = {}, ...children) {
   return filled(document.createElementNS(SVG, name), attributes, children);
 }
 
-/** Return a time as clocks show it: 4.25 s is 0:04.3. */
+/** Return a time in the format of a clock: 4.25 s is 0:04.3. */
 export function clock(seconds, decimals = 1) {
   const total = Number(seconds.toFixed(decimals));
   const hours = Math.floor(total / 3600);
@@ -26,7 +26,7 @@ export function percent(probability) {
   return `${Math.round(100 * probability)}\u202f%`;
 }
 
-/** Return a size in megabytes of a million bytes, as servers count. */
+/** Return a size in megabytes of a million bytes, the unit of servers. */
 export function megabytes(bytes) {
   const size = bytes / 1e6;
   return `${size < 10 ? size.toFixed(1) : Math.round(size)}\u00a0MB`;

@@ -1,4 +1,4 @@
-// The page: takes recordings, sends them one after the other, and shows what is answered.
+// The page: takes recordings, sends them one after the other, and shows the predictions.
 
 import { linksOfAll } from "./downloads.js";
 import { clock, element, megabytes, percent, swatch } from "./elements.js";
@@ -10,7 +10,7 @@ const $ = (id) => document.getElementById(id);
 const WRONG_KEY = "The server does not accept this key.";
 const items = []; // {file, state, progress, prediction, problem}, in their order
 let shown = null; // the item whose result is shown
-let sending = null; // what is under way
+let sending = null; // the request in progress
 let recorder = null;
 let numRecorded = 0;
 let service = { colours: {}, limits: null };
@@ -58,7 +58,7 @@ function askForKey(problem) {
 $("key-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const given = $("key").value.trim();
-  if (!/^[\x21-\x7e]+$/.test(given)) return askForKey("A key consists of letters, digits and signs without spaces.");
+  if (!/^[\x21-\x7e]+$/.test(given)) return askForKey("A key consists of letters, digits and symbols, without spaces.");
   useKey(given);
   if (!(await introduce())) return;
   $("key").value = "";
@@ -83,7 +83,7 @@ $("files").addEventListener("change", () => {
   $("files").value = ""; // so that the same file can be chosen again
 });
 
-// Anywhere on the page: a browser would open what misses the panel.
+// Anywhere on the page: a browser would open a file dropped outside the panel.
 addEventListener("dragover", (event) => {
   event.preventDefault();
   $("capture").classList.add("over");
@@ -95,7 +95,7 @@ addEventListener("drop", (event) => {
   if ($("capture").hidden || recorder) return;
   const files = [...event.dataTransfer.files];
   if (files.length) add(files);
-  else complain("What was dropped is not a file. Save it first, and drop the file.");
+  else complain("The dropped item is not a file. Save it first, then drop the file.");
 });
 
 $("record").addEventListener("click", async () => {
@@ -188,12 +188,12 @@ async function answer(item) {
   const most = service.limits?.max_upload_bytes;
   try {
     if (item.file.size > 2 * most) {
-      throw new Error(`The file has ${megabytes(item.file.size)}; this server takes at most ${megabytes(most)}. It was not sent. Send a part of it, or FLAC instead of WAV.`);
+      throw new Error(`The file has ${megabytes(item.file.size)}; this server accepts at most ${megabytes(most)}. It was not sent. Send a part of it, or FLAC instead of WAV.`);
     }
     sending = predict(item.file, $("find-speech").checked, (progress) => change(item, { progress }));
     const prediction = await sending.answer;
     change(item, { state: "done", prediction });
-    announce(`${prediction.file}: ${prediction.label ?? `no answer, ${prediction.rejected}`}${prediction.confidence === null || prediction.label === null ? "" : `, ${percent(prediction.confidence)}`}.`);
+    announce(`${prediction.file}: ${prediction.label ?? `no label, ${prediction.rejected}`}${prediction.confidence === null || prediction.label === null ? "" : `, ${percent(prediction.confidence)}`}.`);
   } catch (problem) {
     if (problem.status === 401) {
       change(item, { state: "waiting" });
@@ -241,7 +241,7 @@ function refusal(item) {
   const { message, retryAfterS, status } = item.problem;
   const again = element("button", { type: "button", onclick: () => retry(item) }, "Try again");
   const canRetry = status === 0 || status === 408 || status === 429 || status >= 500;
-  const wait = retryAfterS ? ` The server asks to wait ${retryAfterS}\u00a0s.` : "";
+  const wait = retryAfterS ? ` The server asks you to wait ${retryAfterS}\u00a0s.` : "";
   const alert = element("p", { class: "problem", role: "alert" }, message + wait);
   return canRetry ? element("div", {}, alert, again) : alert;
 }
@@ -273,7 +273,7 @@ function brief(item) {
   const { label, rejected, confidence } = item.prediction;
   const numbers = Object.entries(item.prediction.dimensions ?? {}).map(([name, number]) => `${name} ${number.toFixed(2)}`);
   const answer = label === null ? [numbers.join(", ")] : [swatch(service.colours[label] ?? "var(--muted)"), label];
-  const said = rejected === null ? answer : [`no answer: ${rejected}`];
+  const said = rejected === null ? answer : [`no label: ${rejected}`];
   return [element("td", { class: "text" }, ...said), element("td", { class: "number" }, confidence === null ? "–" : percent(confidence))];
 }
 

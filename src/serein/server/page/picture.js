@@ -1,5 +1,5 @@
 // Emotions over time: the waveform in the colours of its segments, and below it the probability of every class and the
-// curve of every dimension; and where a recording lies in the plane of valence and arousal.
+// curve of every dimension; and the position of a recording in the plane of valence and arousal.
 
 import { clock, drawn, percent } from "./elements.js";
 
@@ -9,16 +9,16 @@ const MOST_LANES = 8;
 const CURVE = 40; // px, of a dimension
 const PLANE = 150; // px
 const LETTER = 6.6; // px, about
-const WIDE_LETTER = 8; // px, as wide as a letter is on average in the widest fonts
+const WIDE_LETTER = 8; // px, average width of a letter in the widest fonts
 const STEPS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600];
 
-/** Return the picture as wide as it will be shown, so that its text is never scaled.
+/** Return the picture in the width that it is shown in, so that its text is never scaled.
  *
- * @param prediction What the server answered.
- * @param colourOf Of a class.
- * @param peaks Largest amplitudes, 0 to 1, evenly spread over the recording; null where the browser cannot decode it.
- * @param width In CSS pixels.
- * @returns The `svg`; its `timeAt(clientX)` is seconds, and `showPlace(seconds)` moves the line of what is played.
+ * @param prediction The server's prediction.
+ * @param colourOf Returns the colour of a class.
+ * @param peaks Largest amplitudes, 0 to 1, evenly spread over the recording; null if the browser cannot decode it.
+ * @param width Width in CSS pixels.
+ * @returns The `svg`; its `timeAt(clientX)` returns seconds, and `showPlace(seconds)` moves the playback line.
  */
 export function overTime(prediction, colourOf, peaks, width) {
   const length = prediction.end_s - prediction.start_s;
@@ -56,7 +56,7 @@ export function momentsOf(prediction) {
   return prediction.curve ?? prediction.segments.map(({ start_s, end_s, dimensions }) => ({ start_s, end_s, ...dimensions }));
 }
 
-/** Return the plane of valence and arousal with the way of a recording through it; null where it has no such point. */
+/** Return the plane of valence and arousal with the path of a recording through it; null if it has no such point. */
 export function plane(prediction) {
   const { valence, arousal } = prediction.dimensions ?? {};
   if (valence === undefined || arousal === undefined) return null;
@@ -93,10 +93,10 @@ export function peaksOf(samples, count) {
     for (let i = Math.floor((part * samples.length) / count); i < end; i++) peaks[part] = Math.max(peaks[part], Math.abs(samples[i]));
   }
   const most = Math.max(1e-6, ...peaks);
-  return peaks.map((peak) => (peak / most) ** 0.6); // quiet speech is seen beside shouts
+  return peaks.map((peak) => (peak / most) ** 0.6); // quiet speech is visible next to shouts
 }
 
-/** Return the classes that have a row: those that a segment is labelled, then the most probable others. */
+/** Return the classes that have a row: those that are the label of a segment, then the most probable others. */
 function lanesOf(prediction) {
   const totals = new Map();
   for (const each of prediction.segments) {
@@ -110,7 +110,7 @@ function lanesOf(prediction) {
 }
 
 function waveform(prediction, colourOf, peaks, left, width, height) {
-  const paths = new Map(); // of each look, one path
+  const paths = new Map(); // one path for each look
   const columns = Math.floor((width - left - 1) / COLUMN);
   const middle = height / 2;
   for (let column = 0; column < columns; column++) {
@@ -154,7 +154,7 @@ function lane(prediction, name, colour, x, top) {
   return [line, ...bars, drawn("text", { class: "lane", x: 0, y: base }, shown)];
 }
 
-/** Return a dimension over time: a step for every moment, a gap where nobody speaks. */
+/** Return a dimension over time: a step for every moment, and a gap where there is no speech. */
 function curve(prediction, name, x, top) {
   const base = top + CURVE - 3;
   const y = (number) => (base - Math.min(1, Math.max(0, number)) * (CURVE - 8)).toFixed(1);
@@ -188,5 +188,5 @@ function tick(place, seconds, top, height) {
 function inWords(prediction) {
   const said = prediction.segments.slice(0, 20).map((each) => `${clock(each.start_s)} to ${clock(each.end_s)} ${each.label ?? each.rejected}`);
   const rest = prediction.segments.length > 20 ? `; and ${prediction.segments.length - 20} more` : "";
-  return `Emotions over time: ${said.join("; ")}${rest}. The table of segments says the same.`;
+  return `Emotions over time: ${said.join("; ")}${rest}. The table of segments shows the same.`;
 }

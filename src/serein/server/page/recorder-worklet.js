@@ -1,4 +1,4 @@
-// Runs beside the sound: hands samples on, a twentieth of a second at once.
+// Runs in the audio thread: passes samples on, a twentieth of a second at a time.
 
 class Samples extends AudioWorkletProcessor {
   constructor() {

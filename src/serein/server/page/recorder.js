@@ -1,6 +1,6 @@
-// The microphone: plain samples, as WAV, which every server reads; nothing of the browser's filters changes the voice.
+// The microphone: plain samples, as WAV, which every server reads; none of the browser's filters changes the voice.
 
-const RATE_HZ = 16_000; // what models are given; a higher rate would only be sent for nothing
+const RATE_HZ = 16_000; // the rate of the models; a higher rate would be sent for nothing
 const HEADER_BYTES = 44;
 
 /** Recording from the microphone, from `start` to `stop`. */
@@ -12,7 +12,7 @@ export class Recorder {
     this.length = 0;
   }
 
-  /** Ask for the microphone and begin; throws an error in plain words where there is none. */
+  /** Request the microphone and begin; throws an error in plain words if there is none. */
   async start() {
     if (!navigator.mediaDevices || !window.AudioWorkletNode)
       throw new Error("Browsers record only on pages from https:// or localhost. Choose a file instead.");
@@ -48,7 +48,7 @@ export class Recorder {
       this.#connect(new AudioContext({ sampleRate: RATE_HZ }));
     } catch (error) {
       if (error.name !== "NotSupportedError") throw error;
-      this.#connect(new AudioContext()); // Firefox joins a microphone only to a context of its own rate
+      this.#connect(new AudioContext()); // Firefox connects a microphone only to a context of the same rate
     }
     await this.context.audioWorklet.addModule(new URL("recorder-worklet.js", import.meta.url));
     const node = new AudioWorkletNode(this.context, "samples", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });

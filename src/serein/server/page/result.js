@@ -1,4 +1,4 @@
-// What the page shows of one prediction.
+// The part of the page that shows one prediction.
 
 import { linksOf } from "./downloads.js";
 import { clock, element, drawn, percent, swatch } from "./elements.js";
@@ -11,11 +11,11 @@ const PEAKS = 2000;
 const DECODED_HZ = 8000; // enough for a picture, and little memory
 const REJECTED = {
   "no speech": "No speech was found in it.",
-  "too short": "It holds too little speech for a prediction.",
-  "low confidence": "The model is not sure enough: its largest probability is below the server's limit.",
+  "too short": "It contains too little speech for a prediction.",
+  "low confidence": "The model is not confident enough: its largest probability is below the server's limit.",
 };
 
-/** Show an answered recording in an element, with its sound where the browser can play it. */
+/** Show a predicted recording in an element, with its audio if the browser can play it. */
 export function showResult(place, item, colours) {
   const { prediction, file } = item;
   const colourOf = (name) => colours[name] ?? "var(--muted)";
@@ -57,12 +57,12 @@ function headlines(prediction, colourOf) {
   const { label, rejected, confidence } = prediction;
   const said = label === null ? [] : [swatch(colourOf(label))];
   const reason = label === null ? REJECTED[rejected] ?? rejected : confidence === null ? "" : `probability ${percent(confidence)}`;
-  const main = isNumber(prediction) ? numbers(prediction.task, prediction) : [headline(prediction.task, [...said, label ?? "No answer"], reason)];
+  const main = isNumber(prediction) ? numbers(prediction.task, prediction) : [headline(prediction.task, [...said, label ?? "No label"], reason)];
   const others = Object.entries(prediction.tasks)
     .filter(([, other]) => !isTranscript(other))
     .flatMap(([name, other]) => {
       if (isNumber(other)) return numbers(name, other);
-      return [headline(name, [other.label ?? "No answer"], other.confidence === null ? "" : `probability ${percent(other.confidence)}`)];
+      return [headline(name, [other.label ?? "No label"], other.confidence === null ? "" : `probability ${percent(other.confidence)}`)];
     });
   const speechS = total(prediction.segments);
   const num = prediction.segments.length;
@@ -81,12 +81,12 @@ function numbers(name, part) {
   return Object.entries(found).map(([own, number]) => headline(own, [number.toFixed(2)], "from 0 to 1"));
 }
 
-/** Say in a sentence how long each emotion lasts. */
+/** Return a sentence that states how long each emotion lasts. */
 function reading(prediction) {
   if (prediction.segments.length < 2 || isNumber(prediction)) return null;
   const lengths = new Map();
   for (const each of prediction.segments) {
-    const name = each.label ?? "without an answer";
+    const name = each.label ?? "without a label";
     lengths.set(name, (lengths.get(name) ?? 0) + each.end_s - each.start_s);
   }
   const sorted = [...lengths].sort((a, b) => b[1] - a[1]);
@@ -108,7 +108,7 @@ function isTranscript(other) {
   return Object.keys(other.probabilities).length === 0 && other.confidence === null && !isNumber(other);
 }
 
-/** Whether a part was predicted by a task of regression: a number, or several. */
+/** Return whether a part was predicted by a regression task: a number, or several. */
 function isNumber(part) {
   return part.label === null && (typeof part.value === "number" || part.dimensions !== undefined) && !Object.keys(part.probabilities).length;
 }
@@ -134,7 +134,7 @@ function bars(prediction, colourOf) {
     {},
     element("h3", { id: "bars-title" }, "Probabilities"),
     element("table", { class: "wide bars", "aria-labelledby": "bars-title" }, element("tbody", {}, ...rows)),
-    more > 0 && element("p", { class: "under" }, `The ${MOST_BARS} most probable of ${sorted.length} classes; the JSON file has all.`),
+    more > 0 && element("p", { class: "under" }, `The ${MOST_BARS} most probable of ${sorted.length} classes; the JSON file contains all of them.`),
   );
 }
 
@@ -173,7 +173,7 @@ function segments(prediction, colourOf, player) {
   return element("section", { class: "scroll" }, title, folded);
 }
 
-/** Show what is near to the recording, where the service looks for it. */
+/** Return a table of the nearest neighbours of the recording, if the service searches for them. */
 function nearest(title, found, columns) {
   if (!found?.length) return null;
   const kinds = columns.map((column) => (typeof found[0][column] === "number" ? "number" : "text"));
@@ -186,7 +186,7 @@ function nearest(title, found, columns) {
   return element("section", { class: "scroll" }, element("h3", {}, title), table);
 }
 
-/** Draw the picture as wide as there is room, again whenever that changes, and with the waveform once it is decoded. */
+/** Draw the picture in the available width, again whenever that changes, and with the waveform once it is decoded. */
 function keepDrawn(figure, item, colourOf, player) {
   let picture;
   const draw = () => {
@@ -214,7 +214,7 @@ function keepDrawn(figure, item, colourOf, player) {
   player.addEventListener("seeked", follow);
 }
 
-/** Keep the peaks of a recording with it; none where the browser cannot decode it. */
+/** Store the peaks of a recording with it; none if the browser cannot decode it. */
 async function decoded(item) {
   if (item.peaks !== undefined) return;
   try {

@@ -1,9 +1,9 @@
-// The service's own API: who asks, what is sent, and what the server says where it refuses.
+// The service's own API: the client's key, requests, and the server's reasons for refusals.
 
 const KEY = "serein-api-key";
 let key = remembered();
 
-/** Why there is no prediction, in the server's own words wherever it gave any. */
+/** Why there is no prediction, in the server's own words if it gave any. */
 export class Problem extends Error {
   constructor(message, { status = 0, retryAfterS = null } = {}) {
     super(message);
@@ -26,12 +26,12 @@ export function hasKey() {
   return key !== "";
 }
 
-/** Return the models that answer, and the limits of the service. */
+/** Return the models and the limits of the service. */
 export function models() {
   return new Sending("GET", "v1/models").answer;
 }
 
-/** Send a recording; `answer` of what is returned is its prediction, `stop()` gives up. */
+/** Send a recording; of the returned object, `answer` is its prediction, and `stop()` cancels the request. */
 export function predict(file, findsSpeech, onProgress) {
   const form = new FormData();
   form.append("file", file, file.name);
@@ -40,7 +40,7 @@ export function predict(file, findsSpeech, onProgress) {
 
 class Sending {
   constructor(method, place, body = null, onProgress = () => {}) {
-    const request = (this.request = new XMLHttpRequest()); // fetch does not tell how much has been sent
+    const request = (this.request = new XMLHttpRequest()); // fetch does not report how much has been sent
     this.answer = new Promise((resolve, reject) => {
       request.open(method, place);
       if (key) request.setRequestHeader("Authorization", `Bearer ${key}`);
@@ -53,7 +53,7 @@ class Sending {
       };
       request.onabort = () => reject(new Problem("Stopped."));
       request.onerror = () =>
-        reject(new Problem("The connection to the server failed before it answered. Is it still running, and reachable?"));
+        reject(new Problem("The connection to the server failed before it answered. Is the server still running and reachable?"));
       request.send(body);
     });
   }
@@ -69,8 +69,8 @@ function problemOf(request, said) {
   if (typeof said?.detail === "string") return new Problem(said.detail, options);
   // A proxy may answer in the server's place, with a page of its own.
   const status = [request.status, request.statusText].filter(Boolean).join(" ");
-  const size = request.status === 413 ? " The recording is too large for a proxy before the server." : "";
-  return new Problem(`Answered ${status}, without a reason.${size}`, options);
+  const size = request.status === 413 ? " The recording is too large for a proxy in front of the server." : "";
+  return new Problem(`The response was ${status}, without a reason.${size}`, options);
 }
 
 function parsed(text) {
