@@ -83,7 +83,7 @@ def test_what_a_process_uses_stays(kept: Path, serein: Call) -> None:
         holder.stdout.readline()
         assert names(kept)[-1] == "e"  # it was used just now
         outcome = serein("cache", "clear")
-        assert (outcome.out, "1 entries stay" in outcome.err) == ("removed 4 entries, 0.00 GB\n", True)
+        assert (outcome.out, "1 entries remain" in outcome.err) == ("removed 4 entries, 0.00 GB\n", True)
         assert names(kept) == ["e"]
     finally:
         holder.kill()  # a killed process holds nothing

@@ -225,7 +225,7 @@ def test_utterances_come_by_speaker_whatever_the_folders(tmp_path: Path) -> None
 
 
 def test_savee_needs_the_folders_of_speakers(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"no folder of a speaker \(DC, JE, JK, KL\)"):
+    with pytest.raises(ManifestError, match=r"not in a speaker's folder \(DC, JE, JK, KL\)"):
         parse_savee(tree(tmp_path, "clips/a01.wav"))
 
 

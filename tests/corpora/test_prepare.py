@@ -138,7 +138,7 @@ def test_a_dangling_link_is_a_missing_file(root: Path) -> None:
 def test_nothing_readable_is_an_error_even_when_skipping(root: Path) -> None:
     for path in root.glob("*.wav"):
         path.write_bytes(b"")
-    with pytest.raises(ManifestError, match="none of 3 files can be read"):
+    with pytest.raises(ManifestError, match="none of the 3 files can be read"):
         prepare(TOY, root, unreadable="skip")
 
 

@@ -110,7 +110,7 @@ def test_files_without_predictions(tmp_path: Path, content: str | bytes | None) 
     path = tmp_path / "p.jsonl"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(RunError, match=r"p\.jsonl: (no such|holds no|is not a text)"):
+    with pytest.raises(RunError, match=r"p\.jsonl: (no such|contains no|is not a UTF-8 text)"):
         read_predictions(path)
 
 

@@ -148,7 +148,7 @@ def test_wrong_requests(client: TestClient, short: bytes, content: dict[str, Any
     [
         ([("file", ("a.wav", b"1")), ("file", ("b.wav", b"2"))], 422, "Send one recording in a request"),
         ([("file", ("a.wav", b"1")), ("segments", (None, "never"))], 422, "Unknown field 'segments'"),
-        ([("file", (None, "call.wav"))], 422, "'file' holds text"),
+        ([("file", (None, "call.wav"))], 422, "'file' contains text"),
         ([], 415, "curl -F file=@call.wav"),
     ],
 )

@@ -362,9 +362,9 @@ def collate(clips: Sequence[Batch]) -> Batch:
 class BucketSampler(Sampler[list[Item]]):
     """Batches of clips of similar duration, drawn from the seed anew in each epoch.
 
-    An epoch starts from a permutation of the clips. Each chunk of `buckets` batches' worth of clips is sorted by
-    duration and cut into batches of at most `clips` clips and `seconds` seconds, padding included. The batches are then
-    shuffled.
+    An epoch starts from a permutation of the clips. Each chunk of `num_buckets` batches' worth of clips is sorted by
+    duration and cut into batches of at most `max_clips` clips and `max_seconds` seconds, padding included. The batches
+    are then shuffled.
 
     Args:
         positions: Utterances to draw from.
