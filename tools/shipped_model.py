@@ -199,7 +199,7 @@ def card(
     )
     languages = ", ".join(training["languages"]) or "not stated"
     num_parameters = sum(weight.numel() for weight in checkpoint.model.parameters())
-    under = ["| condition | UA | to unchanged, points | changed answers | rejected |", "|---|---|---|---|---|"]
+    under = ["| condition | UA | vs unchanged, points | changed predictions | rejected |", "|---|---|---|---|---|"]
     for each in changed.conditions:
         condition, ua, points, share, _, rejected, _ = each.cells()
         under.append(f"| {condition} | {ua} | {points} | {share} | {rejected} |")

@@ -240,8 +240,8 @@ def test_an_emotion_that_the_format_tells_is_noted(record: Record) -> None:
 
     telling = [f for f in check(utterances([8_000] * 10)).notes if f.kind == "format_tells_emotion"]
     assert [(f.where, f.detail) for f in telling] == [
-        ("sad", "100% are 8000 Hz, of the other emotions 0%"),
-        ("happy", "100% are 16000 Hz, of the other emotions 0%"),
+        ("sad", "100% are 8000 Hz, compared with 0% of the other emotions"),
+        ("happy", "100% are 16000 Hz, compared with 0% of the other emotions"),
     ]
     assert "format_tells_emotion" not in notes(*utterances([8_000] * 4 + [16_000] * 6))
     assert "format_tells_emotion" not in notes(*utterances([8_000] * 9))  # too few to tell

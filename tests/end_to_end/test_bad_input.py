@@ -362,7 +362,7 @@ LABELS_AND_FOLDS = [
     Case(
         "too many folds",
         lambda g: run(g, more=("--set", "protocol.num_folds=7")),
-        ("protocol.num_folds", "7 folds of 6 speakers", "fewer folds"),
+        ("protocol.num_folds", "7 folds for 6 speakers", "fewer folds"),
     ),
     Case(
         "unknown speaker in a fold",

@@ -118,7 +118,7 @@ def test_markdown_says_what_json_says(out: Path) -> None:
 def test_notes_say_what_was_measured_on(out: Path, serein: Call, table: Path, tones: Path) -> None:
     notes = " ".join(read_json(out / "doe2020-table1.json")["notes"])
     assert "Published: doe2020, Table 1, TalkShow, dev set." in notes
-    assert "Ours: test predictions of 36 utterances of tones (licence not stated)" in notes
+    assert "Ours: test predictions for 36 utterances of tones (licence not stated)" in notes
     assert "Only 6 speakers" in notes
     printed = serein("reproduce", table, "--data", tones, "--out", out, "--seeds", 2)
     assert (printed.status, "doe2020, Table 1: macro-F1 in per cent" in printed.out) == (0, True)

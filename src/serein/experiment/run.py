@@ -106,7 +106,9 @@ def run(
     known = [fold.name for fold in experiment.folds.folds]
     if unknown := [name for name in folds or () if name not in known]:
         raise RunError(
-            f"no fold {', '.join(unknown)}; there are: {first_of(known)}", where="folds", remedy="Name one of these."
+            f"no fold {', '.join(unknown)}; the folds are: {first_of(known)}",
+            where="folds",
+            remedy="Name one of these.",
         )
     asked = [fold for fold in experiment.folds.folds if folds is None or fold.name in folds]
     asked_names = {name for fold in asked for name in (fold.name, experiment.fold_with_same_training(fold).name)}
