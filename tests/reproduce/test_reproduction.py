@@ -192,7 +192,7 @@ def test_on_dev(out: Path, table: Path, tones: Path, serein: Call) -> None:
     assert content == read_json(out / "doe2020-table1-dev.json")
     run = out / content["rows"][0]["runs"][0]
     num_dev = len({p.id for path in run.glob("fold-*/*/dev_predictions.jsonl") for p in read_predictions(path)})
-    assert f"Ours: dev predictions of {num_dev} utterances" in " ".join(content["notes"])
+    assert f"Ours: dev predictions for {num_dev} utterances" in " ".join(content["notes"])
     assert "so they are optimistic" in " ".join(content["notes"])
 
 
