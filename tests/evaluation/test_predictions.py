@@ -101,7 +101,7 @@ def test_the_same_id_in_another_fold_or_seed_is_welcome(tmp_path: Path) -> None:
 def test_the_folder_says_what_the_line_does_not(tmp_path: Path) -> None:
     path = write_lines(tmp_path, MINIMAL, {**MINIMAL, "id": "b", "fold": 3, "seed": 2})
     assert {(p.fold, p.seed) for p in read_predictions(path, fold="3", seed=2)} == {("3", 2)}
-    with pytest.raises(RunError, match=r":2: says fold 3, but is in the folder of fold 4"):
+    with pytest.raises(RunError, match=r":2: states fold 3, but is in the folder of fold 4"):
         read_predictions(path, fold="4")
 
 

@@ -236,7 +236,7 @@ def read_predictions(
                 raise RunError(f"probabilities contain an unknown class '{foreign[0]}'", where=where, remedy=remedy)
         differing = {key: value for key, value in folder.items() if getattr(prediction, key) != value}
         for key in differing.keys() & json.loads(line).keys() if differing else ():
-            message = f"says {key} {getattr(prediction, key)}, but is in the folder of {key} {differing[key]}"
+            message = f"states {key} {getattr(prediction, key)}, but is in the folder of {key} {differing[key]}"
             raise RunError(message, where=where, remedy="Move the file to its own folder.")
         if differing:
             prediction = dataclasses.replace(prediction, **differing)

@@ -290,7 +290,7 @@ def classes_of_corpus(
     names = tuple(name for name in classes if name in present)
     if len(names) < 2:
         raise ManifestError(
-            f"its utterances have only one class of the model: {', '.join(names)}",
+            f"its utterances have fewer than two classes of the model: {', '.join(names) or 'none'}",
             where=where,
             remedy="Evaluate among all classes of the model (--classes model).",
         )

@@ -235,7 +235,7 @@ def _evaluate(
         raise RunError(f"cannot be read ({error})", where=path, remedy="Run the recipe again.") from None
     if len(vectors) != len(rows):
         raise RunError(
-            f"holds {len(vectors)} embeddings for {len(rows)} predictions", where=path, remedy="Run it again."
+            f"contains {len(vectors)} embeddings for {len(rows)} predictions", where=path, remedy="Run it again."
         )
     position_of = {utterance.id: position for position, utterance in enumerate(experiment.utterances)}
     keys = keys_of(experiment.recordings, [position_of[row.id] for row in rows])
