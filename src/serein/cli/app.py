@@ -35,8 +35,18 @@ ORDER = (
 )
 
 
-class Commands(TyperGroup):
-    """The commands, listed in the order of `ORDER`."""
+class CommandGroup(TyperGroup):
+    """Commands, listed with the first sentence of their help."""
+
+    def format_commands(self, context: Any, formatter: Any) -> None:
+        """Write each first sentence in full; click would truncate it."""
+        commands = [(name, self.commands[name]) for name in self.list_commands(context)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, each.get_short_help_str(1000)) for name, each in commands if not each.hidden])
+
+
+class Commands(CommandGroup):
+    """The commands of the program, listed in the order of `ORDER`."""
 
     def list_commands(self, context: Any) -> list[str]:
         """Return the command names; those missing from `ORDER` come last."""
@@ -48,12 +58,12 @@ class Notes(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self.said: set[str] = set()
+        self.printed: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record, above any progress bars, which replace `sys.stderr`."""
-        if (message := record.getMessage()) not in self.said:
-            self.said.add(message)
+        if (message := record.getMessage()) not in self.printed:
+            self.printed.add(message)
             print(f"note: {message}", file=sys.stderr, flush=True)
 
 
@@ -66,7 +76,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,  # brackets in help texts are shown as they are
 )
-corpus = typer.Typer(help="Create and check manifests of recordings.", no_args_is_help=True)
+corpus = typer.Typer(cls=CommandGroup, help="Create and check manifests of recordings.", no_args_is_help=True)
 app.add_typer(corpus, name="corpus")
 
 

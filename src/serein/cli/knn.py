@@ -9,14 +9,28 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from serein.cli.app import Data, Device, Json, Metric, Model, MovedBackbone, Out, app, points_of, print_tables
+from serein.cli.app import (
+    CommandGroup,
+    Data,
+    Device,
+    Json,
+    Metric,
+    Model,
+    MovedBackbone,
+    Out,
+    app,
+    points_of,
+    print_tables,
+)
 
 if TYPE_CHECKING:
     from serein.knn.datastore import Header
 
 
 knn = typer.Typer(
-    help="k nearest neighbours: refine a model's predictions with a datastore of labelled clips.", no_args_is_help=True
+    cls=CommandGroup,
+    help="k nearest neighbours: refine a model's predictions with a datastore of labelled clips.",
+    no_args_is_help=True,
 )
 app.add_typer(knn, name="knn")
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from serein.cli.app import Device, Json, Model, MovedBackbone, Out, Precision, Runtime, app, print_tables
+from serein.cli.app import CommandGroup, Device, Json, Model, MovedBackbone, Out, Precision, Runtime, app, print_tables
 from serein.errors import ModelError, expected_one_of
 
 NUM_COMPARED = 64  # utterances; int8 is calibrated on a quarter of them
@@ -221,7 +221,7 @@ def models(as_json: Json = False) -> None:
     print_tables(tables)
 
 
-cache = typer.Typer(help="List and clear the cache of computed results.")
+cache = typer.Typer(cls=CommandGroup, help="List and clear the cache of computed results.")
 app.add_typer(cache, name="cache")
 
 Stages = Annotated[

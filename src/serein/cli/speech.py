@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from serein.cli.app import (
+    CommandGroup,
     Device,
     Json,
     Model,
@@ -284,7 +285,9 @@ def _print_score(
         )
 
 
-words = typer.Typer(help="Vocabularies of word vectors, and models that predict words.", no_args_is_help=True)
+words = typer.Typer(
+    cls=CommandGroup, help="Vocabularies of word vectors, and models that predict words.", no_args_is_help=True
+)
 app.add_typer(words, name="words")
 
 WordModel = Annotated[
