@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -84,9 +85,10 @@ def test_commands_are_listed_as_a_user_meets_them(serein: Call) -> None:
     assert isinstance(group, Commands)
     assert group.list_commands(None) == list(ORDER)  # every command has its place
     listed = serein("--help").out.partition("Commands:")[2].splitlines()
-    names = [line.split()[0] for line in listed if line.strip()]
+    names = [line.split()[0] for line in listed if re.match(r"  \S", line)]
     assert names == [name for name in ORDER if not group.commands[name].hidden]
     assert names[0] == "predict"
+    assert "..." not in "".join(listed)  # sentences in full
 
 
 @pytest.mark.slow
