@@ -104,4 +104,4 @@ def test_evaluate_among_the_classes_of_the_corpus(classes: str, tiny_run: Path, 
     assert names == (["angry", "happy"] if classes == "corpus" else ["angry", "happy", "sad"])
     manifest.write(utterances[:1], tmp_path / "m.jsonl")
     arguments = ["--model", model, "--data", tmp_path / "m.jsonl", "--classes", "corpus"]
-    assert "one class of the model" in serein("evaluate", *arguments).complaint
+    assert "fewer than two classes of the model" in serein("evaluate", *arguments).complaint
