@@ -92,8 +92,8 @@ def claim(folder: Path) -> IO[bytes] | None:
     """Mark an entry as in use by this process, and as used now.
 
     Returns:
-        A file; the entry is not removed until it is closed. `None` if the folder is read-only, so that nothing can be
-        removed anyway.
+        A file; the entry is not removed until it is closed. `None` if nothing can be written there, so that nothing
+        can be removed anyway.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

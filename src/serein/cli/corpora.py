@@ -252,7 +252,7 @@ def corpus_augment(
         typer.Option("--out", "-o", help="Manifest of utterances and copies; the audio is written next to it."),
     ],
     copies: Annotated[int, typer.Option(help="Copies of each utterance under other recording conditions.", min=0)] = 3,
-    speeds: Annotated[int, typer.Option(help="Copies of each utterance that differ only in speed.", min=0)] = 0,
+    speeds: Annotated[int, typer.Option(help="Copies of each utterance at another speed and level only.", min=0)] = 0,
     noises: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Noise recordings.", show_default="only generated noise")
     ] = None,

@@ -275,7 +275,7 @@ def parse_jl(root: Path) -> list[Utterance]:
     The download's other folders are left out: a partial copy of this one, and the material of the perception test.
 
     Raises:
-        ManifestError: As in `Acted.parse`, or a text file cannot be decoded.
+        ManifestError: As in `Acted.parse`, or a text file cannot be read or decoded.
     """
     require_folder(root)
     clips = root / "Raw JL corpus (unchecked and unannotated)" / "JL(wav+txt)"

@@ -110,7 +110,7 @@ def with_noise_of(waveform: Waveform, noise: Waveform, snr_db: float) -> Wavefor
 
 
 def coloured_noise(num_samples: int, exponent: float, rng: np.random.Generator) -> Waveform:
-    """Return noise of mean power 1 whose spectrum falls as 1/frequency^`exponent`: 0 is white, 1 pink, 2 brown."""
+    """Return noise of mean power 1; its power spectrum falls as 1/frequency^`exponent`: 0 white, 1 pink, 2 brown."""
     spectrum = np.fft.rfft(rng.standard_normal(num_samples))
     frequency = np.maximum(np.arange(len(spectrum)), 1.0)
     noise = np.fft.irfft(spectrum * frequency ** (-exponent / 2), num_samples)
@@ -380,7 +380,7 @@ def write_copies(
         folder: Folder for the files.
         surroundings: Noises and rooms.
         num_copies: Copies of each utterance under other recording conditions.
-        num_speeds: Copies of each utterance that differ only in speed.
+        num_speeds: Copies of each utterance at another speed and level, under the same recording conditions.
         seed: Root seed of every draw.
         num_jobs: Number of processes.
         on_progress: Called with (copies done, total).

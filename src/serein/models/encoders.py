@@ -39,7 +39,7 @@ class Cnn2dEncoder(Encoder):
         self.num_channels = num_channels
         has_strided_stem = options.stem == "stride"
         self.strides = [2 if has_strided_stem else 1] + [1] * (len(options.channels) - 1)
-        self.pools = []  # (frames, bands) pooled after each block: frames are pooled `time_downsampling` times in all
+        self.pools = []  # (frames, bands) pooled after each block: `time_downsampling` counts a strided stem
         left = options.time_downsampling - has_strided_stem
         for index in range(1, len(options.channels)):
             if index == 1 and has_strided_stem:

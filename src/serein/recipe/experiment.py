@@ -108,8 +108,7 @@ class Protocol(Options):
     @model_validator(mode="after")
     def _can_share(self) -> Protocol:
         if self.speakers == "shared" and self.name not in ("official", "random"):
-            what = f"'{self.name}' splits by speaker or by groups of speakers"
-            raise ValueError(f"{what}: 'shared' is for 'official' and 'random'")
+            raise ValueError(f"'shared' is for 'official' and 'random', not for '{self.name}'")
         return self
 
     @property

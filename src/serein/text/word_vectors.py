@@ -348,7 +348,7 @@ class Vocabulary:
         elif not np.isfinite(queries).all():
             what, remedy = "a query is not finite", "Check the model's predictions."
         elif not 1 <= k <= len(self):
-            what, remedy = f"k is {k}, but there are {len(self)} words", f"Choose a k from 1 to {len(self)}."
+            what, remedy = f"k is {k}, for {len(self)} words", f"Choose a k from 1 to {len(self)}."
         elif index not in ("exact", "faiss"):
             what, remedy = expected_one_of(index, ("exact", "faiss"), kind="index"), "Choose one of them."
         if what:

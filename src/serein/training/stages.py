@@ -322,7 +322,7 @@ def build_trainer(
 
 
 def corpus_weights(corpora: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return each clip's sampling weight: the square root of its corpus's size, shared equally by its classes.
+    """Return each clip's sampling weight: the square root of its corpus's size, shared by its classes and their clips.
 
     Args:
         corpora: (clip,) corpus names.
