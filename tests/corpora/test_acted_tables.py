@@ -102,7 +102,7 @@ def test_a_foreign_name_stops(name: str, tmp_path: Path) -> None:
 def test_the_real_excerpt() -> None:
     if not (REAL / "cremad").is_dir():
         pytest.skip(f"no CREMA-D in {REAL}")
-    with pytest.raises(ManifestError, match=r"found 300 of the 7442 utterances.*say --partial"):
+    with pytest.raises(ManifestError, match=r"found 300 of the 7442 utterances.*use --partial"):
         prepare(CREMAD, REAL / "cremad")
     prepared = prepare(CREMAD, REAL / "cremad", counts="partial")
     assert Counter(u.emotion for u in prepared.utterances) == dict.fromkeys(
