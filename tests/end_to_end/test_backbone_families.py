@@ -35,6 +35,12 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     return {family: save(plain_model(*CASES[family]), folder / family) for family in FAMILIES}
 
 
+def shrunken(source: Path) -> dict[str, Any]:
+    """Return the options of a backbone that keeps three quarters of its parameters."""
+    size = sum(each.numel() for each in HuggingFaceBackbone.from_source(str(source)).parameters())
+    return {"name": "huggingface", "source": str(source), "max_parameters": 3 * size // 4}
+
+
 def recipe_for(path: Path, source: Path, **changes: Any) -> Path:
     stage = {"epochs": 1, "precision": "float32", "batches": {"max_clips": 4}, "trainable": ["heads"]}
     values = {
@@ -91,7 +97,7 @@ def test_clips_longer_than_whisper_takes_are_refused_before_training(
 
 
 @pytest.mark.parametrize("family", ["whisper", "wav2vec2-bert"])
-@pytest.mark.parametrize("what", ["layers", "adapter", "rank"])
+@pytest.mark.parametrize("what", ["layers", "adapter", "max_parameters"])
 def test_a_killed_run_goes_on_to_the_same_model(
     family: str,
     what: str,
@@ -105,8 +111,8 @@ def test_a_killed_run_goes_on_to_the_same_model(
     if what == "adapter":
         pytest.importorskip("peft")
         changes = {"adapter": LORA}
-    elif what == "rank":
-        changes = {"backbone": {"name": "huggingface", "source": str(sources[family]), "rank": 3}}
+    elif what == "max_parameters":
+        changes = {"backbone": shrunken(sources[family])}
     recipe = recipes.load(recipe_for(tmp_path / "r.yaml", sources[family], stage=stage, **changes))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     runs.run(recipe, tones, whole, num_jobs=1)
@@ -221,10 +227,10 @@ def test_rates_decay_from_layer_to_layer(sources: Mapping[str, Path]) -> None:
     assert optimizer.param_groups[-1]["lr"] == 0.1  # which metrics show
 
 
-def test_a_backbone_of_a_rank_is_made_saved_and_named_as_a_source(
+def test_a_factorised_backbone_is_made_saved_and_named_as_a_source(
     sources: Mapping[str, Path], tones: Path, tmp_path: Path, serein: Call
 ) -> None:
-    backbone = {"name": "huggingface", "source": str(sources["whisper"]), "rank": 3}
+    backbone = shrunken(sources["whisper"])
     recipe = recipe_for(tmp_path / "r.yaml", sources["whisper"], backbone=backbone)
     run = tmp_path / "run"
     outcome = serein("run", recipe, "--data", tones, "--out", run, "--jobs", 1)
@@ -232,7 +238,9 @@ def test_a_backbone_of_a_rank_is_made_saved_and_named_as_a_source(
     folder = run / "fold-1" / "seed-0" / "model"
     loaded = checkpoint.load(folder).model.backbone
     again = HuggingFaceBackbone.from_source(str(folder))
-    assert again.rank == loaded.rank == 3
+    assert again.ranks == loaded.ranks
+    assert again.ranks
+    assert sum(each.numel() for each in again.parameters()) <= backbone["max_parameters"]
     waveforms, num_samples = batch(clips((16_000, 7_000)))
     with torch.inference_mode():
         ours, theirs = (each(waveforms, num_samples) for each in (again, loaded))
@@ -240,4 +248,9 @@ def test_a_backbone_of_a_rank_is_made_saved_and_named_as_a_source(
     other = recipe_for(tmp_path / "other.yaml", folder, backbone=backbone | {"source": str(folder)})
     outcome = serein("run", other, "--data", tones, "--out", tmp_path / "other")
     assert outcome.status != 0
-    assert "are products of rank 3 already" in outcome.complaint
+    assert "are products of two already" in outcome.complaint
+    other = recipe_for(tmp_path / "other.yaml", sources["whisper"], backbone=backbone | {"max_parameters": 10})
+    outcome = serein("run", other, "--data", tones, "--out", tmp_path / "other")
+    assert outcome.status != 0
+    assert "backbone.max_parameters" in outcome.complaint
+    assert "cannot be 10" in outcome.complaint

@@ -18,7 +18,7 @@ from serein.errors import AudioError, ModelError, RecipeError, imported
 from serein.models.architectures import ARCHITECTURES, Wav2Vec2
 from serein.models.hidden_states import ADAPTER_WEIGHT, Backbone, HiddenStates, frame_mask, own_weights
 from serein.models.logmel import LogMelBackbone
-from serein.models.low_rank import Components, factors
+from serein.models.low_rank import Components, Matrix, component_size, factors, ranks_within
 from serein.models.masking import fasten, prepare_waveforms
 from serein.models.pretrained import (
     COPY,
@@ -67,10 +67,10 @@ class HuggingFaceBackbone(Backbone):
         origin: The entries of `describe` about the weights: source, revision, overrides, weights_sha256.
         gradient_checkpointing: Trade time for memory in training.
         adapter: Small matrices in addition to the model's own.
-        rank: Rank of the products of two that replace the layers' matrices, as created by `factorise`.
+        ranks: Name of a matrix -> rank of the product of two that replaces it, as chosen by `factorise`.
 
     Attributes:
-        wanted_rank: Rank of the products that `factorise` has yet to create.
+        max_parameters: Number of parameters to which `factorise` has yet to reduce the backbone.
 
     Example:
         >>> tiny = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8,
@@ -93,16 +93,15 @@ class HuggingFaceBackbone(Backbone):
         origin: Mapping[str, Any] | None = None,
         gradient_checkpointing: bool = False,
         adapter: Lora | None = None,
-        rank: int | None = None,
+        ranks: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
-        self.rank = rank
-        self.wanted_rank: int | None = None
+        self.max_parameters: int | None = None
         self.architecture = ARCHITECTURES.get(model.config.model_type, Wav2Vec2)(model)
         self.model = model = self.architecture.model
-        for holder, name, matrix in self._matrices(rank):
-            setattr(holder, name, nn.Sequential(*factors(matrix, rank or 0)))
-        fasten(model)
+        self.ranks = dict(ranks or {})
+        matrices = self._matrices()
+        self._replace({name: nn.Sequential(*factors(matrices[name], rank)) for name, rank in self.ranks.items()})
         self.do_normalize, self.level_db, self.pad_s = do_normalize, level_db, pad_s
         self.gradient_checkpointing = gradient_checkpointing
         self._origin = {**ORIGIN, **(origin or {})}
@@ -167,7 +166,7 @@ class HuggingFaceBackbone(Backbone):
             pad_s=pad_s,
             origin=origin,
             gradient_checkpointing=gradient_checkpointing,
-            rank=place.rank,
+            ranks=place.ranks,
         )
         if isinstance(place, ModelFolder):
             place.fill(backbone)
@@ -214,7 +213,7 @@ class HuggingFaceBackbone(Backbone):
             origin=origin,
             gradient_checkpointing=gradient_checkpointing,
             adapter=None if adapter is None else Lora.model_validate(adapter),
-            rank=config.get("rank"),
+            ranks=config.get("ranks"),
         )
         return backbone.eval()
 
@@ -224,43 +223,61 @@ class HuggingFaceBackbone(Backbone):
         return cls.from_config(description)
 
     @torch.no_grad()
-    def factorise(self, rank: int, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Replace each matrix of the layers with the product of two that least changes its outputs for given speech.
+    def factorise(self, max_parameters: int, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Replace matrices of layers and convolutions with the products of two that least change outputs for speech.
 
-        The product keeps the first principal components of the outputs (Yu and Wu 2023, AFM). Matrices that would not
-        become smaller are left unchanged.
+        A product keeps the first principal components of its matrix's outputs (Yu and Wu 2023, AFM); `ranks_within`
+        chooses how many. Matrices that would not become smaller are left unchanged.
 
         Args:
-            rank: Number of components to keep.
+            max_parameters: Number of parameters that the backbone may have.
             batches: Waveforms and lengths, as `forward` takes them.
 
         Raises:
-            RecipeError: No matrix would become smaller.
+            RecipeError: The backbone is that small already, or cannot become so small.
         """
-        found = self._matrices(rank)
-        if not found:
-            raise RecipeError(
-                f"rank {rank} makes no matrix smaller", where="backbone.rank", remedy="Choose a lower rank."
-            )
-        seen = [Components(matrix) for _, _, matrix in found]
+        num_others, matrices = self._check_size(max_parameters), self._matrices()
+        seen = {name: Components(matrix) for name, matrix in matrices.items()}
+        self._replace({name: nn.Sequential(matrix, seen[name]) for name, matrix in matrices.items()})
         for waveforms, num_samples in batches:
             self(waveforms, num_samples)
-        for (holder, name, matrix), components in zip(found, seen, strict=True):
-            setattr(holder, name, components.factorised(matrix, rank))
-        self.rank, self.wanted_rank = rank, None
-        fasten(self.model)
+        self.ranks, self.max_parameters = ranks_within(max_parameters - num_others, seen), None
+        products = {name: seen[name].factorised(rank) for name, rank in self.ranks.items()}
+        self._replace({**matrices, **products})
 
-    def _matrices(self, rank: int | None) -> list[tuple[nn.Module, str, nn.Linear]]:
-        """Return the layers' matrices that a product of this rank would make smaller, with their parents and names."""
+    def _check_size(self, max_parameters: int) -> int:
+        """Return the number of parameters that no factorisation can save; reject a size that it cannot reach."""
+        matrices = self._matrices().values()
+        size = sum(each.numel() for each in self.parameters())
+        num_others = size - sum(matrix.weight.numel() for matrix in matrices)
+        least = num_others + sum(component_size(matrix) for matrix in matrices)
+        if not least <= max_parameters < size:
+            raise RecipeError(
+                f"cannot be {max_parameters:,}: the backbone has {size:,} parameters and needs {least:,}",
+                where="backbone.max_parameters",
+                remedy="Choose a number between the two, or other backbone.layers.",
+            )
+        return num_others
+
+    def _matrices(self) -> dict[str, Matrix]:
+        """Return the matrices that `factorise` may replace, by their names in the model."""
         called = {name for names in LORA_TARGETS.values() for name in names}
-        return [
-            (module, name, child)
-            for layer in self.architecture.layers
-            for module in layer.modules()
-            for name, child in module.named_children()
-            if rank is not None and name in called and isinstance(child, nn.Linear)
-            if rank * (child.in_features + child.out_features) < child.weight.numel()
-        ]
+        names = {module: name for name, module in self.model.named_modules()}
+        return {
+            names[module]: module
+            for part in [*self.architecture.cnn, *self.architecture.layers]
+            for module in part.modules()
+            if (isinstance(module, nn.Linear) and names[module].rpartition(".")[2] in called)
+            or (isinstance(module, nn.Conv1d) and part in self.architecture.cnn and module.in_channels > 1)
+        }
+
+    def _replace(self, modules: Mapping[str, nn.Module]) -> None:
+        """Set modules of the model by their names."""
+        for name, module in modules.items():
+            parent, _, child = name.rpartition(".")
+            setattr(self.model.get_submodule(parent), child, module)
+        self.architecture = type(self.architecture)(self.model)
+        fasten(self.model)
 
     def add_adapter(self, options: Lora) -> None:
         """Add a product of two matrices to each target: W x + (alpha / rank) B A x, where B starts at zero.
@@ -274,8 +291,10 @@ class HuggingFaceBackbone(Backbone):
         if max(options.layers or (1,)) > self.num_layers:
             what = f"the model has {self.num_layers} layers, not {max(options.layers or ())}"
             raise RecipeError(what, where="adapter.layers")
-        if self.rank or self.wanted_rank:
-            raise RecipeError("a model with backbone.rank takes no adapter", where="adapter", remedy="Leave one out.")
+        if self.ranks or self.max_parameters:
+            raise RecipeError(
+                "a model with backbone.max_parameters takes no adapter", where="adapter", remedy="Leave one out."
+            )
         peft = imported("peft", "lora")
         called = {name for target in options.targets for name in LORA_TARGETS[target]}
         layers = [self.architecture.layers[number - 1] for number in options.layers or range(1, self.num_layers + 1)]
@@ -397,18 +416,20 @@ class HuggingFaceBackbone(Backbone):
             "level_db": self.level_db,
             "pad_s": self.pad_s,
             "adapter": None if self.adapter is None else self.adapter.model_dump(mode="json"),
-            **({} if self.rank is None else {"rank": self.rank}),
+            **({"ranks": self.ranks} if self.ranks else {}),
             **self._origin,
         }
 
     @classmethod
     def from_options(cls, options: HuggingFace) -> HuggingFaceBackbone:
-        """Load the pretrained model that a recipe specifies; a rank is only noted, since `factorise` needs speech."""
-        backbone = cls.from_source(**options.model_dump(exclude={"name", "rank"}))
-        if options.rank is not None and backbone.rank is not None:
-            what = f"the matrices of {options.source} are products of rank {backbone.rank} already"
-            raise RecipeError(what, where="backbone.rank", remedy="Leave it out.")
-        backbone.wanted_rank = options.rank
+        """Load the pretrained model that a recipe specifies, not yet factorised: that needs speech."""
+        backbone = cls.from_source(**options.model_dump(exclude={"name", "max_parameters"}))
+        if options.max_parameters is not None and backbone.ranks:
+            what = f"matrices of {options.source} are products of two already"
+            raise RecipeError(what, where="backbone.max_parameters", remedy="Leave it out.")
+        if options.max_parameters is not None:
+            backbone._check_size(options.max_parameters)
+        backbone.max_parameters = options.max_parameters
         return backbone
 
     @classmethod
@@ -424,7 +445,7 @@ class HuggingFaceBackbone(Backbone):
     def untouched_source(self) -> dict[str, Any] | None:
         """Return source, revision and SHA-256 of the weights, excluding an adapter's; `None` if they have changed."""
         digest = self._origin["weights_sha256"]
-        if self._origin["source"] is None or self.rank is not None or digest != weights_hash(own_weights(self)):
+        if self._origin["source"] is None or self.ranks or digest != weights_hash(own_weights(self)):
             return None
         return {name: self._origin[name] for name in ("source", "revision", "layers")} | {"sha256": digest}
 

@@ -1,52 +1,110 @@
-"""Low-rank factorisation: a linear layer becomes two smaller ones, by principal components of its outputs."""
+"""Low-rank factorisation: a matrix becomes a product of two smaller ones, by principal components of its outputs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
-
-def factors(linear: nn.Linear, rank: int) -> tuple[nn.Linear, nn.Linear]:
-    """Return two linear layers that replace one, with random weights: the second runs after the first."""
-    place: dict[str, Any] = {"device": linear.weight.device, "dtype": linear.weight.dtype}
-    narrow = nn.Linear(linear.in_features, rank, bias=False, **place)
-    return narrow, nn.Linear(rank, linear.out_features, bias=linear.bias is not None, **place)
+Matrix = nn.Linear | nn.Conv1d
 
 
-class Components:
-    """The principal components of a linear layer's outputs without its bias.
+def factors(matrix: Matrix, rank: int) -> tuple[Matrix, Matrix]:
+    """Return two layers that replace one, with random weights: the second, which has any bias, runs after the first."""
+    place: dict[str, Any] = {"device": matrix.weight.device, "dtype": matrix.weight.dtype}
+    has_bias = matrix.bias is not None
+    if isinstance(matrix, nn.Linear):
+        narrow = nn.Linear(matrix.in_features, rank, bias=False, **place)
+        return narrow, nn.Linear(rank, matrix.out_features, bias=has_bias, **place)
+    shape: dict[str, Any] = {"kernel_size": matrix.kernel_size, "stride": matrix.stride, "padding": matrix.padding}
+    inner = nn.Conv1d(matrix.in_channels, rank, bias=False, **shape, **place)
+    return inner, nn.Conv1d(rank, matrix.out_channels, 1, bias=has_bias, **place)
+
+
+def component_size(matrix: Matrix) -> int:
+    """Return how many weights one component takes: a row of the first factor and a column of the second."""
+    return len(matrix.weight) + matrix.weight[0].numel()
+
+
+class Components(nn.Module):
+    """The principal components of a matrix's outputs without its bias. It runs after the matrix and changes nothing.
 
     Args:
-        linear: The layer, whose outputs are recorded until `factorised` is called.
+        matrix: A linear layer, or a convolution over time.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
-        size, device = linear.out_features, linear.weight.device
+    def __init__(self, matrix: Matrix) -> None:
+        super().__init__()
+        self.matrix = [matrix]  # in a list, since it is a part of the model, not of this module
         self.count = 0
-        self.total = torch.zeros(size, dtype=torch.float64, device=device)
-        self.squares = torch.zeros(size, size, dtype=torch.float64, device=device)
-        self._handle = linear.register_forward_hook(self._add)
+        self.total = torch.zeros(len(matrix.weight), dtype=torch.float64, device=matrix.weight.device)
+        self.squares = torch.zeros(2 * (len(matrix.weight),), dtype=torch.float64, device=matrix.weight.device)
 
-    def _add(self, linear: nn.Linear, given: tuple[torch.Tensor, ...], returned: torch.Tensor) -> None:
+    def forward(self, returned: torch.Tensor) -> torch.Tensor:
+        """Record and return (..., feature)."""
+        (matrix,) = self.matrix
         frames = returned.flatten(0, -2).float()
-        if linear.bias is not None:
-            frames = frames - linear.bias
+        if matrix.bias is not None:
+            frames = frames - matrix.bias
         self.count += len(frames)
         self.total += frames.sum(0)
         self.squares += frames.T @ frames
+        return returned
 
-    def factorised(self, linear: nn.Linear, rank: int) -> nn.Sequential:
+    @cached_property
+    def found(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The variances (component,), the largest first, the components (feature, component), and the mean.
+
+        Without a bias, which could hold the mean, the mean is 0 and variances are mean squares.
+        """
+        (matrix,) = self.matrix
+        mean = self.total / self.count * (matrix.bias is not None)
+        variances, components = torch.linalg.eigh(self.squares / self.count - mean.outer(mean))
+        return variances.flip(0).clamp(min=0.0), components.flip(1), mean
+
+    def factorised(self, rank: int) -> nn.Sequential:
         """Return two layers: W x + b = U U' W x + (1 - U U') m + b, with m the mean of W x; without a bias, m is 0."""
-        self._handle.remove()
-        narrow, wide = factors(linear, rank)
-        mean, squares = self.total / self.count, self.squares / self.count
-        if linear.bias is None:
-            mean = torch.zeros_like(mean)
-        kept = torch.linalg.eigh(squares - mean.outer(mean))[1][:, -rank:]
-        narrow.weight.copy_(kept.T @ linear.weight.double())
-        wide.weight.copy_(kept)
-        if linear.bias is not None:
-            wide.bias.copy_(linear.bias + mean - kept @ (kept.T @ mean))
+        (matrix,) = self.matrix
+        narrow, wide = factors(matrix, rank)
+        _, components, mean = self.found
+        kept = components[:, :rank]
+        narrow.weight.copy_((kept.T @ matrix.weight.double().flatten(1)).view_as(narrow.weight))
+        wide.weight.copy_(kept.view_as(wide.weight))
+        if matrix.bias is not None and wide.bias is not None:
+            wide.bias.copy_(matrix.bias + mean - kept @ (kept.T @ mean))
         return nn.Sequential(narrow, wide)
+
+
+def ranks_within(max_weights: int, components: Mapping[str, Components]) -> dict[str, int]:
+    """Choose the ranks of all matrices so that they have at most so many weights and keep most of their variance.
+
+    Components are taken in order of the share of its matrix's variance that each explains, divided by the number of its
+    weights, the first of every matrix before all others. Matrices that would not become smaller stay as they are.
+
+    Args:
+        max_weights: At least the weights of one component of each matrix.
+        components: Name of a matrix -> its components.
+
+    Returns:
+        The ranks, without those of matrices that stay as they are.
+    """
+    sizes = {name: component_size(each.matrix[0]) for name, each in components.items()}
+    gains, costs, owners = [], [], []
+    for number, (name, each) in enumerate(components.items()):
+        variances = each.found[0]
+        num_useful = min(len(variances), -(-each.matrix[0].weight.numel() // sizes[name]))
+        shares = variances[:num_useful] / variances.sum().clamp(min=torch.finfo(torch.float64).tiny)
+        shares[0] = torch.inf
+        gains.append(shares / sizes[name])
+        costs.append(torch.full((num_useful,), sizes[name]))
+        owners.append(torch.full((num_useful,), number))
+    order = torch.argsort(torch.cat(gains), descending=True, stable=True)
+    spent = torch.cat(costs).to(order.device)[order].cumsum(0)
+    taken = torch.cat(owners).to(order.device)[order][spent <= max_weights]
+    ranks = dict(zip(components, torch.bincount(taken, minlength=len(components)).tolist(), strict=True))
+    return {
+        name: rank for name, rank in ranks.items() if rank * sizes[name] < components[name].matrix[0].weight.numel()
+    }

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -50,13 +51,13 @@ class Place:
         revision: Commit, tag or branch on the Hub.
 
     Attributes:
-        rank: Rank of the products that replace the layers' matrices; `None`: no factorisation.
+        ranks: Name of a matrix -> rank of the product that replaces it.
 
     Raises:
         ModelError: The source is neither.
     """
 
-    rank: int | None = None
+    ranks: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, source: str, revision: str | None) -> None:
         folder = Path(source).expanduser()
@@ -173,7 +174,7 @@ class ModelFolder(Place):
         if self.described.get("adapter") is not None:
             remedy = "Merge it into the weights: serein merge MODEL -o FOLDER."
             raise ModelError("has an adapter in addition to its backbone", where=source, remedy=remedy)
-        self.rank = self.described.get("rank")
+        self.ranks = self.described.get("ranks", {})
 
     def read_config(self) -> dict[str, Any]:
         """Return the content that config.json would have."""

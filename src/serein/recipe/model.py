@@ -51,9 +51,10 @@ class HuggingFace(NamedOptions):
             drop are off unless they are set here: `{apply_spec_augment: true, mask_time_prob: 0.05}`.
         layers: Number of transformer layers to keep, from the lowest up: lower layers represent how speech sounds,
             upper ones its content. `None`: all.
-        rank: Low-rank factorisation: each matrix of these layers is replaced by a product of two, which makes the model
-            smaller and faster. The product keeps this many principal components of the matrix's outputs for training
-            clips (Yu and Wu 2023); labels are not used. `None`: no factorisation.
+        max_parameters: Low-rank factorisation to at most this many parameters: matrices of these layers and of the
+            convolutions are replaced by products of two, which makes the model smaller and faster. A product keeps
+            principal components of its matrix's outputs for training clips (Yu and Wu 2023), and each matrix as many as
+            explain most of all variances; labels are not used. `None`: no factorisation.
         level_db: Each clip is normalised to zero mean and to this root mean square in dB relative to full scale, so
             that neither offset nor level matters; -23 is usual for speech. `None`: the normalisation that the model was
             published with.
@@ -68,7 +69,7 @@ class HuggingFace(NamedOptions):
     revision: str | None = None
     overrides: dict[str, Any] = {}
     layers: Count | None = None
-    rank: Count | None = None
+    max_parameters: Count | None = None
     level_db: Annotated[float, Field(le=0.0)] | None = None
     pad_s: Annotated[float, Field(gt=0.0, le=60.0)] | None = None
     gradient_checkpointing: bool = False

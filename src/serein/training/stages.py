@@ -366,16 +366,16 @@ def fit_backbones(
     """Fit the parts of backbones that are computed from the training set without gradients.
 
     Log-mel backbones are fitted to the mean and deviation of all its bands, which are stored for the stages. Pretrained
-    backbones with a `rank` are factorised by the principal components of some of its clips.
+    backbones with `max_parameters` are factorised by the principal components of some of its clips.
     """
     fitted: dict[LogMel, LogMelBackbone] = {}
     for backbone in (model.backbone_of(name) for name in branches):
-        if isinstance(backbone, HuggingFaceBackbone) and backbone.wanted_rank is not None:
+        if isinstance(backbone, HuggingFaceBackbone) and backbone.max_parameters is not None:
             places = np.linspace(0, len(data.train) - 1, FACTORISED_CLIPS).astype(int)
             clips = _whole_clips(data, [data.train[place] for place in sorted(set(places.tolist()))])
             with evaluating(backbone, data.device):
                 on_device = (batch.to(data.device) for batch in clips)
-                backbone.factorise(backbone.wanted_rank, ((each.waveforms, each.num_samples) for each in on_device))
+                backbone.factorise(backbone.max_parameters, ((each.waveforms, each.num_samples) for each in on_device))
         if not isinstance(backbone, LogMelBackbone):
             continue
         if (alike := fitted.get(backbone.options)) is not None:
