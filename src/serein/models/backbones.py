@@ -224,17 +224,17 @@ class HuggingFaceBackbone(Backbone):
 
     @torch.no_grad()
     def factorise(self, max_parameters: int, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Replace matrices of layers and convolutions with the products of two that least change outputs for speech.
+        """Replace matrices of layers and convolutions with products of two, for fewer parameters.
 
-        A product keeps the first principal components of its matrix's outputs (Yu and Wu 2023, AFM); `ranks_within`
-        chooses how many. Matrices that would not become smaller are left unchanged.
+        A product keeps the first principal components of its matrix's outputs for given speech (Yu and Wu 2023, AFM);
+        `ranks_within` chooses how many. Matrices that would not become smaller are left unchanged.
 
         Args:
-            max_parameters: Number of parameters that the backbone may have.
+            max_parameters: Largest number of parameters of the backbone.
             batches: Waveforms and lengths, as `forward` takes them.
 
         Raises:
-            RecipeError: The backbone is that small already, or cannot become so small.
+            RecipeError: The backbone is smaller already, or cannot become so small.
         """
         num_others, matrices = self._check_size(max_parameters), self._matrices()
         seen = {name: Components(matrix) for name, matrix in matrices.items()}
@@ -246,14 +246,14 @@ class HuggingFaceBackbone(Backbone):
         self._replace({**matrices, **products})
 
     def _check_size(self, max_parameters: int) -> int:
-        """Return the number of parameters that no factorisation can save; reject a size that it cannot reach."""
+        """Return the number of parameters outside the matrices; reject a size that factorisation cannot reach."""
         matrices = self._matrices().values()
         size = sum(each.numel() for each in self.parameters())
         num_others = size - sum(matrix.weight.numel() for matrix in matrices)
         least = num_others + sum(component_size(matrix) for matrix in matrices)
         if not least <= max_parameters < size:
             raise RecipeError(
-                f"cannot be {max_parameters:,}: the backbone has {size:,} parameters and needs {least:,}",
+                f"cannot be {max_parameters:,}: the backbone has {size:,} parameters and needs at least {least:,}",
                 where="backbone.max_parameters",
                 remedy="Choose a number between the two, or other backbone.layers.",
             )
@@ -272,7 +272,7 @@ class HuggingFaceBackbone(Backbone):
         }
 
     def _replace(self, modules: Mapping[str, nn.Module]) -> None:
-        """Set modules of the model by their names."""
+        """Replace modules of the model, by their names."""
         for name, module in modules.items():
             parent, _, child = name.rpartition(".")
             setattr(self.model.get_submodule(parent), child, module)

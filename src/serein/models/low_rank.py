@@ -25,12 +25,12 @@ def factors(matrix: Matrix, rank: int) -> tuple[Matrix, Matrix]:
 
 
 def component_size(matrix: Matrix) -> int:
-    """Return how many weights one component takes: a row of the first factor and a column of the second."""
+    """Return the number of weights of one component: a row of the first factor and a column of the second."""
     return len(matrix.weight) + matrix.weight[0].numel()
 
 
 class Components(nn.Module):
-    """The principal components of a matrix's outputs without its bias. It runs after the matrix and changes nothing.
+    """Records the outputs of a matrix, runs after it, and finds the principal components of the outputs less the bias.
 
     Args:
         matrix: A linear layer, or a convolution over time.
@@ -79,13 +79,13 @@ class Components(nn.Module):
 
 
 def ranks_within(max_weights: int, components: Mapping[str, Components]) -> dict[str, int]:
-    """Choose the ranks of all matrices so that they have at most so many weights and keep most of their variance.
+    """Choose the ranks of matrices so that all products together have at most `max_weights` weights.
 
-    Components are taken in order of the share of its matrix's variance that each explains, divided by the number of its
-    weights, the first of every matrix before all others. Matrices that would not become smaller stay as they are.
+    Components are taken in order of the share of their matrix's variance that they explain, divided by their number of
+    weights; the first of each matrix is always taken. Matrices that would not become smaller stay as they are.
 
     Args:
-        max_weights: At least the weights of one component of each matrix.
+        max_weights: At least the number of weights of one component of each matrix.
         components: Name of a matrix -> its components.
 
     Returns:
