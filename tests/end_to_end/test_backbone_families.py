@@ -239,6 +239,8 @@ def test_a_factorised_backbone_is_made_saved_and_named_as_a_source(
     loaded = checkpoint.load(folder).model.backbone
     again = HuggingFaceBackbone.from_source(str(folder))
     assert again.ranks == loaded.ranks
+    lower = HuggingFaceBackbone.from_source(str(folder), layers=1)  # without the factors of the layers left out
+    assert lower.ranks == {name: rank for name, rank in loaded.ranks.items() if not name.startswith("layers.1.")}
     assert again.ranks
     assert sum(each.numel() for each in again.parameters()) <= backbone["max_parameters"]
     waveforms, num_samples = batch(clips((16_000, 7_000)))
@@ -253,4 +255,4 @@ def test_a_factorised_backbone_is_made_saved_and_named_as_a_source(
     outcome = serein("run", other, "--data", tones, "--out", tmp_path / "other")
     assert outcome.status != 0
     assert "backbone.max_parameters" in outcome.complaint
-    assert "cannot be 10" in outcome.complaint
+    assert "10: of the backbone" in outcome.complaint

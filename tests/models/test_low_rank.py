@@ -11,7 +11,7 @@ from torch import nn
 
 from models.test_backbones import CASES, backbone_of, batch, clips, deviation, plain_model
 from models.test_backbones_adapters import ONE_OF_EACH, last
-from serein.errors import RecipeError
+from serein.errors import ModelError, RecipeError
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.low_rank import Components, ranks_within
 from serein.models.masking import convolve
@@ -67,7 +67,7 @@ def test_a_convolution_becomes_two() -> None:
         exact = convolve(nn.Sequential(conv, components), frames)
         torch.testing.assert_close(convolve(components.factorised(6), frames), exact, rtol=1e-4, atol=1e-4)
         less = convolve(components.factorised(3), frames) - exact
-        lost = components.found[0][3:].sum()
+        lost = components.principal[0][3:].sum()
     torch.testing.assert_close(less.square().sum(2).mean().double(), lost, rtol=1e-4, atol=0)
 
 
@@ -114,6 +114,12 @@ def test_its_description_builds_it_again(case: str) -> None:
     assert torch.equal(last(again.eval()), last(backbone))
 
 
+def test_a_description_of_other_matrices_is_refused() -> None:
+    described = backbone_of(plain_model(*CASES["whisper"])).describe()
+    with pytest.raises(ModelError, match="the model has no matrix conv9"):
+        HuggingFaceBackbone.from_description(described | {"ranks": {"conv9": 3}})
+
+
 def test_its_convolutions_train_with_the_others() -> None:
     backbone = factorised(plain_model(*CASES["whisper"]), 0.7)
     assert "conv2" in backbone.ranks
@@ -124,9 +130,7 @@ def test_its_convolutions_train_with_the_others() -> None:
 
 @pytest.mark.parametrize("share", [1.0, 0.1])
 def test_a_size_that_cannot_be_reached_is_refused(share: float) -> None:
-    with pytest.raises(
-        RecipeError, match=r"cannot be .*: the backbone has [\d,]+ parameters and needs at least [\d,]+"
-    ):
+    with pytest.raises(RecipeError, match=r": of the backbone's [\d,]+ parameters, at least [\d,]+ must remain"):
         factorised(plain_model(*CASES["whisper"]), share)
 
 

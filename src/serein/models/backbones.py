@@ -18,7 +18,7 @@ from serein.errors import AudioError, ModelError, RecipeError, imported
 from serein.models.architectures import ARCHITECTURES, Wav2Vec2
 from serein.models.hidden_states import ADAPTER_WEIGHT, Backbone, HiddenStates, frame_mask, own_weights
 from serein.models.logmel import LogMelBackbone
-from serein.models.low_rank import Components, Matrix, component_size, factors, ranks_within
+from serein.models.low_rank import Components, Matrix, factors, num_component_weights, ranks_within
 from serein.models.masking import fasten, prepare_waveforms
 from serein.models.pretrained import (
     COPY,
@@ -70,7 +70,8 @@ class HuggingFaceBackbone(Backbone):
         ranks: Name of a matrix -> rank of the product of two that replaces it, as chosen by `factorise`.
 
     Attributes:
-        max_parameters: Number of parameters to which `factorise` has yet to reduce the backbone.
+        max_parameters: Number of parameters to which `factorise` has yet to reduce the backbone; `None`: nothing is
+            left to factorise.
 
     Example:
         >>> tiny = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8,
@@ -101,6 +102,8 @@ class HuggingFaceBackbone(Backbone):
         self.model = model = self.architecture.model
         self.ranks = dict(ranks or {})
         matrices = self._matrices()
+        if unknown := sorted(self.ranks.keys() - matrices.keys()):
+            raise ModelError(f"the model has no matrix {unknown[0]}", where="ranks", remedy=COPY)
         self._replace({name: nn.Sequential(*factors(matrices[name], rank)) for name, rank in self.ranks.items()})
         self.do_normalize, self.level_db, self.pad_s = do_normalize, level_db, pad_s
         self.gradient_checkpointing = gradient_checkpointing
@@ -159,6 +162,7 @@ class HuggingFaceBackbone(Backbone):
                 raise RecipeError(f"the model has {len(every)} layers, not {layers}", where="backbone.layers")
             del every[layers:]
             model.config.num_hidden_layers = layers
+        kept = {name for name, _ in model.named_modules()}
         backbone = cls(
             model,
             do_normalize=do_normalize,
@@ -166,7 +170,7 @@ class HuggingFaceBackbone(Backbone):
             pad_s=pad_s,
             origin=origin,
             gradient_checkpointing=gradient_checkpointing,
-            ranks=place.ranks,
+            ranks={name: rank for name, rank in place.ranks.items() if name in kept},
         )
         if isinstance(place, ModelFolder):
             place.fill(backbone)
@@ -248,14 +252,14 @@ class HuggingFaceBackbone(Backbone):
     def _check_size(self, max_parameters: int) -> int:
         """Return the number of parameters outside the matrices; reject a size that factorisation cannot reach."""
         matrices = self._matrices().values()
-        size = sum(each.numel() for each in self.parameters())
-        num_others = size - sum(matrix.weight.numel() for matrix in matrices)
-        least = num_others + sum(component_size(matrix) for matrix in matrices)
-        if not least <= max_parameters < size:
+        num_parameters = sum(each.numel() for each in self.parameters())
+        num_others = num_parameters - sum(matrix.weight.numel() for matrix in matrices)
+        least = num_others + sum(num_component_weights(matrix) for matrix in matrices)
+        if not least <= max_parameters < num_parameters:
             raise RecipeError(
-                f"cannot be {max_parameters:,}: the backbone has {size:,} parameters and needs at least {least:,}",
+                f"{max_parameters:,}: of the backbone's {num_parameters:,} parameters, at least {least:,} must remain",
                 where="backbone.max_parameters",
-                remedy="Choose a number between the two, or other backbone.layers.",
+                remedy=f"Choose a number from {least} to {num_parameters - 1}, or another backbone.layers.",
             )
         return num_others
 

@@ -24,7 +24,7 @@ def factors(matrix: Matrix, rank: int) -> tuple[Matrix, Matrix]:
     return inner, nn.Conv1d(rank, matrix.out_channels, 1, bias=has_bias, **place)
 
 
-def component_size(matrix: Matrix) -> int:
+def num_component_weights(matrix: Matrix) -> int:
     """Return the number of weights of one component: a row of the first factor and a column of the second."""
     return len(matrix.weight) + matrix.weight[0].numel()
 
@@ -39,42 +39,43 @@ class Components(nn.Module):
     def __init__(self, matrix: Matrix) -> None:
         super().__init__()
         self.matrix = [matrix]  # in a list, since it is a part of the model, not of this module
-        self.count = 0
-        self.total = torch.zeros(len(matrix.weight), dtype=torch.float64, device=matrix.weight.device)
-        self.squares = torch.zeros(2 * (len(matrix.weight),), dtype=torch.float64, device=matrix.weight.device)
+        self.num_frames = 0
+        device = "cpu" if matrix.weight.device.type == "mps" else matrix.weight.device  # MPS has no float64
+        self.total = torch.zeros(len(matrix.weight), dtype=torch.float64, device=device)
+        self.squares = torch.zeros(2 * (len(matrix.weight),), dtype=torch.float64, device=device)
 
     def forward(self, returned: torch.Tensor) -> torch.Tensor:
-        """Record and return (..., feature)."""
+        """Record and return (..., feature); frames of padding are recorded as well."""
         (matrix,) = self.matrix
         frames = returned.flatten(0, -2).float()
         if matrix.bias is not None:
             frames = frames - matrix.bias
-        self.count += len(frames)
-        self.total += frames.sum(0)
-        self.squares += frames.T @ frames
+        self.num_frames += len(frames)
+        self.total += frames.sum(0).to(self.total.device)
+        self.squares += (frames.T @ frames).to(self.squares.device)
         return returned
 
     @cached_property
-    def found(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def principal(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The variances (component,), the largest first, the components (feature, component), and the mean.
 
         Without a bias, which could hold the mean, the mean is 0 and variances are mean squares.
         """
         (matrix,) = self.matrix
-        mean = self.total / self.count * (matrix.bias is not None)
-        variances, components = torch.linalg.eigh(self.squares / self.count - mean.outer(mean))
+        mean = self.total / self.num_frames * (matrix.bias is not None)
+        variances, components = torch.linalg.eigh(self.squares / self.num_frames - mean.outer(mean))
         return variances.flip(0).clamp(min=0.0), components.flip(1), mean
 
     def factorised(self, rank: int) -> nn.Sequential:
         """Return two layers: W x + b = U U' W x + (1 - U U') m + b, with m the mean of W x; without a bias, m is 0."""
         (matrix,) = self.matrix
         narrow, wide = factors(matrix, rank)
-        _, components, mean = self.found
+        _, components, mean = self.principal
         kept = components[:, :rank]
-        narrow.weight.copy_((kept.T @ matrix.weight.double().flatten(1)).view_as(narrow.weight))
+        narrow.weight.copy_((kept.T @ matrix.weight.to(kept).flatten(1)).view_as(narrow.weight))
         wide.weight.copy_(kept.view_as(wide.weight))
         if matrix.bias is not None and wide.bias is not None:
-            wide.bias.copy_(matrix.bias + mean - kept @ (kept.T @ mean))
+            wide.bias.copy_(matrix.bias.to(mean) + mean - kept @ (kept.T @ mean))
         return nn.Sequential(narrow, wide)
 
 
@@ -85,16 +86,16 @@ def ranks_within(max_weights: int, components: Mapping[str, Components]) -> dict
     weights; the first of each matrix is always taken. Matrices that would not become smaller stay as they are.
 
     Args:
-        max_weights: At least the number of weights of one component of each matrix.
+        max_weights: At least the sum of the weights of one component of each matrix.
         components: Name of a matrix -> its components.
 
     Returns:
         The ranks, without those of matrices that stay as they are.
     """
-    sizes = {name: component_size(each.matrix[0]) for name, each in components.items()}
+    sizes = {name: num_component_weights(each.matrix[0]) for name, each in components.items()}
     gains, costs, owners = [], [], []
     for number, (name, each) in enumerate(components.items()):
-        variances = each.found[0]
+        variances = each.principal[0]
         num_useful = min(len(variances), -(-each.matrix[0].weight.numel() // sizes[name]))
         shares = variances[:num_useful] / variances.sum().clamp(min=torch.finfo(torch.float64).tiny)
         shares[0] = torch.inf

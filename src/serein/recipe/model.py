@@ -51,10 +51,11 @@ class HuggingFace(NamedOptions):
             drop are off unless they are set here: `{apply_spec_augment: true, mask_time_prob: 0.05}`.
         layers: Number of transformer layers to keep, from the lowest up: lower layers represent how speech sounds,
             upper ones its content. `None`: all.
-        max_parameters: Low-rank factorisation to at most this many parameters: matrices of these layers and of the
-            convolutions are replaced by products of two, which makes the model smaller and faster. A product keeps the
-            first principal components of its matrix's outputs for training clips (Yu and Wu 2023); their number is
-            chosen for each matrix so that most of the variance is kept. Labels are not used. `None`: no factorisation.
+        max_parameters: Low-rank factorisation to at most this many parameters: most matrices of these layers and of
+            the convolutions are replaced by products of two, which makes the model smaller and faster. A product keeps
+            the first principal components of its matrix's outputs for training clips (Yu and Wu 2023); their number is
+            chosen for each matrix so that as much variance as possible is kept. Labels are not used. `None`: no
+            factorisation.
         level_db: Each clip is normalised to zero mean and to this root mean square in dB relative to full scale, so
             that neither offset nor level matters; -23 is usual for speech. `None`: the normalisation that the model was
             published with.
