@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from serein.device import sent
+from serein.device import all_gather, sent
 from serein.errors import AudioError, ModelError, RecipeError, imported
 from serein.models.architectures import ARCHITECTURES, Wav2Vec2
 from serein.models.hidden_states import ADAPTER_WEIGHT, Backbone, HiddenStates, frame_mask, own_weights
@@ -245,7 +245,8 @@ class HuggingFaceBackbone(Backbone):
         self._replace({name: nn.Sequential(matrix, seen[name]) for name, matrix in matrices.items()})
         for waveforms, num_samples in batches:
             self(waveforms, num_samples)
-        self.ranks, self.max_parameters = ranks_within(max_parameters - num_others, seen), None
+        self.ranks = all_gather(ranks_within(max_parameters - num_others, seen))[0]  # the same in all processes
+        self.max_parameters = None
         products = {name: seen[name].factorised(rank) for name, rank in self.ranks.items()}
         self._replace({**matrices, **products})
 

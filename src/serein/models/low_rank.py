@@ -47,12 +47,12 @@ class Components(nn.Module):
     def forward(self, returned: torch.Tensor) -> torch.Tensor:
         """Record and return (..., feature); frames of padding are recorded as well."""
         (matrix,) = self.matrix
-        frames = returned.flatten(0, -2).float()
+        frames = returned.flatten(0, -2).to(self.total)  # in float64, so that ranks do not depend on the machine
         if matrix.bias is not None:
-            frames = frames - matrix.bias
+            frames = frames - matrix.bias.to(frames)
         self.num_frames += len(frames)
-        self.total += frames.sum(0).to(self.total.device)
-        self.squares += (frames.T @ frames).to(self.squares.device)
+        self.total += frames.sum(0)
+        self.squares += frames.T @ frames
         return returned
 
     @cached_property
