@@ -1,8 +1,10 @@
-"""Adaptation: the gain from some labelled clips of a corpus, by kNN, by a bias per class, or by further training.
+"""Adaptation: the gain from some clips of a corpus, by kNN, by a bias per class, or by further training.
 
 In use, a model encounters speakers, rooms and words that are not in its training data. Some of the corpus's clips are
 labelled. They form a datastore, or shift the model's probabilities, or the model is trained on them by a recipe that
-starts from it (LoRA, for instance). Predictions for speakers who are not among them are compared with the model alone.
+starts from it (LoRA, for instance). Without labels, clips drawn at random shift the probabilities, as by `serein
+adapt`, whose assumption is that all classes are equally frequent. Predictions for speakers who are not among the clips
+are compared with the model alone.
 
     python benchmarks/adaptation.py --data MANIFEST --out FOLDER [--model FOLDER] [--sizes 8 16] [--draws 10] [--json]
         [--recipe recipes/pretrained/adapt.yaml] [--recipe-draws 2]
@@ -24,8 +26,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
-from scipy.optimize import minimize
-from scipy.special import log_softmax
 
 from serein import recipe, train
 from serein.data import manifest
@@ -39,6 +39,7 @@ from serein.evaluation.plots import MUTED, RIGHT, SPARE_COLOURS, WRONG
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.scores import Scores, score_predictions
 from serein.evaluation.tables import number
+from serein.inference.adaptation import class_bias
 from serein.inference.predictor import load
 from serein.knn.datastore import Embeddings, Numbers, key
 from serein.knn.predictor import (
@@ -60,9 +61,9 @@ TUNINGS = {
     "fixed": f"k {DEFAULT_K}, weight {DEFAULT_KNN_WEIGHT:g}",
     "tuned": "k and weight tuned in the datastore",
     "bias": "bias per class",
+    "unlabelled": "bias per class, without labels",
     "trained": "further training",
 }
-BIAS_PENALTY = 1.0  # of the sum of squares, added to the clips' summed cross-entropy: a normal prior of deviation 0.7
 _PER_CENT = 100.0
 
 
@@ -164,7 +165,7 @@ def main() -> None:
 def table_of(found: KnnAdaptation) -> Table:
     """Return the scores with datastores of every size."""
     table = Table(title=f"UA in per cent, pooled over speakers and {found.num_draws} draws")
-    for name in ("labelled clips", "used by", "UA", "above the model alone", "95 % interval"):
+    for name in ("clips", "used by", "UA", "above the model alone", "95 % interval"):
         table.add_column(name, justify="left" if name == "used by" else "right")
     alone = f"{number(found.model.pooled['ua'])} {interval_text(found.model.intervals['ua'])}"
     table.add_row("none", "", alone, "", "")
@@ -265,7 +266,7 @@ def _require_clips(corpus: EmbeddedCorpus, largest: int, where: Path) -> None:
 
 def predict_with_datastores(corpus: EmbeddedCorpus, size: int, num_draws: int) -> dict[str, list[Prediction]]:
     """Return tuning -> predictions for every clip with a datastore of other speakers' clips, for every draw."""
-    predictions: dict[str, list[Prediction]] = {tuning: [] for tuning in ("fixed", "tuned", "bias")}
+    predictions: dict[str, list[Prediction]] = {tuning: [] for tuning in ("fixed", "tuned", "bias", "unlabelled")}
     for draw in range(num_draws):
         for held_out in corpus.clips_of.values():
             rows = drawn_clips(corpus, held_out, size, draw)
@@ -276,9 +277,12 @@ def predict_with_datastores(corpus: EmbeddedCorpus, size: int, num_draws: int) -
                 predictions[tuning] += _as_predictions(
                     corpus, held_out, interpolate(votes, corpus.probabilities[held_out], knn_weight), draw
                 )
-            factors = np.exp(class_bias(corpus.probabilities[rows], datastore.labels))
-            moved = corpus.probabilities[held_out] * factors
-            predictions["bias"] += _as_predictions(corpus, held_out, moved / moved.sum(axis=1, keepdims=True), draw)
+            labelled = np.bincount(datastore.labels, minlength=len(corpus.classes)) / size
+            drawn = np.random.default_rng([draw, int(held_out[0])]).permutation(_others(corpus, held_out))[:size]
+            equal = np.full(len(corpus.classes), 1 / len(corpus.classes))
+            for tuning, own, shares in (("bias", rows, labelled), ("unlabelled", drawn, equal)):
+                moved = corpus.probabilities[held_out] * np.exp(class_bias(corpus.probabilities[own], shares))
+                predictions[tuning] += _as_predictions(corpus, held_out, moved / moved.sum(axis=1, keepdims=True), draw)
     return predictions
 
 
@@ -312,29 +316,10 @@ def predict_trained(
     return predictions
 
 
-def class_bias(probabilities: FloatArray, labels: Numbers) -> FloatArray:
-    """Return the bias to add to each class's log-probability that makes the labelled clips most likely, (class,).
-
-    Args:
-        probabilities: The model's probabilities, (clip, class).
-        labels: The true class numbers, (clip,).
-    """
-    log_probabilities = np.log(np.maximum(probabilities, 1e-12))
-
-    def loss(bias: FloatArray) -> tuple[float, FloatArray]:
-        moved = log_softmax(log_probabilities + bias, axis=1)
-        gradient = np.exp(moved).sum(axis=0) - np.bincount(labels, minlength=len(bias)) + 2 * BIAS_PENALTY * bias
-        return float(BIAS_PENALTY * (bias**2).sum() - moved[np.arange(len(labels)), labels].sum()), gradient
-
-    found: FloatArray = minimize(loss, np.zeros(probabilities.shape[1]), jac=True, method="L-BFGS-B").x
-    return found
-
-
 def drawn_clips(corpus: EmbeddedCorpus, held_out: Numbers, size: int, draw: int) -> Numbers:
     """Return the positions of a datastore's clips, none of the held-out speaker; classes are drawn in turn."""
     rng = np.random.default_rng([draw, int(held_out[0])])
-    others = np.setdiff1d(np.arange(len(corpus.utterances)), held_out)
-    shuffled = rng.permutation(others)
+    shuffled = rng.permutation(_others(corpus, held_out))
     labels = corpus.embeddings.labels[shuffled]
     turn = np.empty(len(shuffled), np.int64)  # within its class: first, second, ...
     for label in np.unique(labels):
@@ -342,6 +327,10 @@ def drawn_clips(corpus: EmbeddedCorpus, held_out: Numbers, size: int, draw: int)
     order = np.lexsort((rng.random(len(shuffled)), turn))
     drawn: Numbers = shuffled[order[:size]]
     return drawn
+
+
+def _others(corpus: EmbeddedCorpus, held_out: Numbers) -> Numbers:
+    return np.setdiff1d(np.arange(len(corpus.utterances)), held_out)
 
 
 def tuned_in(corpus: EmbeddedCorpus, rows: Numbers) -> dict[str, tuple[int, float]]:
@@ -391,14 +380,14 @@ def _result(
 def adaptation_picture(found: KnnAdaptation) -> Figure:
     """Draw the gain over the model alone, with paired intervals, over the size of the datastore."""
     lines = []
-    for (tuning, name), colour in zip(TUNINGS.items(), (RIGHT, WRONG, *SPARE_COLOURS[:2]), strict=True):
+    for (tuning, name), colour in zip(TUNINGS.items(), (RIGHT, WRONG, *SPARE_COLOURS[:3]), strict=True):
         own = [each for each in found.sizes if each.tuning == tuning]
         if not own:
             continue
         sizes, gains = [each.size for each in own], [each.difference for each in own]
         lines.append(Line(name, sizes, gains, [each.interval for each in own], colour))
     alone = (f"the model alone (UA {found.model.pooled['ua']:.1f})", 0.0, MUTED)
-    titles = ("labelled clips", "points of UA gained")
+    titles = ("clips of the corpus", "points of UA gained")
     return lines_picture(lines, titles, level=alone, is_logarithmic=True)
 
 

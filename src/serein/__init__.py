@@ -7,6 +7,7 @@ Example:
     'happy'
 
 Predict: `load`, `Predictor`, `Prediction`, `Segment`, `SlidingWindow`, `Stream`.
+Adapt: `adapt`.
 Deploy: `export`.
 Train: `run`, `train`, `evaluate`, `load_recipe`, `Recipe`.
 Test on other data: `robustness`, `cross_corpus`.
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from serein.experiment.robustness import robustness
     from serein.experiment.run import run, train
     from serein.exporting.export import export
+    from serein.inference.adaptation import adapt
     from serein.inference.prediction import Prediction, Segment
     from serein.inference.predictor import Predictor, load
     from serein.inference.recording import SlidingWindow
@@ -60,6 +62,7 @@ _HOMES = {
     "Segment": "serein.inference.prediction:Segment",
     "SlidingWindow": "serein.inference.recording:SlidingWindow",
     "Stream": "serein.inference.streams:Stream",
+    "adapt": "serein.inference.adaptation:adapt",
     "export": "serein.exporting.export:export",
     "run": "serein.experiment.run:run",
     "train": "serein.experiment.run:train",
@@ -85,6 +88,7 @@ __all__ = [
     "Segment",
     "SlidingWindow",
     "Stream",
+    "adapt",
     "export",
     "run",
     "train",

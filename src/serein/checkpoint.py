@@ -180,8 +180,7 @@ def save(
     Raises:
         ModelError: `folder` exists and is not a model folder.
     """
-    if folder.exists() and not is_model_folder(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError("exists and is not a model folder", where=folder, remedy="Name a new folder.")
+    require_replaceable(folder)
     model = checkpoint.model
     names = (MAIN, *model.branches)
     external = {} if backbone == "bundle" else {name: model.backbone_of(name).untouched_source() for name in names}
@@ -223,6 +222,16 @@ def save(
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_replaceable(folder: Path) -> None:
+    """Raise an error if a folder that is not a model's would be overwritten.
+
+    Raises:
+        ModelError: It exists, has content and is not a model folder.
+    """
+    if folder.exists() and not is_model_folder(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError("exists and is not a model folder", where=folder, remedy="Name a new folder.")
 
 
 def withdraw_calibration(folder: Path, why: str) -> None:

@@ -29,7 +29,7 @@ _STOPPED = 130
 # One group per line: use a model; deploy it; train and evaluate; data and the rest.
 ORDER = (
     *("predict", "models", "stream", "embed", "serve", "transcribe", "verify"),
-    *("export", "benchmark", "bundle", "merge"),
+    *("adapt", "export", "benchmark", "bundle", "merge"),
     *("train", "run", "evaluate", "compare", "report", "robustness", "cross-corpus", "ensemble", "reproduce"),
     *("corpus", "knn", "words", "cache", "push"),
 )

@@ -1,4 +1,4 @@
-"""Commands for trained models (list, measure, export, merge, bundle) and for the cache."""
+"""Commands for trained models (list, adapt, measure, export, merge, bundle) and for the cache."""
 
 from __future__ import annotations
 
@@ -12,10 +12,86 @@ from typing import Annotated
 
 import typer
 
-from serein.cli.app import CommandGroup, Device, Json, Model, MovedBackbone, Out, Precision, Runtime, app, print_tables
+from serein.cli.app import (
+    CommandGroup,
+    DefaultModel,
+    Device,
+    Json,
+    Model,
+    MovedBackbone,
+    Out,
+    Precision,
+    Recordings,
+    Runtime,
+    app,
+    exit_if_unread,
+    print_tables,
+    recordings_in,
+)
 from serein.errors import ModelError, expected_one_of
 
 NUM_COMPARED = 64  # utterances; int8 is calibrated on a quarter of them
+
+
+@app.command()
+def adapt(
+    sources: Recordings,
+    out: Out,
+    model: DefaultModel = None,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CLASS=PERCENT",
+            help="Expected share of a class among the recordings; the others share the rest equally; may be repeated.",
+            show_default="all classes equally frequent",
+        ),
+    ] = None,
+    device: Device = "auto",
+    backbone: MovedBackbone = None,
+    as_json: Json = False,
+) -> None:
+    """Adapt a model to recordings without labels: a new speaker, microphone, language or corpus.
+
+    A bias per class brings the mean probabilities close to the expected shares. The new folder is used like any other
+    model. A class with a share of 0 is never predicted.
+    """
+    from rich.table import Table
+
+    from serein.inference.adaptation import adapt as write
+    from serein.inference.predictor import load
+    from serein.progress import Bars
+
+    shares = {}
+    for each in share or ():
+        name, _, percent = each.partition("=")
+        try:
+            shares[name.strip()] = float(percent.removesuffix("%")) / 100
+        except ValueError:
+            raise typer.BadParameter(f"'{each}' is not CLASS=PERCENT", param_hint="'--share'") from None
+    recordings, num_failed = recordings_in(sources)
+    num_all = len(recordings)
+    with Bars() as bars:
+        found = write(
+            recordings,
+            out,
+            model=load(model, device, backbone=backbone),
+            shares=shares,
+            on_error="return",
+            on_progress=lambda done: bars("predicting", done, num_all, f"{num_all} recordings"),
+        )
+    for error in found.unread:
+        print(f"error: {error}", file=sys.stderr)
+    if as_json:
+        said = asdict(found) | {"unread": [str(error) for error in found.unread], "out": str(out)}
+        print(json.dumps(said, ensure_ascii=False))
+    else:
+        table = Table("class", "mean probability", "expected share", "bias", box=None, pad_edge=False)
+        for name, expected in found.shares.items():
+            row = f"{100 * found.before[name]:.1f} %", f"{100 * expected:.1f} %", f"{found.bias[name]:+.2f}"
+            table.add_row(name, *row)
+        print_tables([table])
+        print(f"{out}: adapted to {found.num_segments} segments of {found.num_recordings} recordings")
+    exit_if_unread(num_failed + len(found.unread))
 
 
 @app.command()

@@ -1,0 +1,228 @@
+"""Adapt a model to recordings without labels: a new speaker, microphone, language or corpus.
+
+On recordings that differ from its training data, a model predicts some classes too often and others hardly ever. If
+the share of each class among the recordings is known, roughly at least, a bias per class corrects this. Labels would
+add nothing: the likelihood of labelled clips depends on the bias only through the number of clips of each class.
+
+Sources: Saerens, Latinne and Decaestecker 2002, "Adjusting the Outputs of a Classifier to New a Priori Probabilities";
+Zhou et al. 2024, "Batch Calibration", which sets the mean log-probabilities of the classes equal instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import nn
+
+from serein import checkpoint as checkpoints
+from serein.checkpoint import AbsentModel, Checkpoint
+from serein.errors import AudioError, ModelError, RecipeError, SereinError, expected_one_of
+from serein.inference.predictor import OnError, Predictor, load
+from serein.inference.sources import Source
+from serein.metrics import FloatArray
+
+PENALTY = 1.0  # of the sum of squares, added to the clips' summed cross-entropy: a normal prior of deviation 0.7
+EXCLUDED = -30.0  # bias of a class whose share is 0: even a probability of 1 becomes 1e-13
+LEAST = 1e-12
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How a model was adapted.
+
+    Attributes:
+        num_recordings: Recordings in which speech was found.
+        num_segments: Their segments, each of which counts once.
+        before: Class -> its mean probability in the segments, by the original model.
+        shares: Class -> its expected share of the segments.
+        bias: Class -> what was added to its logits.
+        unread: Why recordings could not be read, with `on_error="return"`.
+    """
+
+    num_recordings: int
+    num_segments: int
+    before: dict[str, float]
+    shares: dict[str, float]
+    bias: dict[str, float]
+    unread: tuple[SereinError, ...] = ()
+
+
+def adapt(
+    recordings: Iterable[Source],
+    out: str | Path,
+    *,
+    model: Predictor | str | Path | None = None,
+    shares: Mapping[str, float] | None = None,
+    on_error: OnError = "raise",
+    on_progress: Callable[[int], None] | None = None,
+) -> Adaptation:
+    """Adapt a model to recordings without labels, and write it as a new model folder.
+
+    A bias is added to the logits of each class of the main task, such that the classes' mean probabilities approach
+    their expected shares; the fewer segments there are, the smaller the bias. Nothing else changes, so the folder is
+    used like any other. Labels that a manifest may contain are not read.
+
+    Args:
+        recordings: Paths, or utterances of a manifest.
+        out: The new folder.
+        model: A loaded model, a model folder, a name on the Hugging Face Hub; `None`: the default model.
+        shares: Class -> expected share of the segments, 0 to 1; the other classes share the rest equally. A class with
+            a share of 0 is never predicted. `None`: all classes are equally frequent.
+        on_error: See `Predictor.predict_files`.
+        on_progress: Called with the number of recordings that were predicted.
+
+    Raises:
+        AudioError: A recording cannot be read, or no speech was found in any.
+        ModelError: The model cannot be adapted, or `out` exists and is not a model folder.
+        RecipeError: The shares do not fit the model's classes.
+
+    Example:
+        >>> serein.adapt(["a.wav", "b.wav"], "adapted", shares={"neutral": 0.7})  # doctest: +SKIP
+    """
+    predictor = model if isinstance(model, Predictor) else load(model)
+    checkpoint = predictor.checkpoint
+    classes, layers = checkpoint.class_labels.classes, _output_layers(predictor)
+    expected = expected_shares(classes, shares or {})
+    checkpoints.require_replaceable(Path(out))
+    rows, num_recordings, unread = [], 0, []
+    for done, each in enumerate(predictor.predict_files(recordings, on_error=on_error), start=1):
+        if on_progress is not None:
+            on_progress(done)
+        if isinstance(each, SereinError):
+            unread.append(each)
+            continue
+        rows += [[segment.probabilities[name] for name in classes] for segment in each.segments]
+        num_recordings += bool(each.segments)
+    if not rows:
+        raise AudioError("no speech was found", where="recordings", remedy="Name recordings of speech.")
+    probabilities = np.array(rows)
+    bias = class_bias(probabilities, expected)
+    temperature = 1.0 if checkpoint.calibration is None else checkpoint.calibration.temperature
+    own = torch.tensor(temperature * bias)  # added before the temperature
+    originals = [layer.bias.detach().clone() for layer in layers]
+    found = Adaptation(
+        num_recordings,
+        len(rows),
+        _by_class(classes, probabilities.mean(axis=0)),
+        _by_class(classes, expected),
+        _by_class(classes, own.numpy()),
+        tuple(unread),
+    )
+    described = replace(checkpoint, training=_described(checkpoint, found))
+    try:
+        for layer, original in zip(layers, originals, strict=True):
+            layer.bias.data = original + own.to(original)
+        checkpoints.save(Path(out), described, _card(checkpoint, found))
+    finally:
+        for layer, original in zip(layers, originals, strict=True):
+            layer.bias.data = original
+    return found
+
+
+def class_bias(probabilities: FloatArray, shares: FloatArray) -> FloatArray:
+    """Return the bias to add to the log-probability of each class, (class,).
+
+    Without the penalty, it makes the mean probability of each class equal to its share.
+
+    Args:
+        probabilities: (clip, class), each row with a sum of 1.
+        shares: (class,) expected share of the clips, with a sum of 1; or the share of each label, if the clips are
+            labelled: then the labels are most likely with this bias.
+
+    Example:
+        >>> probabilities = np.tile([[0.9, 0.1], [0.6, 0.4]], (500, 1))
+        >>> class_bias(probabilities, np.array([0.5, 0.5])).round(2)
+        array([-0.65,  0.65])
+    """
+    log_probabilities, is_kept = np.log(np.maximum(probabilities, LEAST)), shares > 0
+    own, counts = log_probabilities[:, is_kept], len(probabilities) * shares[is_kept]
+
+    def loss(bias: FloatArray) -> tuple[float, FloatArray]:
+        log_sums = np.logaddexp.reduce(own + bias, axis=1)
+        gradient = np.exp(own + bias - log_sums[:, None]).sum(axis=0) - counts + 2 * PENALTY * bias
+        return float(PENALTY * (bias**2).sum() + log_sums.sum() - counts @ bias), gradient
+
+    bias = np.full(len(shares), EXCLUDED)
+    bias[is_kept] = minimize(loss, np.zeros(int(is_kept.sum())), jac=True, method="L-BFGS-B").x
+    return bias
+
+
+def expected_shares(classes: tuple[str, ...], shares: Mapping[str, float]) -> FloatArray:
+    """Return the expected share of each class, (class,); classes that are not named share the rest equally.
+
+    Raises:
+        RecipeError: A class is unknown, a share is not from 0 to 1, or they cannot have a sum of 1.
+
+    Example:
+        >>> expected_shares(("angry", "happy", "neutral"), {"neutral": 0.5})
+        array([0.25, 0.25, 0.5 ])
+    """
+    for name, share in shares.items():
+        if name not in classes:
+            raise RecipeError(expected_one_of(name, classes, kind="class"), where="shares", remedy="Name one of these.")
+        if not 0.0 <= share <= 1.0:
+            what = f"'{name}' has a share of {100 * share:g} %"
+            raise RecipeError(what, where="shares", remedy="Choose one from 0 to 100 %; in Python from 0 to 1.")
+    others, rest = len(classes) - len(shares), 1.0 - sum(shares.values())
+    if rest < -1e-6 or (not others and rest > 1e-6):
+        what = f"the shares have a sum of {100 * (1 - rest):g} %"
+        raise RecipeError(what, where="shares", remedy="Choose shares with a sum of 100 %, or leave classes out.")
+    found = np.array([shares.get(name, max(rest, 0.0) / max(others, 1)) for name in classes])
+    found[found < 1e-9] = 0.0
+    normalised: FloatArray = found / found.sum()
+    return normalised
+
+
+def _output_layers(predictor: Predictor) -> list[nn.Linear]:
+    """Return the output layer of the main task of each member of the ensemble.
+
+    Raises:
+        ModelError: There is none that has a bias for each class.
+    """
+    name = predictor.checkpoint.name
+    if type(predictor) is not Predictor:
+        what = f"a {type(predictor).__name__} combines a model with others or a datastore, which cannot be adapted"
+        raise ModelError(what, where="adapt", remedy="Adapt its model folders one by one.")
+    if isinstance(predictor.model, AbsentModel):
+        remedy = "Adapt its model folder, then export the new folder."
+        raise ModelError("an exported file cannot be adapted", where=name, remedy=remedy)
+    heads = [member.heads[predictor.task] for member in predictor.model.ensemble]
+    layers = [head.output for head in heads if isinstance(head.output, nn.Linear) and head.puts_out == "scores"]
+    if len(layers) < len(heads):
+        remedy = "Choose a model that was trained with cross-entropy."
+        raise ModelError("its output layer has no bias for each class", where=name, remedy=remedy)
+    return layers
+
+
+def _by_class(classes: tuple[str, ...], numbers: FloatArray) -> dict[str, float]:
+    return {name: round(float(number), 4) for name, number in zip(classes, numbers, strict=True)}
+
+
+def _described(checkpoint: Checkpoint, found: Adaptation) -> dict[str, object]:
+    """Return the description of the training, with the adaptation."""
+    said = {"num_segments": found.num_segments, "shares": found.shares, "bias": found.bias}
+    return {**checkpoint.training, "adaptations": [*checkpoint.training.get("adaptations", ()), said]}
+
+
+def _card(checkpoint: Checkpoint, found: Adaptation) -> str:
+    """Return the card of the original model, with a section on the adaptation."""
+    card = Path() if checkpoint.folder is None else checkpoint.folder / "README.md"
+    rows = "\n".join(
+        f"| {name} | {100 * found.before[name]:.1f} | {100 * share:.1f} | {found.bias[name]:+.2f} |"
+        for name, share in found.shares.items()
+    )
+    return f"""{card.read_text(encoding="utf-8") if card.is_file() else f"# {checkpoint.name}"}
+## Adapted
+
+A bias was added to the logits of each class, from {found.num_segments} segments of {found.num_recordings} recordings
+without labels (`serein adapt`). Scores above are those of the original model.
+
+| class | mean probability before, % | expected share, % | bias |
+|---|---:|---:|---:|
+{rows}
+"""
