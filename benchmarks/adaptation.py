@@ -39,7 +39,6 @@ from serein.evaluation.plots import MUTED, RIGHT, SPARE_COLOURS, WRONG
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.scores import Scores, score_predictions
 from serein.evaluation.tables import number
-from serein.inference.adaptation import class_bias
 from serein.inference.predictor import load
 from serein.knn.datastore import Embeddings, Numbers, key
 from serein.knn.predictor import (
@@ -51,7 +50,7 @@ from serein.knn.predictor import (
     knn_probabilities_by_k,
     tune_k_and_weight,
 )
-from serein.metrics import FloatArray
+from serein.metrics import FloatArray, class_bias
 from serein.progress import Bars, Report
 from serein.reproduce.figures import Line, lines_picture
 from serein.tasks.task import keep_labelled

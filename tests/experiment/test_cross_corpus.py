@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cli_fixtures import SPEAKERS, Call, write_corpus, write_recipe
 from serein.data import manifest
-from serein.evaluation.predictions import Prediction
+from serein.evaluation.predictions import REJECTED, Prediction, adapted
 from serein.experiment.cross_corpus import OTHERS, cell_of
 
 QUICK = {"epochs": 1}
@@ -48,6 +49,25 @@ def test_cells_by_hand() -> None:
     assert cell_of("a", "b", [], 3).text("corpus", 3) == "–"
 
 
+def test_an_adapted_model_predicts_all_classes_alike() -> None:
+    """Each seed is a model of its own: both say calm too often, to different degrees, and know better than they say."""
+    rows = [
+        Prediction(f"{number}", truth, "calm", {"sad": sad, "calm": 1 - sad}, seed=seed)
+        for seed, shift in enumerate((0.0, 0.2))
+        for number in range(100)
+        for truth, sad in [("sad", 0.48 - shift) if number % 2 else ("calm", 0.30 - shift)]
+    ]
+    cell = cell_of("a", "b", rows, 100)
+    assert cell.corpus is not None
+    assert cell.adapted is not None
+    assert (cell.corpus.pooled["ua"], cell.adapted.pooled["ua"]) == (50.0, 100.0)
+    for seed in (0, 1):
+        own = [each.probabilities for each in adapted(rows, ("sad", "calm")) if each.seed == seed]
+        assert np.mean([each["sad"] for each in own if each]) == pytest.approx(0.5, abs=0.02)
+    rejected = Prediction("x", "sad", REJECTED, seed=1)
+    assert adapted([*rows, rejected], ("sad", "calm"))[-1] is rejected
+
+
 @pytest.mark.slow
 def test_every_corpus_against_every_other(tmp_path: Path, serein: Call) -> None:
     options = write_corpora(tmp_path, "one", "two", "three")
@@ -63,6 +83,7 @@ def test_every_corpus_against_every_other(tmp_path: Path, serein: Call) -> None:
     assert found["corpora"]["three"] == {"classes": ["angry", "happy"], "chance": 50.0}
     assert cells["one", "three"]["model_classes"]["classes"] == ["angry", "happy", "sad"]
     assert cells["one", "three"]["corpus_classes"]["classes"] == ["angry", "happy"]
+    assert cells["one", "three"]["adapted"]["classes"] == ["angry", "happy"]
     assert cells["three", "one"]["num_left_out"] == 2  # its two sad clips
     assert cells[OTHERS, "three"]["corpus_classes"]["classes"] == ["angry", "happy"]
     assert all(cell["model_classes"]["num_utterances"] <= 6 for cell in found["cells"])

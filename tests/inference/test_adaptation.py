@@ -14,7 +14,8 @@ from cli_fixtures import Call
 from serein import checkpoint
 from serein.data import manifest
 from serein.errors import AudioError, ModelError, RecipeError
-from serein.inference.adaptation import class_bias, expected_shares
+from serein.inference.adaptation import expected_shares
+from serein.metrics import class_bias
 
 RNG = np.random.default_rng(0)
 

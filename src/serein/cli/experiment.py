@@ -428,7 +428,8 @@ def cross_corpus(
 ) -> None:
     """Train on each corpus and test on every other one; also train on all corpora but one and test on that one.
 
-    Scores are given for predictions among all classes of the model, and among those of the tested corpus only.
+    Scores are given for predictions among all classes of the model, among those of the tested corpus only, and the same
+    after adapting the model to that corpus without its labels (as 'serein adapt' does).
     """
     from serein import recipe as recipes
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from pydantic.dataclasses import dataclass
 from serein.data.files import write_text
 from serein.data.manifest import Age
 from serein.errors import RunError, expected_one_of
+from serein.metrics import class_bias
 from serein.tasks.task import TaskSpec
 
 PROBABILITIES_TOLERANCE = 1e-3
@@ -314,6 +316,29 @@ def among(predictions: Sequence[Prediction], classes: Sequence[str]) -> list[Pre
         ratings = tuple(labels for labels in votes if labels) or None
         chosen.append(dataclasses.replace(prediction, prediction=best, probabilities=probabilities, ratings=ratings))
     return chosen
+
+
+def adapted(predictions: Sequence[Prediction], classes: Sequence[str]) -> list[Prediction]:
+    """Return predictions of a model that was adapted to these very recordings without labels (`serein.adapt`).
+
+    All classes are assumed to be equally frequent. The predictions of each fold and seed are those of one model.
+
+    Args:
+        predictions: With probabilities of exactly these classes, as from `among`.
+    """
+    of_model: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for number, prediction in enumerate(predictions):
+        if prediction.prediction != REJECTED:
+            of_model[prediction.fold, prediction.seed].append(number)
+    found = list(predictions)
+    for numbers in of_model.values():
+        own = np.array([[(predictions[number].probabilities or {})[name] for name in classes] for number in numbers])
+        moved = own * np.exp(class_bias(own, np.full(len(classes), 1 / len(classes))))
+        for number, row in zip(numbers, moved / moved.sum(axis=1, keepdims=True), strict=True):
+            probabilities = dict(zip(classes, row.tolist(), strict=True))
+            best = classes[int(row.argmax())]
+            found[number] = dataclasses.replace(found[number], prediction=best, probabilities=probabilities)
+    return found
 
 
 def code(

@@ -6,7 +6,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +24,7 @@ from serein.evaluation.intervals import interval_text
 from serein.evaluation.plots import INK, MUTED, PAGE_WIDTH_IN, new_figure, save_figure
 from serein.evaluation.predictions import (
     Prediction,
+    adapted,
     among,
     missing_predictions,
     read_predictions,
@@ -42,10 +43,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 OTHERS = "all others"
-Choice = Literal["corpus", "model"]
+Choice = Literal["corpus", "adapted", "model"]
 _TITLES: dict[Choice, str] = {
     "corpus": "UA, predicted among the classes of the tested corpus",
+    "adapted": "UA, the same, adapted to the tested corpus without labels",
     "model": "UA, predicted among all classes of the model",
+}
+_PANELS: dict[Choice, str] = {
+    "corpus": "among the corpus's classes",
+    "adapted": "the same, adapted",
+    "model": "among all classes",
 }
 
 
@@ -58,6 +65,7 @@ class Cell:
         tested_on: A corpus; on the diagonal, its unseen speakers as the recipe's protocol divides them.
         model: Scores over all classes of the model; `None` if the model has no class of the corpus.
         corpus: Scores restricted to the classes of the tested corpus; `None` if the model has fewer than two of them.
+        adapted: The same, if the model is adapted to the tested utterances without their labels, as by `serein adapt`.
         num_left_out: Utterances whose class the model does not have.
     """
 
@@ -65,11 +73,12 @@ class Cell:
     tested_on: str
     model: Scores | None
     corpus: Scores | None
+    adapted: Scores | None
     num_left_out: int
 
     def scores(self, choice: Choice) -> Scores | None:
-        """Return the scores over the model's classes, or restricted to the corpus's."""
-        return self.corpus if choice == "corpus" else self.model
+        """Return the scores over the model's classes, or restricted to the corpus's, without or with adaptation."""
+        return {"corpus": self.corpus, "adapted": self.adapted, "model": self.model}[choice]
 
     def text(self, choice: Choice, num_classes: int) -> str:
         """Return UA and its interval, with the number of tested classes if the corpus has more."""
@@ -86,7 +95,11 @@ class Cell:
             "tested_on": self.tested_on,
             "num_left_out": self.num_left_out,
         }
-        for name, scores in (("model_classes", self.model), ("corpus_classes", self.corpus)):
+        for name, scores in (
+            ("model_classes", self.model),
+            ("corpus_classes", self.corpus),
+            ("adapted", self.adapted),
+        ):
             content[name] = scores and {
                 "classes": list(scores.classes),
                 **{key: scores.pooled[key] for key in SCORE_TITLES},
@@ -108,10 +121,13 @@ def cell_of(trained_on: str, tested_on: str, predictions: Sequence[Prediction], 
     known = [p for p in predictions if p.truth in classes]
     num_ids = len({p.id for p in known})
     if not known:
-        return Cell(trained_on, tested_on, None, None, num_tested)
+        return Cell(trained_on, tested_on, None, None, None, num_tested)
     own = [name for name in classes if any(p.truth == name for p in known)]
-    restricted = score_predictions(among(known, own), own) if len(own) > 1 else None
-    return Cell(trained_on, tested_on, score_predictions(known, classes), restricted, num_tested - num_ids)
+    corpus = after = None
+    if len(own) > 1:
+        restricted = among(known, own)
+        corpus, after = (score_predictions(each, own) for each in (restricted, adapted(restricted, own)))
+    return Cell(trained_on, tested_on, score_predictions(known, classes), corpus, after, num_tested - num_ids)
 
 
 @dataclass(frozen=True)
@@ -145,7 +161,7 @@ class CrossCorpus:
             (name, *(self.cell(name, other).text(choice, len(classes)) for other, classes in self.corpora.items()))
             for name in (*self.corpora, OTHERS)
         ]
-        if choice == "corpus":
+        if choice != "model":
             rows.append(("chance", *(f"{100 / len(classes):.1f}" for classes in self.corpora.values())))
         return rows
 
@@ -202,10 +218,10 @@ class CrossCorpus:
     def picture(self) -> Figure:
         """Draw a heat map of UA for each choice of classes: trained on (row), tested on (column)."""
         columns, rows = list(self.corpora), [*self.corpora, OTHERS]
-        size = PAGE_WIDTH_IN / 2
+        size = PAGE_WIDTH_IN / len(_PANELS)
         with new_figure((PAGE_WIDTH_IN, 0.9 + size * len(rows) / max(len(columns), 2) * 0.62)) as figure:
-            panels = figure.subplots(1, len(_TITLES), sharey=True)
-            for axes, (choice, title) in zip(panels, _TITLES.items(), strict=True):
+            panels = figure.subplots(1, len(_PANELS), sharey=True)
+            for axes, (choice, title) in zip(panels, _PANELS.items(), strict=True):
                 scores_of = [[self.cell(row, column).scores(choice) for column in columns] for row in rows]
                 values = [[np.nan if scores is None else scores.pooled["ua"] for scores in row] for row in scores_of]
                 image = axes.imshow(values, cmap="Blues", vmin=0, vmax=100, aspect="auto")
@@ -223,7 +239,7 @@ class CrossCorpus:
                 axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right", rotation_mode="anchor")
                 axes.set_yticks(range(len(rows)), rows)
                 axes.set(xlabel="tested on")
-                axes.set_title(title.removeprefix("UA, predicted "), fontsize=9)
+                axes.set_title(title, fontsize=9)
                 axes.tick_params(length=0)
                 axes.grid(visible=False)
                 axes.spines[:].set_visible(False)
@@ -266,10 +282,11 @@ def cross_corpus(
 ) -> CrossCorpus:
     """Train on each corpus and test on every other, test within each corpus, and leave each corpus out once.
 
-    Within a corpus, the recipe's protocol divides the data. Each score is given twice: over all classes of the model,
-    and restricted to the classes of the tested corpus. Three kinds of models are trained: the recipe's folds on each
-    corpus, one model on the whole of each corpus, and the protocol `corpora-out` on all corpora together. With two
-    corpora, leaving one out is the same as training on the other.
+    Within a corpus, the recipe's protocol divides the data. Each score is given three times: over all classes of the
+    model; restricted to the classes of the tested corpus; and with the model also adapted to the tested utterances
+    without their labels, as by `serein.adapt`, with equal shares of the classes. Three kinds of models are trained: the
+    recipe's folds on each corpus, one model on the whole of each corpus, and the protocol `corpora-out` on all corpora
+    together. With two corpora, leaving one out is the same as training on the other.
 
     Args:
         recipe: A recipe, or its file. Its own protocol must divide a single corpus. A corpus may lack some of the
@@ -341,7 +358,7 @@ def cross_corpus(
             cells.append(cell_of(OTHERS, each.name, own, each.num_tested))
     else:
         pairs = {cell.tested_on: cell for cell in cells if cell.trained_on != cell.tested_on}
-        cells += [Cell(OTHERS, name, one.model, one.corpus, one.num_left_out) for name, one in pairs.items()]
+        cells += [replace(one, trained_on=OTHERS) for one in pairs.values()]
     found = CrossCorpus({each.name: each.classes for each in corpora.values()}, tuple(cells), _notes(recipe, corpora))
     found.write(out)
     save_figure(found.picture(), out / "cross-corpus.png")
@@ -435,7 +452,7 @@ def _tested(model: Path, trained: _Corpus, tested: _Corpus, out: Path, report: R
     """Score a model on another corpus, and keep its predictions."""
     path = out / "predictions" / f"{trained.folder}-on-{tested.folder}.jsonl"
     if not set(trained.classes) & set(tested.classes):
-        return Cell(trained.name, tested.name, None, None, tested.num_tested)
+        return Cell(trained.name, tested.name, None, None, None, tested.num_tested)
     if not path.exists():
         predictions, _ = evaluate(
             model,

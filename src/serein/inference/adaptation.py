@@ -1,11 +1,7 @@
 """Adapt a model to recordings without labels: a new speaker, microphone, language or corpus.
 
 On recordings that differ from its training data, a model predicts some classes too often and others hardly ever. If
-the share of each class among the recordings is known, roughly at least, a bias per class corrects this. Labels would
-add nothing: the likelihood of labelled clips depends on the bias only through the number of clips of each class.
-
-Sources: Saerens, Latinne and Decaestecker 2002, "Adjusting the Outputs of a Classifier to New a Priori Probabilities";
-Zhou et al. 2024, "Batch Calibration", which sets the mean log-probabilities of the classes equal instead.
+the share of each class among the recordings is known, at least roughly, a bias per class corrects this.
 """
 
 from __future__ import annotations
@@ -16,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import nn
 
 from serein import checkpoint as checkpoints
@@ -24,11 +19,7 @@ from serein.checkpoint import AbsentModel, Checkpoint
 from serein.errors import AudioError, ModelError, RecipeError, SereinError, expected_one_of
 from serein.inference.predictor import OnError, Predictor, load
 from serein.inference.sources import Source
-from serein.metrics import FloatArray
-
-PENALTY = 1.0  # of the sum of squares, added to the clips' summed cross-entropy: a normal prior of deviation 0.7
-EXCLUDED = -30.0  # bias of a class whose share is 0: even a probability of 1 becomes 1e-13
-LEAST = 1e-12
+from serein.metrics import FloatArray, class_bias
 
 
 @dataclass(frozen=True)
@@ -122,34 +113,6 @@ def adapt(
         for layer, original in zip(layers, originals, strict=True):
             layer.bias.data = original
     return found
-
-
-def class_bias(probabilities: FloatArray, shares: FloatArray) -> FloatArray:
-    """Return the bias to add to the log-probability of each class, (class,).
-
-    Without the penalty, it makes the mean probability of each class equal to its share.
-
-    Args:
-        probabilities: (clip, class), each row with a sum of 1.
-        shares: (class,) expected share of the clips, with a sum of 1; or the share of each label, if the clips are
-            labelled: then the labels are most likely with this bias.
-
-    Example:
-        >>> probabilities = np.tile([[0.9, 0.1], [0.6, 0.4]], (500, 1))
-        >>> class_bias(probabilities, np.array([0.5, 0.5])).round(2)
-        array([-0.65,  0.65])
-    """
-    log_probabilities, is_kept = np.log(np.maximum(probabilities, LEAST)), shares > 0
-    own, counts = log_probabilities[:, is_kept], len(probabilities) * shares[is_kept]
-
-    def loss(bias: FloatArray) -> tuple[float, FloatArray]:
-        log_sums = np.logaddexp.reduce(own + bias, axis=1)
-        gradient = np.exp(own + bias - log_sums[:, None]).sum(axis=0) - counts + 2 * PENALTY * bias
-        return float(PENALTY * (bias**2).sum() + log_sums.sum() - counts @ bias), gradient
-
-    bias = np.full(len(shares), EXCLUDED)
-    bias[is_kept] = minimize(loss, np.zeros(int(is_kept.sum())), jac=True, method="L-BFGS-B").x
-    return bias
 
 
 def expected_shares(classes: tuple[str, ...], shares: Mapping[str, float]) -> FloatArray:
