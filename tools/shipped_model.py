@@ -30,7 +30,7 @@ from serein.data.files import replacing
 from serein.device import processor_name
 from serein.evaluation.calibration import fitted_temperature
 from serein.evaluation.groups import HEADINGS
-from serein.evaluation.predictions import Prediction, among, read_run_predictions
+from serein.evaluation.predictions import Prediction, adapted, among, read_run_predictions
 from serein.evaluation.robustness import CLEAN, Robustness
 from serein.evaluation.scores import Scores, score_predictions, score_run
 from serein.experiment.predict import evaluate
@@ -38,6 +38,7 @@ from serein.experiment.robustness import robustness
 
 PACKAGE = Path(__file__).parents[1] / "src" / "serein" / "shipped_models"
 LARGEST_BYTES = 30_000_000
+LEFT_OUT = "corpus left out"
 CHANGED = [
     *("level -20 dB", "level +20 dB", "offset 0.005", "silence of 2 s around", "silence of 1 s inside"),
     *("pink noise 10 dB", "recorded noise 10 dB", "reverberation", "8 kHz", "G.711 mu-law", "GSM 06.10"),
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if len(corpora := tested_corpora(options.data)) > 1 and not options.speakers_alone:
         left_out = ["--set", "protocol.name=corpora-out", "--set", f"protocol.only=[{','.join(corpora)}]"]
         train("run", options.recipe, options.data, work / "corpora", [*taught("corpora"), *left_out])
-        runs["corpus left out"] = work / "corpora"
+        runs[LEFT_OUT] = work / "corpora"
     train("train", options.recipe, options.data, work / "whole", taught("whole"))
     checkpoint = model_folder.load(work / "whole" / "model")
     if source := getattr(recipes.load(options.recipe).backbone, "source", None):
@@ -138,17 +139,19 @@ def calibration_of(predictions: Sequence[Prediction], classes: Sequence[str]) ->
 
 
 def rows_of(kind: str, predictions: Sequence[Prediction], classes: Sequence[str]) -> list[tuple[str, Scores]]:
-    """Return the scores on each corpus, over all classes and restricted to those of the corpus."""
+    """Return the scores on each corpus, over all classes, restricted to those of the corpus, and adapted to it."""
     rows = []
     for corpus in sorted({each.corpus or "" for each in predictions}):
         own = [each for each in predictions if (each.corpus or "") == corpus and each.truth is not None]
         present = [name for name in classes if any(each.truth == name for each in own)]
         title = f"{corpus}, {kind}" if corpus else kind
         rows.append((title, score_predictions(own, list(classes))))
+        restricted = among(own, present)
         if 1 < len(present) < len(classes):
-            rows.append(
-                (f"{title}, restricted to its {len(present)} classes", score_predictions(among(own, present), present))
-            )
+            title += f", restricted to its {len(present)} classes"
+            rows.append((title, score_predictions(restricted, present)))
+        if kind == LEFT_OUT:
+            rows.append((f"{title}, adapted without labels", score_predictions(adapted(restricted, present), present)))
     return rows
 
 
@@ -212,7 +215,7 @@ def card(
         )
         taught += "\nof a model that was not trained on the fold's speakers either."
     without, unseen_corpora = "", ""
-    if any("corpus left out" in title for title, _ in rows):
+    if any(LEFT_OUT in title for title, _ in rows):
         without = " *Corpus left out*: by a model that was trained only on the other corpora."
         unseen_corpora = "; the rows *corpus left out* show what to expect for them"
     taken = scores.confusion * (1 - np.eye(len(scores.classes), dtype=int))
