@@ -279,8 +279,8 @@ def predict_with_datastores(corpus: EmbeddedCorpus, size: int, num_draws: int) -
             labelled = np.bincount(datastore.labels, minlength=len(corpus.classes)) / size
             drawn = np.random.default_rng([draw, int(held_out[0])]).permutation(_others(corpus, held_out))[:size]
             equal = np.full(len(corpus.classes), 1 / len(corpus.classes))
-            for tuning, own, shares in (("bias", rows, labelled), ("unlabelled", drawn, equal)):
-                moved = corpus.probabilities[held_out] * np.exp(class_bias(corpus.probabilities[own], shares))
+            for tuning, own, priors in (("bias", rows, labelled), ("unlabelled", drawn, equal)):
+                moved = corpus.probabilities[held_out] * np.exp(class_bias(corpus.probabilities[own], priors))
                 predictions[tuning] += _as_predictions(corpus, held_out, moved / moved.sum(axis=1, keepdims=True), draw)
     return predictions
 

@@ -14,7 +14,7 @@ from cli_fixtures import Call
 from serein import checkpoint
 from serein.data import manifest
 from serein.errors import AudioError, ModelError, RecipeError
-from serein.inference.adaptation import expected_shares
+from serein.inference.adaptation import class_priors
 from serein.metrics import class_bias
 
 RNG = np.random.default_rng(0)
@@ -33,16 +33,16 @@ def model(tiny_run: Path) -> Path:
 # -- the formula -------------------------------------------------------------------------------------------------------
 
 
-def test_mean_probabilities_approach_the_shares_with_the_number_of_clips() -> None:
+def test_mean_probabilities_approach_the_priors_with_the_number_of_clips() -> None:
     some = RNG.dirichlet([0.3, 1.0, 2.0], size=50)
-    shares = np.array([0.5, 0.3, 0.2])
+    priors = np.array([0.5, 0.3, 0.2])
     distances = [
-        np.abs(moved(some, class_bias(np.tile(some, (times, 1)), shares)).mean(axis=0) - shares).max()
+        np.abs(moved(some, class_bias(np.tile(some, (times, 1)), priors)).mean(axis=0) - priors).max()
         for times in (1, 10, 1000)
     ]
     assert distances[0] > distances[1] > distances[2]
     assert distances[2] < 1e-4
-    assert class_bias(np.tile(some, (1000, 1)), shares).sum() == pytest.approx(0.0, abs=1e-3)
+    assert class_bias(np.tile(some, (1000, 1)), priors).sum() == pytest.approx(0.0, abs=1e-3)
 
 
 def test_a_bias_of_labelled_clips_is_the_most_likely_one() -> None:
@@ -58,7 +58,7 @@ def test_a_bias_of_labelled_clips_is_the_most_likely_one() -> None:
         assert loss(bias + step) > loss(bias)
 
 
-def test_where_the_model_is_right_nothing_moves_and_a_class_of_share_0_vanishes() -> None:
+def test_where_the_model_is_right_nothing_moves_and_a_class_with_a_prior_of_0_vanishes() -> None:
     even = np.tile([0.5, 0.5], (400, 1))
     np.testing.assert_allclose(class_bias(even, np.array([0.5, 0.5])), 0.0, atol=1e-6)
     certain = np.tile([1.0 - 2e-6, 1e-6, 1e-6], (5, 1))
@@ -66,21 +66,21 @@ def test_where_the_model_is_right_nothing_moves_and_a_class_of_share_0_vanishes(
     assert after[:, 0].max() < 1e-6
 
 
-def test_classes_that_are_not_named_share_the_rest() -> None:
+def test_classes_that_are_not_named_divide_the_rest() -> None:
     classes = ("angry", "happy", "sad")
-    assert expected_shares(classes, {}).tolist() == pytest.approx([1 / 3] * 3)
-    assert expected_shares(classes, {"sad": 0.7, "angry": 0.0}).tolist() == pytest.approx([0.0, 0.3, 0.7])
-    assert expected_shares(classes, {"angry": 1 / 3, "happy": 1 / 3, "sad": 1 / 3}).sum() == pytest.approx(1.0)
-    for shares, said in (
+    assert class_priors(classes, {}).tolist() == pytest.approx([1 / 3] * 3)
+    assert class_priors(classes, {"sad": 0.7, "angry": 0.0}).tolist() == pytest.approx([0.0, 0.3, 0.7])
+    assert class_priors(classes, {"angry": 1 / 3, "happy": 1 / 3, "sad": 1 / 3}).sum() == pytest.approx(1.0)
+    for priors, said in (
         ({"glad": 0.5}, "'glad'"),
-        ({"sad": 1.5}, "150"),
-        ({"sad": -0.1}, "-10"),
+        ({"sad": 1.5}, "1.5"),
+        ({"sad": -0.1}, "-0.1"),
         ({"sad": float("nan")}, "nan"),
-        ({"sad": 0.7, "angry": 0.7}, "140 %"),
-        ({"sad": 0.1, "angry": 0.1, "happy": 0.1}, "30 %"),
+        ({"sad": 0.7, "angry": 0.7}, "1.4"),
+        ({"sad": 0.1, "angry": 0.1, "happy": 0.1}, "0.3"),
     ):
         with pytest.raises(RecipeError, match=said):
-            expected_shares(classes, shares)
+            class_priors(classes, priors)
 
 
 # -- the new folder ----------------------------------------------------------------------------------------------------
@@ -88,10 +88,10 @@ def test_classes_that_are_not_named_share_the_rest() -> None:
 
 def test_an_adapted_model_predicts_as_the_formula_says(model: Path, tones: Path, tmp_path: Path) -> None:
     original, utterances = package.load(model), manifest.read(tones)
-    shares = {"sad": 0.6}
-    found = package.adapt(utterances, tmp_path / "adapted", model=original, shares=shares)
+    priors = {"sad": 0.6}
+    found = package.adapt(utterances, tmp_path / "adapted", model=original, priors=priors)
     assert (found.num_recordings, found.num_segments) == (len(utterances), len(utterances))
-    assert found.shares == pytest.approx({"angry": 0.2, "happy": 0.2, "sad": 0.6})
+    assert found.priors == pytest.approx({"angry": 0.2, "happy": 0.2, "sad": 0.6})
     adapted = package.load(tmp_path / "adapted")
     before, after = (
         np.array([list(each.probabilities.values()) for each in loaded.predict(utterances)])
@@ -103,7 +103,7 @@ def test_an_adapted_model_predicts_as_the_formula_says(model: Path, tones: Path,
     again = np.array([list(each.probabilities.values()) for each in original.predict(utterances)])
     np.testing.assert_array_equal(again, before)  # the loaded model is as it was
     said = checkpoint.load(tmp_path / "adapted").training["adaptations"]
-    assert said == [{"num_segments": len(utterances), "shares": found.shares, "bias": found.bias}]
+    assert said == [{"num_segments": len(utterances), "priors": found.priors, "bias": found.bias}]
 
 
 def test_the_temperature_and_every_member_count(model: Path, tones: Path, tmp_path: Path) -> None:
@@ -127,17 +127,17 @@ def test_the_command_adapts_and_skips_what_it_cannot_read(
     model: Path, tones: Path, tmp_path: Path, serein: Call
 ) -> None:
     out = tmp_path / "adapted"
-    call = ("adapt", tones, "--model", model, "--share", "sad=0", "--share", "angry=70%", "--out", out)
+    call = ("adapt", tones, "--model", model, "--prior", "sad=0", "--prior", "angry=0.7", "--out", out)
     outcome = serein(*call)
     assert outcome.status == 0, outcome.err
-    assert "70.0 %" in outcome.out
+    assert "0.700" in outcome.out
     assert "36 segments of 36 recordings" in outcome.out
     card = (out / "README.md").read_text()
     assert card.startswith((model / "README.md").read_text())
     assert "| sad | " in card
     predicted = [json.loads(line) for line in serein("predict", tones, "--model", out, "--json").out.splitlines()]
     assert {each["label"] for each in predicted} <= {"angry", "happy"}
-    assert json.loads(serein(*call, "--json").out)["shares"] == pytest.approx({"angry": 0.7, "happy": 0.3, "sad": 0.0})
+    assert json.loads(serein(*call, "--json").out)["priors"] == pytest.approx({"angry": 0.7, "happy": 0.3, "sad": 0.0})
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"RIFF")
     outcome = serein("adapt", tones, broken, "--model", model, "--out", tmp_path / "other")
@@ -153,8 +153,8 @@ def test_what_cannot_be_adapted_is_said_and_nothing_is_written(
     soundfile.write(silence, np.zeros(32_000, np.float32), 16_000)
     for arguments, said in (
         ((silence,), "no speech was found"),
-        ((tones, "--share", "sad"), "is not CLASS=PERCENT"),
-        ((tones, "--share", "glad=10"), "'glad'"),
+        ((tones, "--prior", "sad"), "is not CLASS=PROBABILITY"),
+        ((tones, "--prior", "glad=0.1"), "'glad'"),
     ):
         outcome = serein("adapt", *arguments, "--model", model, "--out", out)
         assert outcome.status != 0

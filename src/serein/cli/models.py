@@ -38,11 +38,11 @@ def adapt(
     sources: Recordings,
     out: Out,
     model: DefaultModel = None,
-    share: Annotated[
+    prior: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="CLASS=PERCENT",
-            help="Expected share of a class among the recordings; the others share the rest equally; may be repeated.",
+            metavar="CLASS=PROBABILITY",
+            help="Expected frequency of a class in the recordings; the others divide the rest; may be repeated.",
             show_default="all classes equally frequent",
         ),
     ] = None,
@@ -52,8 +52,8 @@ def adapt(
 ) -> None:
     """Adapt a model to recordings without labels: a new speaker, microphone, language or corpus.
 
-    A bias per class brings the mean probabilities close to the expected shares. The new folder is used like any other
-    model. A class with a share of 0 is never predicted.
+    A bias per class brings the mean probabilities close to the expected frequencies. The new folder is used like any
+    other model. A class with a prior of 0 is never predicted.
     """
     from rich.table import Table
 
@@ -61,13 +61,13 @@ def adapt(
     from serein.inference.predictor import load
     from serein.progress import Bars
 
-    shares = {}
-    for each in share or ():
-        name, _, percent = each.partition("=")
+    priors = {}
+    for each in prior or ():
+        name, _, probability = each.partition("=")
         try:
-            shares[name.strip()] = float(percent.removesuffix("%")) / 100
+            priors[name.strip()] = float(probability)
         except ValueError:
-            raise typer.BadParameter(f"'{each}' is not CLASS=PERCENT", param_hint="'--share'") from None
+            raise typer.BadParameter(f"'{each}' is not CLASS=PROBABILITY", param_hint="'--prior'") from None
     recordings, num_failed = recordings_in(sources)
     num_all = len(recordings)
     with Bars() as bars:
@@ -75,7 +75,7 @@ def adapt(
             recordings,
             out,
             model=load(model, device, backbone=backbone),
-            shares=shares,
+            priors=priors,
             on_error="return",
             on_progress=lambda done: bars("predicting", done, num_all, f"{num_all} recordings"),
         )
@@ -85,9 +85,9 @@ def adapt(
         said = asdict(found) | {"unread": [str(error) for error in found.unread], "out": str(out)}
         print(json.dumps(said, ensure_ascii=False))
     else:
-        table = Table("class", "mean probability", "expected share", "bias", box=None, pad_edge=False)
-        for name, expected in found.shares.items():
-            row = f"{100 * found.before[name]:.1f} %", f"{100 * expected:.1f} %", f"{found.bias[name]:+.2f}"
+        table = Table("class", "mean probability", "prior", "bias", box=None, pad_edge=False)
+        for name, expected in found.priors.items():
+            row = f"{found.before[name]:.3f}", f"{expected:.3f}", f"{found.bias[name]:+.2f}"
             table.add_row(name, *row)
         print_tables([table])
         print(f"{out}: adapted to {found.num_segments} segments of {found.num_recordings} recordings")

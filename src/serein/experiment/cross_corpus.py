@@ -284,7 +284,7 @@ def cross_corpus(
 
     Within a corpus, the recipe's protocol divides the data. Each score is given three times: over all classes of the
     model; restricted to the classes of the tested corpus; and with the model also adapted to the tested utterances
-    without their labels, as by `serein.adapt`, with equal shares of the classes. Three kinds of models are trained: the
+    without their labels, as by `serein.adapt`, with equal priors. Three kinds of models are trained: the
     recipe's folds on each corpus, one model on the whole of each corpus, and the protocol `corpora-out` on all corpora
     together. With two corpora, leaving one out is the same as training on the other.
 

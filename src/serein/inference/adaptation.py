@@ -1,7 +1,7 @@
 """Adapt a model to recordings without labels: a new speaker, microphone, language or corpus.
 
 On recordings that differ from its training data, a model predicts some classes too often and others hardly ever. If
-the share of each class among the recordings is known, at least roughly, a bias per class corrects this.
+the frequency of each class among the recordings (its prior) is known, at least roughly, a bias per class corrects this.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from serein.metrics import FloatArray, class_bias
 
 
 @dataclass(frozen=True)
-class Adaptation:
+class AdaptationResult:
     """How a model was adapted.
 
     Attributes:
         num_recordings: Recordings in which speech was found.
         num_segments: Their segments, each of which counts once.
         before: Class -> its mean probability in the segments, by the original model.
-        shares: Class -> its expected share of the segments.
+        priors: Class -> its expected frequency in the segments.
         bias: Class -> what was added to its logits.
         unread: Why recordings could not be read, with `on_error="return"`.
     """
@@ -38,7 +38,7 @@ class Adaptation:
     num_recordings: int
     num_segments: int
     before: dict[str, float]
-    shares: dict[str, float]
+    priors: dict[str, float]
     bias: dict[str, float]
     unread: tuple[SereinError, ...] = ()
 
@@ -48,37 +48,37 @@ def adapt(
     out: str | Path,
     *,
     model: Predictor | str | Path | None = None,
-    shares: Mapping[str, float] | None = None,
+    priors: Mapping[str, float] | None = None,
     on_error: OnError = "raise",
     on_progress: Callable[[int], None] | None = None,
-) -> Adaptation:
+) -> AdaptationResult:
     """Adapt a model to recordings without labels, and write it as a new model folder.
 
     A bias is added to the logits of each class of the main task, such that the classes' mean probabilities approach
-    their expected shares; the fewer segments there are, the smaller the bias. Nothing else changes, so the folder is
+    their priors; the fewer segments there are, the smaller the bias. Nothing else changes, so the folder is
     used like any other. Labels that a manifest may contain are not read.
 
     Args:
         recordings: Paths, or utterances of a manifest.
         out: The new folder.
         model: A loaded model, a model folder, a name on the Hugging Face Hub; `None`: the default model.
-        shares: Class -> expected share of the segments, 0 to 1; the other classes share the rest equally. A class with
-            a share of 0 is never predicted. `None`: all classes are equally frequent.
+        priors: Class -> expected frequency in the segments, 0 to 1; the other classes divide the rest equally. A class
+            with a prior of 0 is never predicted. `None`: all classes are equally frequent.
         on_error: See `Predictor.predict_files`.
         on_progress: Called with the number of recordings that were predicted.
 
     Raises:
         AudioError: A recording cannot be read, or no speech was found in any.
         ModelError: The model cannot be adapted, or `out` exists and is not a model folder.
-        RecipeError: The shares do not fit the model's classes.
+        RecipeError: The priors do not fit the model's classes.
 
     Example:
-        >>> serein.adapt(["a.wav", "b.wav"], "adapted", shares={"neutral": 0.7})  # doctest: +SKIP
+        >>> serein.adapt(["a.wav", "b.wav"], "adapted", priors={"neutral": 0.7})  # doctest: +SKIP
     """
     predictor = model if isinstance(model, Predictor) else load(model)
     checkpoint = predictor.checkpoint
     classes, layers = checkpoint.class_labels.classes, _output_layers(predictor)
-    expected = expected_shares(classes, shares or {})
+    expected = class_priors(classes, priors or {})
     checkpoints.require_replaceable(Path(out))
     rows, num_recordings, unread = [], 0, []
     for done, each in enumerate(predictor.predict_files(recordings, on_error=on_error), start=1):
@@ -96,7 +96,7 @@ def adapt(
     temperature = 1.0 if checkpoint.calibration is None else checkpoint.calibration.temperature
     own = torch.tensor(temperature * bias)  # added before the temperature
     originals = [layer.bias.detach().clone() for layer in layers]
-    found = Adaptation(
+    found = AdaptationResult(
         num_recordings,
         len(rows),
         _by_class(classes, probabilities.mean(axis=0)),
@@ -115,27 +115,26 @@ def adapt(
     return found
 
 
-def expected_shares(classes: tuple[str, ...], shares: Mapping[str, float]) -> FloatArray:
-    """Return the expected share of each class, (class,); classes that are not named share the rest equally.
+def class_priors(classes: tuple[str, ...], priors: Mapping[str, float]) -> FloatArray:
+    """Return the prior of each class, (class,); classes that are not named divide the rest equally.
 
     Raises:
-        RecipeError: A class is unknown, a share is not from 0 to 1, or they cannot have a sum of 1.
+        RecipeError: A class is unknown, a prior is not from 0 to 1, or they cannot have a sum of 1.
 
     Example:
-        >>> expected_shares(("angry", "happy", "neutral"), {"neutral": 0.5})
+        >>> class_priors(("angry", "happy", "neutral"), {"neutral": 0.5})
         array([0.25, 0.25, 0.5 ])
     """
-    for name, share in shares.items():
+    for name, prior in priors.items():
         if name not in classes:
-            raise RecipeError(expected_one_of(name, classes, kind="class"), where="shares", remedy="Name one of these.")
-        if not 0.0 <= share <= 1.0:
-            what = f"'{name}' has a share of {100 * share:g} %"
-            raise RecipeError(what, where="shares", remedy="Choose one from 0 to 100 %; in Python from 0 to 1.")
-    others, rest = len(classes) - len(shares), 1.0 - sum(shares.values())
+            raise RecipeError(expected_one_of(name, classes, kind="class"), where="priors", remedy="Name one of these.")
+        if not 0.0 <= prior <= 1.0:
+            raise RecipeError(f"'{name}' has a prior of {prior:g}", where="priors", remedy="Choose one from 0 to 1.")
+    others, rest = len(classes) - len(priors), 1.0 - sum(priors.values())
     if rest < -1e-6 or (not others and rest > 1e-6):
-        what = f"the shares have a sum of {100 * (1 - rest):g} %"
-        raise RecipeError(what, where="shares", remedy="Choose shares with a sum of 100 %, or leave classes out.")
-    found = np.array([shares.get(name, max(rest, 0.0) / max(others, 1)) for name in classes])
+        what = f"the priors have a sum of {1 - rest:g}"
+        raise RecipeError(what, where="priors", remedy="Choose priors with a sum of 1, or leave classes out.")
+    found = np.array([priors.get(name, max(rest, 0.0) / max(others, 1)) for name in classes])
     found[found < 1e-9] = 0.0
     normalised: FloatArray = found / found.sum()
     return normalised
@@ -166,18 +165,18 @@ def _by_class(classes: tuple[str, ...], numbers: FloatArray) -> dict[str, float]
     return {name: round(float(number), 4) for name, number in zip(classes, numbers, strict=True)}
 
 
-def _described(checkpoint: Checkpoint, found: Adaptation) -> dict[str, object]:
+def _described(checkpoint: Checkpoint, found: AdaptationResult) -> dict[str, object]:
     """Return the description of the training, with the adaptation."""
-    said = {"num_segments": found.num_segments, "shares": found.shares, "bias": found.bias}
+    said = {"num_segments": found.num_segments, "priors": found.priors, "bias": found.bias}
     return {**checkpoint.training, "adaptations": [*checkpoint.training.get("adaptations", ()), said]}
 
 
-def _card(checkpoint: Checkpoint, found: Adaptation) -> str:
+def _card(checkpoint: Checkpoint, found: AdaptationResult) -> str:
     """Return the card of the original model, with a section on the adaptation."""
     card = Path() if checkpoint.folder is None else checkpoint.folder / "README.md"
     rows = "\n".join(
-        f"| {name} | {100 * found.before[name]:.1f} | {100 * share:.1f} | {found.bias[name]:+.2f} |"
-        for name, share in found.shares.items()
+        f"| {name} | {found.before[name]:.3f} | {prior:.3f} | {found.bias[name]:+.2f} |"
+        for name, prior in found.priors.items()
     )
     return f"""{card.read_text(encoding="utf-8") if card.is_file() else f"# {checkpoint.name}"}
 ## Adapted
@@ -185,7 +184,7 @@ def _card(checkpoint: Checkpoint, found: Adaptation) -> str:
 A bias was added to the logits of each class, from {found.num_segments} segments of {found.num_recordings} recordings
 without labels (`serein adapt`). Scores above are those of the original model.
 
-| class | mean probability before, % | expected share, % | bias |
+| class | mean probability before | prior | bias |
 |---|---:|---:|---:|
 {rows}
 """
