@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from cli_fixtures import Call, write_corpus, write_wav
+from cli_fixtures import Call, write_corpus, write_speech
 from speech_sounds import RATE_HZ, voiced
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +36,7 @@ def test_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serein: Ca
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     write_corpus(tmp_path / "recordings")
-    write_wav(tmp_path / "interviews/a.wav", seconds=1.0)
+    write_speech(tmp_path / "interviews/a.wav")
     soundfile.write(tmp_path / "call.wav", voiced(4.0, np.random.default_rng(0)), RATE_HZ)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     pattern = r"^```python\n([\s\S]*?)^```|^    (\S.*?)(?:  +#.*)?$"
