@@ -153,6 +153,7 @@ def test_what_cannot_be_adapted_is_said_and_nothing_is_written(
     soundfile.write(silence, np.zeros(32_000, np.float32), 16_000)
     for arguments, said in (
         ((silence,), "no speech was found"),
+        ((model / "model.json",), "model.json"),
         ((tones, "--prior", "sad"), "is not CLASS=PROBABILITY"),
         ((tones, "--prior", "glad=0.1"), "'glad'"),
     ):

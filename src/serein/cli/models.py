@@ -14,7 +14,6 @@ import typer
 
 from serein.cli.app import (
     CommandGroup,
-    DefaultModel,
     Device,
     Json,
     Model,
@@ -37,7 +36,9 @@ NUM_COMPARED = 64  # utterances; int8 is calibrated on a quarter of them
 def adapt(
     sources: Recordings,
     out: Out,
-    model: DefaultModel = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model folder or Hub name.", show_default="the default model")
+    ] = None,
     prior: Annotated[
         list[str] | None,
         typer.Option(

@@ -90,7 +90,8 @@ def adapt(
         rows += [[segment.probabilities[name] for name in classes] for segment in each.segments]
         num_recordings += bool(each.segments)
     if not rows:
-        raise AudioError("no speech was found", where="recordings", remedy="Name recordings of speech.")
+        nothing = AudioError("no speech was found", where="recordings", remedy="Name recordings of speech.")
+        raise unread[0] if unread else nothing
     probabilities = np.array(rows)
     bias = class_bias(probabilities, expected)
     temperature = 1.0 if checkpoint.calibration is None else checkpoint.calibration.temperature
