@@ -276,7 +276,8 @@ def predict_with_datastores(corpus: EmbeddedCorpus, size: int, num_draws: int) -
                 predictions[tuning] += _as_predictions(
                     corpus, held_out, interpolate(votes, corpus.probabilities[held_out], knn_weight), draw
                 )
-            labelled = np.bincount(datastore.labels, minlength=len(corpus.classes)) / size
+            counts = np.bincount(datastore.labels, minlength=len(corpus.classes))
+            labelled = np.maximum(counts, 1e-9) / size  # a class that no clip shows is rare, not excluded
             drawn = np.random.default_rng([draw, int(held_out[0])]).permutation(_others(corpus, held_out))[:size]
             equal = np.full(len(corpus.classes), 1 / len(corpus.classes))
             for tuning, own, priors in (("bias", rows, labelled), ("unlabelled", drawn, equal)):

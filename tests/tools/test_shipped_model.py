@@ -42,6 +42,8 @@ def test_a_model_is_made_and_predicts(
         "tones, unseen speakers",
         "others, unseen speakers, restricted to its 2 classes",
         "others, corpus left out",
+        "others, corpus left out, restricted to its 2 classes, adapted without labels",
+        "tones, corpus left out, adapted without labels",
         "tones, elsewhere, never seen",
     ):
         assert f"| {row} |" in card

@@ -53,8 +53,9 @@ def adapt(
 ) -> None:
     """Adapt a model to recordings without labels: a new speaker, microphone, language or corpus.
 
-    A bias per class brings the mean probabilities close to the expected frequencies. The new folder is used like any
-    other model. A class with a prior of 0 is never predicted.
+    A bias per class brings the mean probabilities close to the expected frequencies; --prior CLASS=0 excludes a class.
+    If classes are not equally frequent and no --prior says so, fewer predictions may be correct: most speech is
+    neutral. The new folder is used like any other model.
     """
     from rich.table import Table
 
@@ -66,11 +67,13 @@ def adapt(
     for each in prior or ():
         name, _, probability = each.partition("=")
         try:
-            priors[name.strip()] = float(probability)
+            value = float(probability)
         except ValueError:
             raise typer.BadParameter(f"'{each}' is not CLASS=PROBABILITY", param_hint="'--prior'") from None
+        if name.strip() in priors:
+            raise typer.BadParameter(f"'{name.strip()}' is given twice", param_hint="'--prior'")
+        priors[name.strip()] = value
     recordings, num_failed = recordings_in(sources)
-    num_all = len(recordings)
     with Bars() as bars:
         found = write(
             recordings,
@@ -78,7 +81,7 @@ def adapt(
             model=load(model, device, backbone=backbone),
             priors=priors,
             on_error="return",
-            on_progress=lambda done: bars("predicting", done, num_all, f"{num_all} recordings"),
+            on_progress=lambda done, total: bars("predicting", done, total, f"{len(recordings)} recordings"),
         )
     for error in found.unread:
         print(f"error: {error}", file=sys.stderr)

@@ -46,7 +46,7 @@ OTHERS = "all others"
 Choice = Literal["corpus", "adapted", "model"]
 _TITLES: dict[Choice, str] = {
     "corpus": "UA, predicted among the classes of the tested corpus",
-    "adapted": "UA, the same, adapted to the tested corpus without labels",
+    "adapted": "UA, predicted among the classes of the tested corpus, adapted to it without labels",
     "model": "UA, predicted among all classes of the model",
 }
 _PANELS: dict[Choice, str] = {
@@ -181,7 +181,12 @@ class CrossCorpus:
             for each in self.cells
             if each.num_left_out
         ]
-        return (f"Per cent; 95 % intervals over {unit} of the tested corpus.", *self.notes, *left_out)
+        adapted_how = (
+            "Adapted: every model to the utterances that it is tested on, without their labels, assuming that their "
+            "classes are equally frequent; on the diagonal, each fold by itself."
+        )
+        first = f"Per cent; 95 % intervals over {unit} of the tested corpus."
+        return (first, adapted_how, *self.notes, *left_out)
 
     def tables(self) -> list[Table]:
         """Return tables to print."""

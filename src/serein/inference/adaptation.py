@@ -6,7 +6,7 @@ the frequency of each class among the recordings (its prior) is known, at least 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,11 +15,18 @@ import torch
 from torch import nn
 
 from serein import checkpoint as checkpoints
+from serein.audio import Upload
 from serein.checkpoint import AbsentModel, Checkpoint
+from serein.data.manifest import Utterance
 from serein.errors import AudioError, ModelError, RecipeError, SereinError, expected_one_of
+from serein.inference.prediction import Prediction
 from serein.inference.predictor import OnError, Predictor, load
+from serein.inference.recording import SLIDING_WINDOW
 from serein.inference.sources import Source
 from serein.metrics import FloatArray, class_bias
+
+WINDOW_S = SLIDING_WINDOW.window_s  # of speech that counts as one clip
+ENSEMBLE_PASSES = 3  # over the recordings, for a model with several heads
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class AdaptationResult:
 
     Attributes:
         num_recordings: Recordings in which speech was found.
-        num_segments: Their segments, each of which counts once.
+        num_segments: Their segments.
         before: Class -> its mean probability in the segments, by the original model.
         priors: Class -> its expected frequency in the segments.
         bias: Class -> what was added to its logits.
@@ -44,28 +51,33 @@ class AdaptationResult:
 
 
 def adapt(
-    recordings: Iterable[Source],
+    recordings: Source | Iterable[Source],
     out: str | Path,
     *,
     model: Predictor | str | Path | None = None,
     priors: Mapping[str, float] | None = None,
     on_error: OnError = "raise",
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> AdaptationResult:
-    """Adapt a model to recordings without labels, and write it as a new model folder.
+    """Adapt a model to recordings without labels, and write it as a new model folder, with weights in float32.
 
     A bias is added to the logits of each class of the main task, such that the classes' mean probabilities approach
-    their priors; the fewer segments there are, the smaller the bias. Nothing else changes, so the folder is
-    used like any other. Labels that a manifest may contain are not read.
+    their priors; the fewer segments there are, the smaller the bias. Nothing else changes, so the folder is used like
+    any other. Labels that a manifest may contain are not read.
 
     Args:
-        recordings: Paths, or utterances of a manifest.
+        recordings: A path, or several; or utterances of a manifest. A segment counts once for every `WINDOW_S`.
         out: The new folder.
         model: A loaded model, a model folder, a name on the Hugging Face Hub; `None`: the default model.
-        priors: Class -> expected frequency in the segments, 0 to 1; the other classes divide the rest equally. A class
-            with a prior of 0 is never predicted. `None`: all classes are equally frequent.
+        priors: Class -> expected frequency, 0 to 1; the other classes divide the rest equally. A class with a prior of
+            0 is excluded. `None`: all classes are equally frequent. If they are not, UA may still rise, but fewer
+            predictions may be correct.
         on_error: See `Predictor.predict_files`.
-        on_progress: Called with the number of recordings that were predicted.
+        on_progress: Called with the number of recordings that were predicted, and the number of all.
+
+    Returns:
+        Class -> mean probability before (`before`), prior (`priors`) and what was added to its logits (`bias`); the
+        numbers of recordings and segments, and the errors of unread recordings.
 
     Raises:
         AudioError: A recording cannot be read, or no speech was found in any.
@@ -75,45 +87,78 @@ def adapt(
     Example:
         >>> serein.adapt(["a.wav", "b.wav"], "adapted", priors={"neutral": 0.7})  # doctest: +SKIP
     """
+    sources = [recordings] if isinstance(recordings, str | Path | Utterance | Upload) else list(recordings)
     predictor = model if isinstance(model, Predictor) else load(model)
     checkpoint = predictor.checkpoint
     classes, layers = checkpoint.class_labels.classes, _output_layers(predictor)
     expected = class_priors(classes, priors or {})
     checkpoints.require_replaceable(Path(out))
-    rows, num_recordings, unread = [], 0, []
-    for done, each in enumerate(predictor.predict_files(recordings, on_error=on_error), start=1):
-        if on_progress is not None:
-            on_progress(done)
-        if isinstance(each, SereinError):
-            unread.append(each)
-            continue
-        rows += [[segment.probabilities[name] for name in classes] for segment in each.segments]
-        num_recordings += bool(each.segments)
-    if not rows:
-        nothing = AudioError("no speech was found", where="recordings", remedy="Name recordings of speech.")
-        raise unread[0] if unread else nothing
-    probabilities = np.array(rows)
-    bias = class_bias(probabilities, expected)
     temperature = 1.0 if checkpoint.calibration is None else checkpoint.calibration.temperature
-    own = torch.tensor(temperature * bias)  # added before the temperature
     originals = [layer.bias.detach().clone() for layer in layers]
-    found = AdaptationResult(
-        num_recordings,
-        len(rows),
-        _by_class(classes, probabilities.mean(axis=0)),
-        _by_class(classes, expected),
-        _by_class(classes, own.numpy()),
-        tuple(unread),
-    )
-    described = replace(checkpoint, training=_described(checkpoint, found))
+    bias, passes = np.zeros(len(classes)), list[_Heard]()
+    num_passes = 1 if len(layers) == 1 else ENSEMBLE_PASSES
     try:
-        for layer, original in zip(layers, originals, strict=True):
-            layer.bias.data = original + own.to(original)
+        while len(passes) < num_passes:
+            heard = _Heard(classes)
+            for each in predictor.predict_files(sources, on_error=on_error):
+                heard.add(each)
+                if on_progress is not None:
+                    on_progress(len(passes) * len(sources) + heard.num_all, num_passes * len(sources))
+            if not heard.rows:
+                raise heard.nothing()
+            unbiased = np.array(heard.rows) * np.exp(-bias)  # a bias of each member does not shift their mean exactly
+            bias = class_bias(unbiased / unbiased.sum(axis=1, keepdims=True), expected, np.array(heard.weights))
+            passes.append(heard)
+            for layer, original in zip(layers, originals, strict=True):
+                layer.bias.data = original + torch.tensor(temperature * bias).to(original)  # before the temperature
+        found = AdaptationResult(
+            passes[0].num_recordings,
+            len(passes[0].rows),
+            _by_class(classes, np.average(passes[0].rows, axis=0, weights=passes[0].weights)),
+            _by_class(classes, expected),
+            _by_class(classes, temperature * bias),
+            tuple(passes[0].unread),
+        )
+        described = replace(checkpoint, training=_described(checkpoint, found))
         checkpoints.save(Path(out), described, _card(checkpoint, found))
     finally:
         for layer, original in zip(layers, originals, strict=True):
             layer.bias.data = original
     return found
+
+
+class _Heard:
+    """What a model predicts for the recordings.
+
+    Attributes:
+        rows: Probabilities of each segment.
+        weights: How many windows each segment counts as.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = classes
+        self.rows: list[list[float]] = []
+        self.weights: list[float] = []
+        self.num_all = self.num_recordings = 0
+        self.unread: list[SereinError] = []
+
+    def add(self, prediction: Prediction | SereinError) -> None:
+        """Add the prediction for a recording, or why it cannot be read."""
+        self.num_all += 1
+        if isinstance(prediction, SereinError):
+            self.unread.append(prediction)
+            return
+        self.num_recordings += bool(prediction.segments)
+        for segment in prediction.segments:
+            self.rows.append([segment.probabilities[name] for name in self.classes])
+            self.weights.append(max(1.0, segment.duration_s / WINDOW_S))
+
+    def nothing(self) -> AudioError:
+        """Return the error of recordings without any speech."""
+        what = "no speech was found"
+        if self.unread:
+            what += f", and {len(self.unread)} of {self.num_all} recordings cannot be read ({self.unread[0]})"
+        return AudioError(what, where="recordings", remedy="Name recordings of speech.")
 
 
 def class_priors(classes: tuple[str, ...], priors: Mapping[str, float]) -> FloatArray:
@@ -131,11 +176,14 @@ def class_priors(classes: tuple[str, ...], priors: Mapping[str, float]) -> Float
             raise RecipeError(expected_one_of(name, classes, kind="class"), where="priors", remedy="Name one of these.")
         if not 0.0 <= prior <= 1.0:
             raise RecipeError(f"'{name}' has a prior of {prior:g}", where="priors", remedy="Choose one from 0 to 1.")
-    others, rest = len(classes) - len(priors), 1.0 - sum(priors.values())
-    if rest < -1e-6 or (not others and rest > 1e-6):
+    left, rest = [name for name in classes if name not in priors], 1.0 - sum(priors.values())
+    if left and -1e-6 <= rest <= 1e-6:
+        what = f"nothing remains for {', '.join(left)}"
+        raise RecipeError(what, where="priors", remedy="Give them a prior of 0, too, if they are to be excluded.")
+    if rest < -1e-6 or (not left and rest > 1e-6):
         what = f"the priors have a sum of {1 - rest:g}"
         raise RecipeError(what, where="priors", remedy="Choose priors with a sum of 1, or leave classes out.")
-    found = np.array([priors.get(name, max(rest, 0.0) / max(others, 1)) for name in classes])
+    found = np.array([priors.get(name, rest / max(len(left), 1)) for name in classes])
     found[found < 1e-9] = 0.0
     normalised: FloatArray = found / found.sum()
     return normalised

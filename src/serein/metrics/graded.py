@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from serein.metrics.classes import FloatArray, ratio
 
 _PENALTY = 0.3  # of the sum of squares, added to the clips' summed cross-entropy: a normal prior of deviation 1.3
-_EXCLUDED = -30.0  # bias of a class with a prior of 0: a probability of 1 becomes 1e-13
+_EXCLUDED = -30.0  # bias of a class with a prior of 0: its probability falls by a factor of 1e13
 
 
 def moments(truth: ArrayLike, prediction: ArrayLike) -> FloatArray:
@@ -247,7 +247,7 @@ def tempered(probabilities: NDArray[Any], temperature: float | FloatArray) -> ND
     return result
 
 
-def class_bias(probabilities: NDArray[Any], priors: FloatArray) -> FloatArray:
+def class_bias(probabilities: NDArray[Any], priors: FloatArray, weights: FloatArray | None = None) -> FloatArray:
     """Return the bias to add to the log-probability of each class, (class,).
 
     Without the penalty, the mean probability of each class would equal its prior. Labels would add nothing: they enter
@@ -258,8 +258,9 @@ def class_bias(probabilities: NDArray[Any], priors: FloatArray) -> FloatArray:
 
     Args:
         probabilities: (clip, class), each row with a sum of 1.
-        priors: (class,) expected frequency in the clips, with a sum of 1. A class with a prior of 0 loses nearly all of
-            its probability.
+        priors: (class,) expected frequency in the clips, with a sum of 1. A class with a prior of 0 is excluded: its
+            probability falls by a factor of 1e13.
+        weights: (clip,) how many clips each one counts as; `None`: one.
 
     Example:
         >>> probabilities = np.tile([[0.9, 0.1], [0.6, 0.4]], (500, 1))
@@ -269,12 +270,13 @@ def class_bias(probabilities: NDArray[Any], priors: FloatArray) -> FloatArray:
     from scipy.optimize import minimize
 
     log_probabilities, is_kept = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)), priors > 0
-    own, counts = log_probabilities[:, is_kept], len(probabilities) * priors[is_kept]
+    weights = np.ones(len(probabilities)) if weights is None else weights
+    own, counts = log_probabilities[:, is_kept], weights.sum() * priors[is_kept]
 
     def loss(bias: FloatArray) -> tuple[float, FloatArray]:
         log_sums = np.logaddexp.reduce(own + bias, axis=1)
-        gradient = np.exp(own + bias - log_sums[:, None]).sum(axis=0) - counts + 2 * _PENALTY * bias
-        return float(_PENALTY * (bias**2).sum() + log_sums.sum() - counts @ bias), gradient
+        gradient = weights @ np.exp(own + bias - log_sums[:, None]) - counts + 2 * _PENALTY * bias
+        return float(_PENALTY * (bias**2).sum() + weights @ log_sums - counts @ bias), gradient
 
     bias = np.full(len(priors), _EXCLUDED)
     bias[is_kept] = minimize(loss, np.zeros(int(is_kept.sum())), jac=True, method="L-BFGS-B").x
