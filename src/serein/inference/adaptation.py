@@ -66,7 +66,7 @@ def adapt(
     any other. Labels that a manifest may contain are not read.
 
     Args:
-        recordings: A path, or several; or utterances of a manifest. A segment counts once for every `WINDOW_S`.
+        recordings: A path, or several; or utterances of a manifest. A segment longer than `WINDOW_S` counts as several.
         out: The new folder.
         model: A loaded model, a model folder, a name on the Hugging Face Hub; `None`: the default model.
         priors: Class -> expected frequency, 0 to 1; the other classes divide the rest equally. A class with a prior of
@@ -95,20 +95,21 @@ def adapt(
     checkpoints.require_replaceable(Path(out))
     temperature = 1.0 if checkpoint.calibration is None else checkpoint.calibration.temperature
     originals = [layer.bias.detach().clone() for layer in layers]
-    bias, passes = np.zeros(len(classes)), list[_Heard]()
+    bias, passes = np.zeros(len(classes)), list[_Segments]()
     num_passes = 1 if len(layers) == 1 else ENSEMBLE_PASSES
     try:
         while len(passes) < num_passes:
-            heard = _Heard(classes)
+            segments = _Segments(classes)
             for each in predictor.predict_files(sources, on_error=on_error):
-                heard.add(each)
+                segments.add(each)
                 if on_progress is not None:
-                    on_progress(len(passes) * len(sources) + heard.num_all, num_passes * len(sources))
-            if not heard.rows:
-                raise heard.nothing()
-            unbiased = np.array(heard.rows) * np.exp(-bias)  # a bias of each member does not shift their mean exactly
-            bias = class_bias(unbiased / unbiased.sum(axis=1, keepdims=True), expected, np.array(heard.weights))
-            passes.append(heard)
+                    on_progress(len(passes) * len(sources) + segments.num_all, num_passes * len(sources))
+            if not segments.rows:
+                raise segments.no_speech_error()
+            # of an ensemble: the mean of its members does not move by exactly their bias, so it is found in steps
+            unbiased = np.array(segments.rows) * np.exp(-bias)
+            bias = class_bias(unbiased / unbiased.sum(axis=1, keepdims=True), expected, np.array(segments.weights))
+            passes.append(segments)
             for layer, original in zip(layers, originals, strict=True):
                 layer.bias.data = original + torch.tensor(temperature * bias).to(original)  # before the temperature
         found = AdaptationResult(
@@ -127,8 +128,8 @@ def adapt(
     return found
 
 
-class _Heard:
-    """What a model predicts for the recordings.
+class _Segments:
+    """The probabilities of all segments, by one pass over the recordings.
 
     Attributes:
         rows: Probabilities of each segment.
@@ -153,7 +154,7 @@ class _Heard:
             self.rows.append([segment.probabilities[name] for name in self.classes])
             self.weights.append(max(1.0, segment.duration_s / WINDOW_S))
 
-    def nothing(self) -> AudioError:
+    def no_speech_error(self) -> AudioError:
         """Return the error of recordings without any speech."""
         what = "no speech was found"
         if self.unread:
