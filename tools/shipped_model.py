@@ -146,7 +146,7 @@ def rows_of(kind: str, predictions: Sequence[Prediction], classes: Sequence[str]
         present = [name for name in classes if any(each.truth == name for each in own)]
         title = f"{corpus}, {kind}" if corpus else kind
         rows.append((title, score_predictions(own, list(classes))))
-        restricted = among(own, present)
+        restricted = among(own, present) if len(present) > 1 else own
         if 1 < len(present) < len(classes):
             title += f", restricted to its {len(present)} classes"
             rows.append((title, score_predictions(restricted, present)))

@@ -1,7 +1,8 @@
 """Adapt a model to recordings without labels: a new speaker, microphone, language or corpus.
 
-On recordings that differ from its training data, a model predicts some classes too often and others hardly ever. If
-the frequency of each class among the recordings (its prior) is known, at least roughly, a bias per class corrects this.
+On recordings that differ from its training data (domain shift, label shift), a model predicts some classes too often
+and others hardly ever. If the frequency of each class among the recordings (its prior) is known, at least roughly, a
+bias per class corrects this.
 """
 
 from __future__ import annotations
@@ -120,8 +121,10 @@ def adapt(
             _by_class(classes, temperature * bias),
             tuple(passes[0].unread),
         )
-        described = replace(checkpoint, training=_described(checkpoint, found))
-        checkpoints.save(Path(out), described, _card(checkpoint, found))
+        said = {"num_segments": found.num_segments, "priors": found.priors, "bias": found.bias}
+        adaptations = [*checkpoint.training.get("adaptations", ()), said]
+        adapted = replace(checkpoint, training={**checkpoint.training, "adaptations": adaptations})
+        checkpoints.save(Path(out), adapted, _card(checkpoint, found))
     finally:
         for layer, original in zip(layers, originals, strict=True):
             layer.bias.data = original
@@ -213,12 +216,6 @@ def _output_layers(predictor: Predictor) -> list[nn.Linear]:
 
 def _by_class(classes: tuple[str, ...], numbers: FloatArray) -> dict[str, float]:
     return {name: round(float(number), 4) for name, number in zip(classes, numbers, strict=True)}
-
-
-def _described(checkpoint: Checkpoint, found: AdaptationResult) -> dict[str, object]:
-    """Return the description of the training, with the adaptation."""
-    said = {"num_segments": found.num_segments, "priors": found.priors, "bias": found.bias}
-    return {**checkpoint.training, "adaptations": [*checkpoint.training.get("adaptations", ()), said]}
 
 
 def _card(checkpoint: Checkpoint, found: AdaptationResult) -> str:
