@@ -213,7 +213,11 @@ success, 1 after an error (also if a recording could not be read), 2 for an inva
 
 def commands_page() -> str:
     """Return docs/commands.md, generated from the command line."""
-    found = [(path, command) for path, command in commands() if not getattr(command, "commands", {})]
+    found = [
+        (path, command)
+        for path, command in commands()
+        if not getattr(command, "commands", {}) or getattr(command, "invoke_without_command", False)
+    ]
     links = [f"- [`{path}`](#{path.replace(' ', '-')}): {_paragraphs(command.help)[0]}" for path, command in found]
     parts = [COMMANDS_HEAD, "\n".join(links), ""]
     for path, command in found:

@@ -52,7 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="training manifest, of one corpus or several")
     parser.add_argument("--other", action="append", default=[], metavar="NAME=MANIFEST", help="unseen data to score")
     parser.add_argument("--licence", action="append", default=[], metavar="CORPUS=TEXT", help="of a corpus of your own")
-    parser.add_argument("--language", action="append", default=[], help="of a corpus whose manifest names none")
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--noises", type=Path, help="folder of test noises that no copy in --data contains")
     parser.add_argument("--rooms", type=Path, help="folder of test room impulse responses that no copy contains")
@@ -92,7 +91,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model_folder.save(staged, checkpoint, "", backbone="bundle", dtype=torch.float16)
     for name, _, path in (each.partition("=") for each in options.other):
         rows += rows_of(f"{name}, never seen", evaluate(str(staged), Path(path))[0], classes)
-    checkpoint.training["languages"] = sorted({*checkpoint.training["languages"], *options.language})
     checkpoint.training["speed"] = speed_of(staged, options.data, options.max_clips)
     checkpoint.training["scores"] = {title: scores.pooled["ua"] for title, scores in rows}
     how = {"noises": options.noises, "rooms": options.rooms, "max_clips": options.max_clips}

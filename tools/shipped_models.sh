@@ -8,8 +8,8 @@ made ravdess || serein corpus prepare ravdess "$RAVDESS" -o $work/data/ravdess.j
 made emodb || serein corpus prepare emodb "$EMODB" -o $work/data/emodb.jsonl
 made cremad || serein corpus prepare cremad "$CREMAD" --partial -o $work/data/cremad.jsonl
 made nemo || serein corpus prepare nemo "$NEMO" -o $work/data/nemo.jsonl
-made urdu || serein corpus prepare csv "$URDU" -o $work/data/urdu.jsonl
-made librispeech || serein corpus prepare csv "$LIBRISPEECH" -o $work/data/librispeech.jsonl
+made urdu || serein corpus prepare csv "$URDU" --language ur -o $work/data/urdu.jsonl
+made librispeech || serein corpus prepare csv "$LIBRISPEECH" --language en -o $work/data/librispeech.jsonl
 # half of LibriSpeech's speakers teach neutral speech, the other half are never seen
 python tools/neutral_halves.py $work/data/librispeech.jsonl $work/data/neutral.jsonl $work/data/unseen-neutral.jsonl
 for corpus in ravdess emodb cremad urdu nemo neutral; do
@@ -21,7 +21,7 @@ made all || serein corpus merge $work/data/copies/*.jsonl -o $work/data/all.json
 python tools/shipped_model.py default --recipe recipes/default.yaml --data $work/data/all.jsonl \
 	--other "LibriSpeech=$work/data/unseen-neutral.jsonl" \
 	${UNKNOWN_NOISES:+--noises "$UNKNOWN_NOISES"} ${UNKNOWN_ROOMS:+--rooms "$UNKNOWN_ROOMS"} \
-	--licence "urdu=for research purposes (Latif et al. 2018)" --language ur ${WHISPER:+--set "backbone.source=$WHISPER"}
+	--licence "urdu=for research purposes (Latif et al. 2018)" ${WHISPER:+--set "backbone.source=$WHISPER"}
 # those corpora alone whose licences allow commercial use; a temperature fitted to them makes it too sure of others
 made free || serein corpus merge $work/data/copies/emodb.jsonl $work/data/copies/cremad.jsonl $work/data/copies/neutral.jsonl -o $work/data/free.jsonl
 python tools/shipped_model.py free --recipe recipes/free.yaml --data $work/data/free.jsonl --speakers-alone --uncalibrated \
@@ -34,5 +34,5 @@ for name in small tiny; do
 	python tools/shipped_model.py $name --recipe recipes/$name.yaml --data $work/data/all.jsonl --teacher default --speakers-alone \
 		--other "LibriSpeech=$work/data/unseen-neutral.jsonl" \
 		${UNKNOWN_NOISES:+--noises "$UNKNOWN_NOISES"} ${UNKNOWN_ROOMS:+--rooms "$UNKNOWN_ROOMS"} \
-		--licence "urdu=for research purposes (Latif et al. 2018)" --language ur "$@"
+		--licence "urdu=for research purposes (Latif et al. 2018)" "$@"
 done

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 SPREAD_FLOOR = 1e-8  # of the concordance's denominator: two equal constants do not give 0 / 0
+ABSENT_LOGIT = -1e4  # of a class with probability 0; finite in float16 and bfloat16, too
 SINE_FLOOR = 1e-6  # of a squared sine: keeps the gradient of its root finite at cosines of 1 and -1
 
 
@@ -17,6 +18,7 @@ def cross_entropy(
     logits: torch.Tensor,
     class_weights: torch.Tensor | None = None,
     smoothing: float = 0.0,
+    is_absent: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cross-entropy against class probabilities.
 
@@ -28,6 +30,7 @@ def cross_entropy(
         logits: (batch, class).
         class_weights: (class,), factors of the terms of the classes.
         smoothing: g, in [0, 1).
+        is_absent: (batch, class) bool, classes that take no part in a clip's loss; K counts the others.
 
     Returns:
         (batch,) not reduced; `weighted_mean` divides by the weights as `torch` does.
@@ -36,8 +39,12 @@ def cross_entropy(
         >>> cross_entropy(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2))
         tensor([0.6931])
     """
-    num_classes = truth.shape[1]
-    probabilities = truth * (1 - smoothing) + (1 - truth) * smoothing / (num_classes - 1)
+    if is_absent is None:
+        probabilities = truth * (1 - smoothing) + (1 - truth) * smoothing / (truth.shape[1] - 1)
+    else:
+        num_others = (~is_absent).sum(dim=1, keepdim=True) - 1
+        probabilities = truth * (1 - smoothing) + (1 - truth) * smoothing / num_others.clamp_min(1)
+        probabilities, logits = probabilities.masked_fill(is_absent, 0.0), logits.masked_fill(is_absent, ABSENT_LOGIT)
     if class_weights is not None:
         probabilities = probabilities * class_weights
     return -(probabilities * logits.log_softmax(dim=1)).sum(dim=1)
@@ -79,6 +86,7 @@ def arcface(
     smoothing: float = 0.0,
     scale: float = 30.0,
     margin: float = 0.3,
+    is_absent: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Additive angular margin loss (Deng 2019; park2023, equation 4): `margin` is added to the true class's angle.
 
@@ -93,6 +101,7 @@ def arcface(
         smoothing: See `cross_entropy`.
         scale: Factor of the cosines.
         margin: Margin in radians.
+        is_absent: See `cross_entropy`.
 
     Returns:
         (batch,) not reduced, in float32 at least. Value and gradient are finite at cosines of 1 and -1.
@@ -107,7 +116,8 @@ def arcface(
         sines = (1.0 - cosines.square()).clamp_min(SINE_FLOOR).sqrt()
         widened = cosines * math.cos(margin) - sines * math.sin(margin)
         widened = torch.where(cosines >= -math.cos(margin), widened, cosines - margin * math.sin(margin))
-        return cross_entropy(truth, logits + truth * (scale * widened - logits), class_weights, smoothing)
+        logits = logits + truth * (scale * widened - logits)
+        return cross_entropy(truth, logits, class_weights, smoothing, is_absent)
 
 
 def mean_square_error(truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:

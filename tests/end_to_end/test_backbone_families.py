@@ -80,6 +80,32 @@ def test_a_family_is_trained_saved_and_loaded(
     torch.testing.assert_close(together[1:], alone, atol=1e-5, rtol=0)
 
 
+def test_gradual_unfreezing_trains_the_head_then_one_layer_more_in_each_stage(tones: Path, tmp_path: Path) -> None:
+    """The recipe itself, on a Whisper of four small layers."""
+    family, options = CASES["whisper"]
+    whisper = plain_model(family, {**options, "encoder_layers": 4})
+    original = {f"backbone.model.{name}": weight for name, weight in whisper.state_dict().items()}
+    source = save(whisper, tmp_path / "whisper")
+    smaller = ["epochs=1", "epoch_clips=8", "precision=float32"]
+    changes = [f"stages.{stage}.{change}" for stage in range(3) for change in smaller]
+    recipe = recipes.load(
+        Path(__file__).parents[2] / "recipes" / "pretrained" / "gradual.yaml",
+        [f"backbone.source={source}", "clips.window_s=1", "protocol.num_folds=2", "protocol.only=['1']", *changes],
+    )
+    runs.run(recipe, tones, tmp_path / "run", num_jobs=1, progress=lambda label, done, total, detail: None)
+    stages = sorted((tmp_path / "run" / "fold-1" / "seed-0").glob("[0-9]-*/weights.safetensors"))
+    moved, before = [], original
+    for after in map(load_file, stages):
+        before = before | {name: weight for name, weight in after.items() if name not in before}
+        names = [name for name, weight in after.items() if not torch.equal(before[name], weight)]
+        assert moved == [] or any(".heads." in name for name in names)
+        layers = [name.split("backbone.model.layers.")[1] for name in names if "backbone.model.layers." in name]
+        moved.append({int(name.split(".")[0]) for name in layers})
+        before = before | after
+    assert [path.parent.name for path in stages] == ["0-head", "1-fourth-layer", "2-third-layer"]
+    assert moved == [set(), {3}, {2, 3}]
+
+
 @pytest.mark.parametrize(
     ("clips", "message"),
     [

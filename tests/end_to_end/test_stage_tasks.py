@@ -263,6 +263,37 @@ def test_what_nobody_can_learn_from_is_left_out_or_an_error(spoken: Path, tmp_pa
     assert prepared(refused, with_readers(spoken, tmp_path)).left_out == {"(no emotion)": 6}
 
 
+# -- adversaries -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["corpus", "language"])
+def test_corpus_or_language_can_be_an_adversary(task: str, spoken: Path, tmp_path: Path) -> None:
+    """With a corpus left out, its name is no class; the reversed gradient changes the layers below the head."""
+    utterances = manifest.read(spoken)
+    speakers = sorted({u.speaker or "" for u in utterances})
+    names = {name: ("one", "two", "three")[number % 3] for number, name in enumerate(speakers)}
+    own = [u.model_copy(update=dict.fromkeys(("corpus", "language"), names[u.speaker or ""])) for u in utterances]
+    manifest.write(own, tmp_path / "corpora.jsonl")
+    found = {}
+    for strength in (None, 1.0):
+        tasks = {"asr": None, "gender": None, task: {"pooling": "mean", "gradient_reversal": strength}}
+        changes = {"tasks": tasks, "protocol": {"name": "corpora-out", "dev": "none"}}
+        recipe = recipe_of(changes, {"checkpoint": "last"})
+        experiment = prepared(recipe, tmp_path / "corpora.jsonl")
+        fold = next(fold for fold in experiment.folds.folds if fold.name == "three")
+        assert preparation.tasks_of(experiment, fold)[task].spec.classes == ("one", "two")
+        folder = tmp_path / str(strength)
+        train_fold(experiment, fold, 0, folder, silent, label="x")
+        found[strength] = load_file(next(folder.glob("0-*/weights.safetensors")))
+    below = next(name for name, weight in found[None].items() if ".encoder." in name and weight.ndim > 1)
+    assert not np.array_equal(found[None][below], found[1.0][below])
+
+
+def test_an_adversary_needs_two_corpora(spoken: Path) -> None:
+    with pytest.raises(RecipeError, match=r"tasks\.corpus: the data to learn from has only 'tones' in the field 'corpus'"):
+        prepared(recipe_of({"tasks": {"corpus": {"pooling": "mean"}}}, {}), spoken)
+
+
 # -- the test set ---------------------------------------------------------------------------------------------------
 
 

@@ -86,6 +86,8 @@ ONE_OF_EACH = [
     "wav2vec2: group",
     "hubert: layer, stable",
     "wavlm: group",
+    "unispeech: group",
+    "unispeech-sat: layer, stable",
     "data2vec-audio",
     "wav2vec2-conformer",
     "wav2vec2-bert",

@@ -9,7 +9,8 @@ from sklearn.metrics import balanced_accuracy_score
 from torch.nn import functional as F
 
 from serein.data.manifest import Utterance
-from serein.recipe import Category
+from serein.errors import RecipeError
+from serein.recipe import Category, Labels
 from serein.tasks.classes import ClassLabels, ClassTask
 
 CATEGORIES = ClassLabels(("calm", "happy", "sad"), {"excited": "happy"})
@@ -80,3 +81,65 @@ def test_the_score_is_unweighted_accuracy_of_the_whole_set() -> None:
     assert task().scores(probabilities, logits)["ua"] == pytest.approx(
         balanced_accuracy_score(labels, logits.argmax(dim=1))
     )
+
+
+# -- classes that a corpus lacks -------------------------------------------------------------------------------------
+
+
+def corpora(**emotions: tuple[str, ...]) -> list[Utterance]:
+    """Return utterances of several corpora, by name."""
+    pairs = [(corpus, emotion) for corpus, each in emotions.items() for emotion in each]
+    return [
+        Utterance(id=str(i), audio=f"{i}.wav", corpus=corpus, emotion=emotion)
+        for i, (corpus, emotion) in enumerate(pairs)
+    ]
+
+
+def test_classes_that_a_corpus_lacks_are_marked_unless_it_has_only_one() -> None:
+    targets = task(absent_classes="mask").targets(corpora(a=("calm", "sad"), read=("calm",), b=("happy", "sad")))
+    assert targets.values[:, :3].argmax(axis=1).tolist() == [0, 2, 0, 1, 2]
+    assert targets.values[:, 3:].tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0], [1, 0, 0]]
+    assert targets.is_known.all()
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "arcface"])
+def test_a_masked_class_takes_no_part_in_the_loss(loss: str) -> None:
+    """The loss is that of a task with only the classes of the corpus; the masked logit has no gradient."""
+    masked = task(absent_classes="mask", label_smoothing=0.2, loss=loss)
+    truth = torch.from_numpy(masked.targets(corpora(a=("calm", "sad", "sad"))).values)
+    logits = batch(3)[2].requires_grad_()
+    value = masked.loss(truth, logits)
+    value.backward()
+    two = ClassTask(Category(label_smoothing=0.2, loss=loss), ClassLabels(("calm", "sad"), {}))
+    expected = two.loss(truth[:, [0, 2]], logits[:, [0, 2]])
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert logits.grad is not None
+    assert logits.grad[:, 1].tolist() == [0, 0, 0]
+    assert logits.grad[:, [0, 2]].abs().min() > 0
+
+
+def test_a_mixed_clip_masks_what_both_corpora_lack() -> None:
+    masked = task(absent_classes="mask")
+    truth = torch.from_numpy(masked.targets(corpora(a=("calm", "sad"), b=("happy", "sad"))).values)
+    both = 0.3 * truth[:1] + 0.7 * truth[2:3]
+    logits = batch(1)[2]
+    assert float(masked.loss(both, logits)) == pytest.approx(float(task().loss(both[:, :3], logits)), rel=1e-6)
+    own = 0.3 * truth[:1] + 0.7 * truth[1:2]
+    assert float(masked.loss(own, logits)) != pytest.approx(float(task().loss(own[:, :3], logits)), rel=1e-3)
+
+
+def test_masks_do_not_disturb_classes_and_scores() -> None:
+    masked = task(absent_classes="mask", class_weights="balanced")
+    truth = torch.from_numpy(masked.targets(corpora(a=("calm", "sad"), b=("happy", "sad"))).values)
+    masked.prepare(truth)
+    assert masked.class_weights is not None
+    assert masked.class_weights.tolist() == pytest.approx([4 / 3, 4 / 3, 2 / 3])
+    assert masked.classes(truth).tolist() == [0, 2, 1, 2]
+    scores = masked.scores(truth, truth[:, :3] * 9)
+    assert scores["ua"] == 1.0
+    assert 0.0 < scores["loss"] < 0.01
+
+
+def test_distributions_of_raters_cannot_be_masked() -> None:
+    with pytest.raises(RecipeError, match=r"tasks\.emotion\.absent_classes: cannot mask absent classes"):
+        ClassTask(Category(absent_classes="mask"), CATEGORIES, Labels(target="distribution"))

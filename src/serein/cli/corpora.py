@@ -66,6 +66,9 @@ def corpus_prepare(
         Path | None,
         typer.Option("--map", metavar="YAML", help="File that renames labels, one per line: 'Angry: anger'."),
     ] = None,
+    language: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Language of utterances whose corpus names none, such as 'ur'.")
+    ] = None,
 ) -> None:
     """Read a corpus in its own layout and write a manifest."""
     from serein.corpora import corpus_named
@@ -81,6 +84,7 @@ def corpus_prepare(
             counts="partial" if partial else "published",
             unreadable="skip" if skip_broken else "stop",
             labels=labels,
+            language=language,
             unpacked=out.with_name(f"{out.stem}-audio"),
             on_progress=lambda done, total: bars("reading headers", done, total, f"{total} files"),
         )

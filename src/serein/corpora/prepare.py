@@ -163,6 +163,7 @@ def prepare(
     counts: Counts = "published",
     unreadable: Unreadable = "stop",
     labels: LabelMap = NO_MAP,
+    language: str | None = None,
     unpacked: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Prepared:
@@ -174,6 +175,7 @@ def prepare(
         counts: "published" raises an error if the counts differ from the published ones; "partial" notes differences.
         unreadable: "stop" raises an error at the first missing or broken file; "skip" lists it in `Prepared.skipped`.
         labels: Map for its emotions; spellings that differ only in case or spaces are always merged.
+        language: Language of the utterances for which the corpus names none, as a code such as `en`.
         unpacked: Folder for recordings that are stored inside other files.
         on_progress: Called with (files opened, total).
 
@@ -194,7 +196,9 @@ def prepare(
         problem = refusal.errors()[0]
         what = f"{'.'.join(map(str, problem['loc']))} {str(problem['input'])[:60]!r}: {problem['msg']}"
         raise ManifestError(what, where=root, remedy="Rename the file, folder or label that it comes from.") from None
-    utterances = [u.model_copy(update={"audio": os.path.abspath(u.audio)}) for u in parsed]
+    utterances = [
+        u.model_copy(update={"audio": os.path.abspath(u.audio), "language": u.language or language}) for u in parsed
+    ]
     manifest.require_unique_ids(utterances, where=root)
     notes = corpus.remarks(root) + _count_notes(corpus, utterances, counts, where=root)
     utterances, mapped = with_labels(utterances, labels)

@@ -221,6 +221,9 @@ class Category(Pooled):
         arcface: Options of that loss.
         class_weights: `balanced`: N_total / (num_classes * N_class).
         label_smoothing: Smoothing g: the target is 1-g for the true class and g/(K-1) for each other (diatlova2024).
+        absent_classes: Classes that a clip's corpus has no clips of: `count`: they are wrong answers for the clip, like
+            any other class but its own; `mask`: they take no part in its loss, because its corpus does not show what
+            they sound like. A corpus with a single class is not masked.
         distillation: A teacher, whose probabilities are learned in addition to the labels.
     """
 
@@ -228,6 +231,7 @@ class Category(Pooled):
     arcface: ArcFace = ArcFace()
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    absent_classes: Literal["count", "mask"] = "count"
     distillation: Distillation | None = None
 
     @property
@@ -309,6 +313,8 @@ class Tasks(Options):
         asr: The spoken words.
         style: Scripted, improvised or natural, as far as they occur in the data.
         speaker: The speakers of the training set.
+        corpus: The corpora of the training set; with `gradient_reversal`, what the layers below learn to hide.
+        language: The languages of the training set, likewise.
         arousal: From calm to excited, as a number.
         valence: From unpleasant to pleasant, as a number.
         dominance: From weak to strong, as a number.

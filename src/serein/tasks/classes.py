@@ -78,8 +78,8 @@ def class_labels_of(utterances: Sequence[Utterance], labels: Labels, task: str =
             what = f"the data does not have utterances of each {task}: {', '.join(fixed)}"
             raise RecipeError(what, where=f"tasks.{task}", remedy=remedy)
         if len(found_classes) < 2:
-            listed = f"{': ' if found_classes else ''}{', '.join(found_classes)}"
-            what = f"the data to learn from has {len(found_classes)} {task}s{listed}"
+            found = f"only '{found_classes[0]}'" if found_classes else "nothing"
+            what = f"the data to learn from has {found} in the field '{task}'"
             raise RecipeError(what, where=f"tasks.{task}", remedy=f"Two are needed: {remedy[0].lower()}{remedy[1:]}")
         return ClassLabels(fixed or tuple(found_classes), {}, task)
     merge = dict(labels.merge)
@@ -111,6 +111,7 @@ def class_labels_of(utterances: Sequence[Utterance], labels: Labels, task: str =
     return ClassLabels(tuple(classes), merge)
 
 
+ALL_ABSENT = 0.999  # a mean of ones may round below 1
 NOBODY = -1  # in place of a rater's number
 RATED = (
     "consensus",
@@ -121,7 +122,7 @@ RATED = (
     "unlabelled",
 )  # the options of `labels` that concern raters
 FIXED_CLASSES = {"gender": ("female", "male")}
-FOUND_CLASSES = ("style", "speaker")
+FOUND_CLASSES = ("style", "speaker", "corpus", "language")
 
 
 class RatedCategory(Category):
@@ -135,9 +136,10 @@ class RatedCategory(Category):
 
 
 class ClassTask(Task):
-    """A classification task (emotion, gender, style, speaker), trained with any of `LOSSES`.
+    """A classification task (emotion, gender, style, speaker, corpus, language), trained with any of `LOSSES`.
 
-    Targets are (utterance, class): probabilities. If `labels.target` is `distribution`, they are followed by the
+    Targets are (utterance, class): probabilities. If absent classes are masked, (utterance, class) follow with 1 at the
+    classes that the utterance's corpus lacks. If `labels.target` is `distribution`, they are followed by the
     one-hot class, which is used for evaluation. If individual raters matter, the labels and number of each rater follow
     as well: (utterance, class + class + rater * class + rater), see `rated`.
 
@@ -162,6 +164,12 @@ class ClassTask(Task):
                 remedy = "Choose another loss, or labels.raters=together."
                 raise RecipeError("does not support single raters", where="tasks.emotion.loss", remedy=remedy)
             self.options = RatedCategory(**dict(options), num_raters=len(raters))
+        if options.absent_classes == "mask" and self.labels.target != "class":
+            raise RecipeError(
+                "cannot mask absent classes in the distributions of raters",
+                where=f"tasks.{class_labels.field}.absent_classes",
+                remedy="Choose labels.target=class, or absent_classes=count.",
+            )
         self.class_labels = class_labels
         self.num_outputs = len(class_labels.classes)
         self.class_weights: torch.Tensor | None = None
@@ -230,7 +238,10 @@ class ClassTask(Task):
         values = np.zeros((len(true), len(numbers_of)), np.float32)
         values[np.flatnonzero(true >= 0), true[true >= 0]] = 1.0
         if self.labels.target == "class":
-            return Targets(values, values.sum(axis=1) > 0)
+            is_known = values.sum(axis=1) > 0
+            if self.options.absent_classes == "mask":
+                values = np.concatenate([values, absent_classes(utterances, values)], axis=1)
+            return Targets(values, is_known)
         votes = [self._votes(u) for u in utterances]
         targets = blended(np.stack([each.sum(axis=0) for each in votes]), values, self.labels.rater_weight)
         is_known = np.array([self.has_target(u) for u in utterances])
@@ -272,11 +283,19 @@ class ClassTask(Task):
             kept = votes * drawn_raters(votes.sum(dim=2) > 0, self.labels.rater_dropout)[..., None]
             classes = truth[:, self.num_outputs : 2 * self.num_outputs]
             target = blended(kept.sum(dim=1), classes, self.labels.rater_weight)
-        return self._mean_loss(target, output)
+        return self._mean_loss(target, output, self._is_absent(truth))
 
-    def _mean_loss(self, target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    def _is_absent(self, truth: torch.Tensor) -> torch.Tensor | None:
+        """Return (batch, class) bool: the classes to mask; of a mixed clip, those that both corpora lack."""
+        return truth[:, self.num_outputs :] > ALL_ABSENT if self.options.absent_classes == "mask" else None
+
+    def _mean_loss(
+        self, target: torch.Tensor, logits: torch.Tensor, is_absent: torch.Tensor | None = None
+    ) -> torch.Tensor:
         weights = None if self.class_weights is None else sent(self.class_weights, logits.device)
-        own = self.options.arcface.model_dump() if self.options.loss == "arcface" else {}
+        own: dict[str, Any] = self.options.arcface.model_dump() if self.options.loss == "arcface" else {}
+        if is_absent is not None:
+            own["is_absent"] = is_absent
         each = choose("loss", self.options.loss)(target, logits, weights, self.options.label_smoothing, **own)
         return losses.weighted_mean(each, target, weights)
 
@@ -307,7 +326,7 @@ class ClassTask(Task):
     def classes(self, truth: torch.Tensor) -> torch.Tensor:
         """Return the class numbers of targets, (batch,); for utterances without a class, the most probable one."""
         if self.labels.target == "class":
-            return truth.argmax(dim=1)
+            return truth[:, : self.num_outputs].argmax(dim=1)
         own = truth[:, self.num_outputs : 2 * self.num_outputs]
         return torch.where(own.any(dim=1), own.argmax(dim=1), truth[:, : self.num_outputs].argmax(dim=1))
 
@@ -326,17 +345,25 @@ class ClassTask(Task):
             distribution = {"js_similarity": 1 - means["js"], **means}
         classes, predicted = self.classes(truth)[has_class], output.argmax(dim=1)[has_class]
         scores = class_scores(classes.numpy(), predicted.numpy(), self.num_outputs)
-        return {**scores, **distribution, "loss": float(self._mean_loss(target, output))}
+        return {**scores, **distribution, "loss": float(self._mean_loss(target, output, self._is_absent(truth)))}
 
     def values(self, output: torch.Tensor) -> torch.Tensor:
         """Return the probabilities of (batch, class) logits."""
         return output.softmax(dim=1)
 
 
-class SpeakerTask(ClassTask):
-    """The speakers of the training set (park2023)."""
+class OriginTask(ClassTask):
+    """The corpus or the language that a training clip comes from; test clips may come from elsewhere.
+
+    With `gradient_reversal`, the layers below learn to hide it (Ganin 2016): an adversary.
+    """
 
     fits_on = "train"
+
+
+class SpeakerTask(OriginTask):
+    """The speakers of the training set (park2023)."""
+
     needs_shared_speakers = True
 
 
@@ -370,6 +397,21 @@ def rater_labels(utterance: Utterance, class_labels: ClassLabels) -> list[tuple[
             if classes:
                 found.append((rater_of(utterance, rating), classes))
     return found
+
+
+def absent_classes(utterances: Sequence[Utterance], values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (utterance, class) with 1 at the classes that no utterance of the same corpus has.
+
+    A corpus with a single class, such as neutral read speech, lacks none: it would teach nothing otherwise.
+
+    Args:
+        values: (utterance, class) with 1 at the utterance's class.
+    """
+    names, corpus = np.unique([utterance.corpus or "" for utterance in utterances], return_inverse=True)
+    counts = np.zeros((len(names), values.shape[1]), np.float32)
+    np.add.at(counts, corpus, values)
+    is_absent = (counts == 0) & ((counts > 0).sum(axis=1, keepdims=True) > 1)
+    return is_absent[corpus].astype(np.float32)
 
 
 Values = TypeVar("Values", NDArray[np.float32], torch.Tensor)
