@@ -125,6 +125,15 @@ def test_labels_are_joined_and_mapped(tmp_path: Path, serein: Call) -> None:
     assert "note: the spellings 'Happy' (1), 'happy' (1) were merged into 'happy'" in outcome.err
 
 
+def test_a_language_is_given_to_utterances_without_one(tmp_path: Path, serein: Call) -> None:
+    for name in "ab":
+        write_wav(tmp_path / f"{name}.wav")
+    (tmp_path / "t.csv").write_text("path,emotion,language\na.wav,happy,\nb.wav,sad,de\n", encoding="utf-8")
+    out = tmp_path / "m.jsonl"
+    outcome = serein("corpus", "prepare", "csv", tmp_path / "t.csv", "-o", out, "--language", "ur")
+    assert (outcome.status, [u.language for u in manifest.read(out)]) == (0, ["ur", "de"])
+
+
 def test_corpora_are_merged(tmp_path: Path, serein: Call) -> None:
     for name in ("a", "b"):
         write_wav(tmp_path / f"{name}.wav")

@@ -14,17 +14,20 @@ from serein.exporting.benchmark import Benchmark, RuntimeComparison, RuntimeResu
 MODEL = str(Path(__file__).parents[1] / "golden" / "models" / "classes")
 
 
-def result(runtime: str, clips_per_s: float, latency_s: float, equal_labels: float = 1.0) -> RuntimeResult:
+def result(
+    runtime: str, clips_per_s: float, latency_s: float, equal_labels: float = 1.0, precision: str = "float32"
+) -> RuntimeResult:
     """Return what was measured of a runtime."""
     numbers: dict[str, Any] = dict.fromkeys(Benchmark.__dataclass_fields__, 1.0)
-    speed = Benchmark(**numbers | {"runtime": runtime, "clips_per_s": clips_per_s, "latency_p50_s": latency_s})
+    numbers |= {"runtime": runtime, "device": "cpu", "precision": precision}
+    speed = Benchmark(**numbers | {"clips_per_s": clips_per_s, "latency_p50_s": latency_s})
     return RuntimeResult(speed, 1.0, equal_labels, 0.001)
 
 
 def test_the_fastest_keeps_the_predictions() -> None:
     results = (result("torch", 10, 0.02), result("onnx", 12, 0.01), result("openvino", 99, 0.001, equal_labels=0.9))
-    compared = RuntimeComparison("FOLDER", results, {}, is_exported=True)
-    assert (compared.fastest, compared.quickest) == ("onnx", "onnx")
+    compared = RuntimeComparison("FOLDER", results, {}, exported="float32")
+    assert (compared.fastest.runtime, compared.quickest.runtime) == ("onnx", "onnx")
     assert compared.commands() == [
         "serein predict FOLDER --model FOLDER --runtime onnx",
         "serein serve --model FOLDER --runtime onnx",
@@ -33,15 +36,66 @@ def test_the_fastest_keeps_the_predictions() -> None:
 
 def test_the_commands_export_a_model_that_is_not_exported() -> None:
     results = (result("torch", 20, 0.02), result("onnx", 12, 0.01))
-    assert RuntimeComparison("default", results, {}, is_exported=False).commands() == [
+    assert RuntimeComparison("default", results, {}, exported=None).commands() == [
         "serein export default -o model.onnx",
         "serein predict FOLDER --model default --runtime torch",
         "serein serve --model model.onnx --runtime onnx",
     ]
-    assert RuntimeComparison("default", results[:1], {}, is_exported=False).commands() == [
+    assert RuntimeComparison("default", results[:1], {}, exported=None).commands() == [
         "serein predict FOLDER --model default --runtime torch",
         "serein serve --model default --runtime torch",
     ]
+
+
+@pytest.mark.parametrize(
+    ("best", "exported", "expected"),
+    [
+        (("torch", "bfloat16"), None, ["serein predict FOLDER --model default --runtime torch --precision bfloat16"]),
+        (
+            ("openvino", "bfloat16"),
+            "float32",
+            ["serein predict FOLDER --model default --runtime openvino --precision bfloat16"],
+        ),
+        (
+            ("onnx", "int8"),
+            "float32",
+            [
+                "serein export default -o model.int8.onnx --int8",
+                "serein predict FOLDER --model model.int8.onnx --runtime onnx",
+            ],
+        ),
+        (("onnx", "int8"), "int8", ["serein predict FOLDER --model default --runtime onnx"]),
+    ],
+)
+def test_the_commands_name_the_precision(best: tuple[str, str], exported: str | None, expected: list[str]) -> None:
+    runtime, precision = best
+    compared = RuntimeComparison("default", (result(runtime, 1, 1.0, precision=precision),), {}, exported)
+    assert compared.commands()[:-1] == expected
+    assert compared.to_dict()["fastest"] == {"runtime": runtime, "precision": precision}
+
+
+@pytest.mark.slow
+def test_every_runtime_is_measured_in_every_precision_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    openvino = pytest.importorskip("openvino")
+    monkeypatch.setattr(benchmark, "NUM_SOUNDS", 4)
+    monkeypatch.setattr(benchmark, "PEAK_SIZE", 64)
+    monkeypatch.setattr(benchmark, "PEAK_S", 0.0)
+    precisions = ("float32", "bfloat16", "int8")
+    compared = compare_runtimes(
+        MODEL, ("torch", "onnx", "openvino"), "cpu", precisions=precisions, clip_s=5.0, seconds=0.0
+    )
+    has_bfloat16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert [(each.benchmark.runtime, each.benchmark.precision) for each in compared.results] == [
+        ("torch", "float32"),
+        ("torch", "bfloat16"),
+        ("onnx", "float32"),
+        ("onnx", "int8"),
+        ("openvino", "float32"),
+        *([("openvino", "bfloat16")] if has_bfloat16 else []),
+        ("openvino", "int8"),
+    ]
+    assert list(compared.missing) == ([] if has_bfloat16 else ["openvino, bfloat16"])
 
 
 @pytest.mark.slow
@@ -56,7 +110,7 @@ def test_runtimes_are_measured_in_one_run(monkeypatch: pytest.MonkeyPatch) -> No
     assert onnx_result.keeps_predictions
     assert onnx_result.largest_difference < 1e-3
     assert onnx_result.ratio == pytest.approx(onnx_result.benchmark.clips_per_s / torch_result.benchmark.clips_per_s)
-    assert compared.to_dict()["fastest"] in ("torch", "onnx")
+    assert compared.to_dict()["fastest"]["runtime"] in ("torch", "onnx")
 
 
 def test_a_runtime_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,10 +122,12 @@ def test_a_runtime_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(benchmark, "load", missing)
     with pytest.raises(ModelError, match=r"none of these runtimes is installed. Install it with: pip install"):
         compare_runtimes("default", ("openvino",))
+    with pytest.raises(ModelError, match="unknown precision 'int4', expected one of: float32, bfloat16, int8"):
+        compare_runtimes("default", ("torch",), precisions=("int4",))
     with pytest.raises(ModelError, match="unknown runtime 'tensorrt', expected one of: torch, onnx, openvino"):
         compare_runtimes("default", ("tensorrt",))
 
 
 def test_a_folder_with_its_file_needs_no_export(tmp_path: Path) -> None:
-    compared = RuntimeComparison(str(tmp_path), (result("onnx", 1, 1.0),), {}, is_exported=True)
+    compared = RuntimeComparison(str(tmp_path), (result("onnx", 1, 1.0),), {}, exported="float32")
     assert compared.commands()[0] == f"serein predict FOLDER --model {tmp_path} --runtime onnx"

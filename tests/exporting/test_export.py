@@ -62,9 +62,8 @@ def furthest(checkpoint: Checkpoint, path: Path) -> float:
 
 FEW = {"conv_dim": [8] * 3, "conv_kernel": [10, 8, 8], "conv_stride": [5, 8, 8]}  # 320 samples a frame, as seven have
 QUICK = {"wav2vec2: group"}
-OF_EACH = dict(
-    zip(ONE_OF_EACH, ["attention", "std", "mean", "mean", "std", "max", "channel-attention", "mean", "vector-attention"], strict=True)
-)
+OWN_POOLINGS = ["attention", "std", "mean", "mean", "std", "max", "channel-attention", "mean", "vector-attention"]
+OF_EACH = dict(zip(ONE_OF_EACH, OWN_POOLINGS, strict=True))
 
 
 @pytest.mark.parametrize(

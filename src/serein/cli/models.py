@@ -157,6 +157,12 @@ def benchmark(
             "left out; the fastest one that preserves the predictions is named.",
         ),
     ] = None,
+    precisions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES", help="With --runtimes, compare these precisions of each, too: float32,bfloat16,int8."
+        ),
+    ] = None,
     clip_s: Annotated[float, typer.Option("--clip", metavar="SECONDS", help="Length of a clip.", min=0.1)] = 3.0,
     seconds: Annotated[float, typer.Option(metavar="SECONDS", help="Duration of the measurement.", min=0.1)] = 10.0,
     backbone: MovedBackbone = None,
@@ -171,17 +177,20 @@ def benchmark(
     from serein.exporting.benchmark import compare_runtimes, measure
     from serein.inference.predictor import load
 
+    if precisions is not None and runtimes is None:
+        remedy = "Add, for instance, --runtimes torch,onnx,openvino."
+        raise ModelError("compares runtimes, which are not named", where="--precisions", remedy=remedy)
     if runtimes is not None:
         if runtime is not None:
             remedy = "Name one runtime with --runtime, or several with --runtimes."
             raise ModelError("both are given", where="--runtime, --runtimes", remedy=remedy)
         if precision is not None:
-            remedy = "Leave out --precision, or measure one runtime with --runtime."
-            raise ModelError(
-                "runtimes are compared in their default precision", where="--precision, --runtimes", remedy=remedy
-            )
-        names = [name.strip() for name in runtimes.split(",")]
-        compared = compare_runtimes(model, names, device, clip_s=clip_s, seconds=seconds, backbone=backbone)
+            remedy = "Name several precisions with --precisions, or one runtime with --runtime."
+            raise ModelError("several runtimes with one precision", where="--precision, --runtimes", remedy=remedy)
+        names, chosen = ([part.strip() for part in (text or "").split(",") if part] for text in (runtimes, precisions))
+        compared = compare_runtimes(
+            model, names, device, precisions=chosen or None, clip_s=clip_s, seconds=seconds, backbone=backbone
+        )
         if as_json:
             print(json.dumps(compared.to_dict()))
             return
@@ -198,8 +207,9 @@ def benchmark(
             )
         print_tables([table])
         for name, remedy in compared.missing.items():
-            print(f"{name} is not installed. {remedy}")
-        print(f"fastest for many files: {compared.fastest}; for a single clip: {compared.quickest}")
+            print(f"{name}: {remedy}" if "," in name else f"{name} is not installed. {remedy}")
+        many, single = (f"{best.runtime}, {best.precision}" for best in (compared.fastest, compared.quickest))
+        print(f"fastest for many files: {many}; for a single clip: {single}")
         print("\n".join(compared.commands()))
         return
     found = measure(

@@ -20,7 +20,7 @@ from serein.device import processor_name
 from serein.errors import MissingExtraError, ModelError, expected_one_of
 from serein.exporting.export import export, made_sound
 from serein.inference.predictor import BATCH_S, Predictor, load, model_folder
-from serein.inference.runtimes import EXPORTED, RUNTIMES
+from serein.inference.runtimes import EXPORTED, FILE_RUNTIMES, RUNTIMES, ExportedFile, predicting_precision
 
 PEAK_SIZE, PEAK_S = 2048, 0.5  # of the matrix product that is timed
 
@@ -149,12 +149,18 @@ def _timed(work: Callable[[], object], seconds: float) -> list[float]:
 
 
 NUM_SOUNDS = 64
+INT8_EXPORTED = "model.int8.onnx"
+PRECISIONS: dict[str, tuple[str, ...]] = {
+    "torch": ("float32", "bfloat16")
+}  # runtime -> what it can compute in; files also have weights of int8
+PRECISIONS |= {name: ("float32", *runtime.faster, "int8") for name, runtime in FILE_RUNTIMES.items()}
+ALL_PRECISIONS = tuple(dict.fromkeys(name for each in PRECISIONS.values() for name in each))
 LEAST_EQUAL_LABELS, MOST_DIFFERENCE = 0.99, 0.05  # limits for preserved predictions; good 8-bit weights meet them
 
 
 @dataclass(frozen=True)
 class RuntimeResult:
-    """One runtime compared with the first.
+    """One runtime, in one precision, compared with the first.
 
     Attributes:
         benchmark: Its speed.
@@ -181,41 +187,50 @@ class RuntimeComparison:
     Attributes:
         model: The model as it was named.
         results: Results of the installed runtimes, in the requested order.
-        missing: Runtime -> how to install it.
-        is_exported: Whether the exported file exists where the runtimes look for it.
+        missing: Runtime -> how to install it, or "runtime, precision" -> why it was not measured.
+        exported: Precision of the exported file where the runtimes look for it; `None` if there is none.
     """
 
     model: str
     results: tuple[RuntimeResult, ...]
     missing: dict[str, str]
-    is_exported: bool
+    exported: str | None
 
     @property
-    def fastest(self) -> str:
-        """The runtime with the most clips per second, among those that preserve the predictions."""
+    def fastest(self) -> Benchmark:
+        """The one with the most clips per second, among those that preserve the predictions."""
         kept = [each.benchmark for each in self.results if each.keeps_predictions]
-        return max(kept, key=lambda each: each.clips_per_s).runtime
+        return max(kept, key=lambda each: each.clips_per_s)
 
     @property
-    def quickest(self) -> str:
-        """The runtime with the lowest latency for a single clip, among those that preserve the predictions."""
+    def quickest(self) -> Benchmark:
+        """The one with the lowest latency for a single clip, among those that preserve the predictions."""
         kept = [each.benchmark for each in self.results if each.keeps_predictions]
-        return min(kept, key=lambda each: each.latency_p50_s).runtime
+        return min(kept, key=lambda each: each.latency_p50_s)
 
     def commands(self) -> list[str]:
         """Return the command lines that use the fastest runtime for many files and the quickest for serving."""
-        uses_file = not self.is_exported and {self.fastest, self.quickest} != {"torch"}
-        commands = [f"serein export {self.model} -o {EXPORTED}"] if uses_file else []
-        for command, runtime in (("predict FOLDER", self.fastest), ("serve", self.quickest)):
-            model = EXPORTED if uses_file and runtime != "torch" else self.model
-            commands.append(f"serein {command} --model {model} --runtime {runtime}")
-        return commands
+        exports, commands = [], []
+        for command, best in (("predict FOLDER", self.fastest), ("serve", self.quickest)):
+            model, precision = self.model, ""
+            is_int8 = best.precision == "int8"
+            if best.runtime != "torch" and self.exported != ("int8" if is_int8 else "float32"):
+                model = INT8_EXPORTED if is_int8 else EXPORTED
+                exports.append(f"serein export {self.model} -o {model}{' --int8' if is_int8 else ''}")
+            if best.runtime == "torch":
+                own = predicting_precision("auto", torch.device(best.device))
+                precision = f" --precision {best.precision}" if best.precision != own else ""
+            elif best.precision == "bfloat16":
+                precision = " --precision bfloat16"
+            commands.append(f"serein {command} --model {model} --runtime {best.runtime}{precision}")
+        return [*dict.fromkeys(exports), *commands]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         rows = [asdict(each) | {"keeps_predictions": each.keeps_predictions} for each in self.results]
-        chosen = {"fastest": self.fastest, "quickest": self.quickest, "commands": self.commands()}
-        return {"model": self.model, "runtimes": rows, "missing": self.missing, **chosen}
+        best = {"fastest": self.fastest, "quickest": self.quickest}
+        chosen = {name: {"runtime": each.runtime, "precision": each.precision} for name, each in best.items()}
+        return {"model": self.model, "runtimes": rows, "missing": self.missing, **chosen, "commands": self.commands()}
 
 
 def compare_runtimes(
@@ -223,6 +238,7 @@ def compare_runtimes(
     runtimes: Sequence[str] = RUNTIMES,
     device: str = "auto",
     *,
+    precisions: Sequence[str] | None = None,
     clip_s: float = 3.0,
     seconds: float = 10.0,
     backbone: str | Path | None = None,
@@ -234,31 +250,52 @@ def compare_runtimes(
             exported file.
         runtimes: Names of the runtimes; those that are not installed are left out.
         device: Device that they run on.
+        precisions: Names of `PRECISIONS`; each runtime is measured in those that it has on this machine. `None`:
+            PyTorch in the model's own precision, the others in that of the file, float32 if there is none.
         clip_s: Length of the clips, which are synthetic.
-        seconds: Duration of each runtime's measurement.
+        seconds: Duration of each measurement.
         backbone: See `serein.load`.
 
     Raises:
-        ModelError: There is no such runtime, or none is installed.
+        ModelError: There is no such runtime or precision, or none is installed.
     """
-    for runtime in runtimes:
-        if runtime not in RUNTIMES:
-            what = expected_one_of(runtime, RUNTIMES, kind="runtime")
-            raise ModelError(what, where="--runtimes", remedy="Choose from these, separated by commas.")
-    is_exported = model.endswith(".onnx") or (model_folder(model) / EXPORTED).exists()
+    for found, known, kind in ((runtimes, RUNTIMES, "runtime"), (precisions or (), ALL_PRECISIONS, "precision")):
+        if unknown := [name for name in found if name not in known]:
+            what = expected_one_of(unknown[0], known, kind=kind)
+            raise ModelError(what, where=f"--{kind}s", remedy="Choose from these, separated by commas.")
+    path = Path(model) if model.endswith(".onnx") else model_folder(model) / EXPORTED
+    exported = str(ExportedFile.open(path).about["precision"]) if path.is_file() else None
+    own = exported or "float32"
+    wanted: list[tuple[str, str | None]] = [
+        (runtime, precision)
+        for runtime in dict.fromkeys(runtimes)
+        for precision in ((None if runtime == "torch" else own,) if precisions is None else dict.fromkeys(precisions))
+        if precision in (None, *PRECISIONS[runtime])
+    ]
     sounds = [made_sound(1.0 + seed % 4, seed) for seed in range(NUM_SOUNDS)]
     results: list[RuntimeResult] = []
     missing: dict[str, str] = {}
     first: tuple[list[str | None], np.ndarray] | None = None
     with TemporaryDirectory() as folder:
-        file = model if is_exported else str(Path(folder) / EXPORTED)
-        for runtime in dict.fromkeys(runtimes):
+        files = {exported: model} if exported else {}
+        for runtime, precision in wanted:
+            weights = "int8" if precision == "int8" else "float32"
             try:
-                if runtime != "torch" and not is_exported and not Path(file).exists():
-                    export(load(model, "cpu", backbone=backbone), file)
-                predictor = load(model if runtime == "torch" else file, device, runtime, backbone=backbone)  # type: ignore[arg-type]
+                if runtime != "torch" and weights not in files:
+                    if model.endswith(".onnx"):
+                        continue  # has no other weights
+                    files[weights] = str(Path(folder) / f"{weights}.onnx")
+                    export(load(model, "cpu", backbone=backbone), files[weights], int8=weights == "int8")
+                arithmetic = None if weights == "int8" else precision
+                source = model if runtime == "torch" else files[weights]
+                predictor = load(source, device, runtime, precision=arithmetic, backbone=backbone)  # type: ignore[arg-type]
             except MissingExtraError as error:
                 missing[runtime] = error.remedy or ""
+                continue
+            except ModelError as error:
+                if precisions is None or precision == "float32":
+                    raise
+                missing[f"{runtime}, {precision}"] = f"{error.what}."
                 continue
             labels, numbers = _predictions(predictor, sounds)
             first = first or (labels, numbers)
@@ -268,7 +305,7 @@ def compare_runtimes(
             results.append(RuntimeResult(speed, ratio, equal, float(np.abs(numbers - first[1]).max(initial=0.0))))
     if not results:
         raise ModelError("none of these runtimes is installed", where="--runtimes", remedy=" ".join(missing.values()))
-    return RuntimeComparison(model, tuple(results), missing, is_exported)
+    return RuntimeComparison(model, tuple(results), missing, exported)
 
 
 def _predictions(predictor: Predictor, sounds: Sequence[Waveform]) -> tuple[list[str | None], np.ndarray]:

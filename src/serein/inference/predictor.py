@@ -422,6 +422,7 @@ def load(
         runtime: Runtime of the network: `torch`; `onnx` or `openvino`, for files of `serein export`, which are named
             directly or are in the model folder as `model.onnx`; `None`: `onnx` for such a file, else `torch`.
         precision: Precision of the network, `float32` or `bfloat16`; `None`: the model's own (`inference.precision`).
+            An exported file is computed in its own precision, or by OpenVINO in bfloat16.
         backbone: Folder of the pretrained backbone, for a model that does not contain it and whose backbone has moved.
 
     Raises:
@@ -435,10 +436,7 @@ def load(
     is_exported = str(name).endswith(".onnx")
     if runtime not in (None, "torch") or (is_exported and runtime is None):
         path = Path(str(name)) if is_exported else model_folder(name)
-        checkpoint, own = open_runtime(path, runtime or "onnx", device)
-        if precision not in (None, own.precision):
-            remedy = "Leave out --precision, or choose --runtime torch."
-            raise ModelError(f"computes only in {own.precision}, as it was exported", where=path, remedy=remedy)
+        checkpoint, own = open_runtime(path, runtime or "onnx", device, precision)
         predictor = Predictor(checkpoint, runtime=own)
     elif is_exported:
         remedy = "Choose --runtime onnx, or the model folder."

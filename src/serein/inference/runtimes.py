@@ -202,17 +202,27 @@ def _metadata(file: BinaryIO) -> Iterator[tuple[str, str]]:
 class FileRuntime(Runtime):
     """Runs an exported file.
 
+    Attributes:
+        faster: Precisions in which it can compute a file of float32 weights, besides float32.
+
     Args:
         file: The file.
         device: Device to run on.
+        precision: Precision of the arithmetic; `None`: the file's own.
 
     Raises:
         MissingExtraError: The runtime is not installed.
-        ModelError: The runtime has no such device, or cannot read the file.
+        ModelError: The runtime has no such device or precision, or cannot read the file.
     """
 
-    def __init__(self, file: ExportedFile, device: str) -> None:
-        self.precision = str(file.about["precision"])
+    faster: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, file: ExportedFile, device: str, precision: str | None = None) -> None:
+        own = str(file.about["precision"])
+        self.precision = precision or own
+        if self.precision not in (own, *(self.faster if own == "float32" else ())):
+            remedy = "Leave out --precision, or choose --runtime torch."
+            raise ModelError(f"computes only in {own}, as it was exported", where=file.path, remedy=remedy)
         self.conditions = {name: int(size) for name, size in file.about["conditions"].items()}
         self.outputs = set(file.about["outputs"])
         self.device = self._start(file.path, device)
@@ -283,18 +293,23 @@ class OnnxRuntime(FileRuntime):
 
 
 class OpenVinoRuntime(FileRuntime):
-    """OpenVINO on the processor, in float32."""
+    """OpenVINO on the processor, in float32, or in bfloat16 where the processor has instructions for it."""
 
     name = "openvino"
+    faster = ("bfloat16",)
 
     def _start(self, path: Path, device: str) -> torch.device:
         openvino = imported("openvino", "openvino")
         if device not in ("auto", "cpu"):
             what = f"serein runs OpenVINO on the processor, not on '{device}'"
             raise ModelError(what, where="--device", remedy="Choose cpu, or another --runtime.")
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        core, hint = openvino.Core(), "bf16" if self.precision == "bfloat16" else "f32"
+        if hint == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            remedy = "Leave out --precision."
+            raise ModelError("OpenVINO has no bfloat16 on this processor", where="--precision", remedy=remedy)
+        settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         try:
-            compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+            compiled = core.compile_model(str(path), "CPU", settings)
         except RuntimeError as error:
             detail = " ".join(str(error).split())[:200]
             raise ModelError(f"OpenVINO cannot read it ({detail})", where=path, remedy="Export it again.") from None
@@ -310,16 +325,17 @@ FILE_RUNTIMES: dict[str, type[FileRuntime]] = {"onnx": OnnxRuntime, "openvino": 
 RUNTIMES = ("torch", *FILE_RUNTIMES)
 
 
-def open_runtime(path: Path, runtime: str, device: str) -> tuple[Checkpoint, FileRuntime]:
+def open_runtime(path: Path, runtime: str, device: str, precision: str | None = None) -> tuple[Checkpoint, FileRuntime]:
     """Return the description of an exported model, and its runtime.
 
     Args:
         path: The file, or the model folder that contains it as `model.onnx`.
         runtime: `onnx` or `openvino`.
         device: `auto`, or a device that the runtime supports.
+        precision: See `FileRuntime`.
 
     Raises:
-        ModelError: There is no such file, or it was exported from a model other than that of the folder.
+        ModelError: There is no such file or precision, or it was exported from a model other than that of the folder.
         MissingExtraError: The runtime is not installed.
     """
     if runtime not in FILE_RUNTIMES:
@@ -340,4 +356,4 @@ def open_runtime(path: Path, runtime: str, device: str) -> tuple[Checkpoint, Fil
             where=path,
             remedy=f"Run: serein export {folder} -o {path}.",
         )
-    return file.checkpoint(), FILE_RUNTIMES[runtime](file, device)
+    return file.checkpoint(), FILE_RUNTIMES[runtime](file, device, precision)

@@ -78,8 +78,8 @@ def class_labels_of(utterances: Sequence[Utterance], labels: Labels, task: str =
             what = f"the data does not have utterances of each {task}: {', '.join(fixed)}"
             raise RecipeError(what, where=f"tasks.{task}", remedy=remedy)
         if len(found_classes) < 2:
-            found = f"only '{found_classes[0]}'" if found_classes else "nothing"
-            what = f"the data to learn from has {found} in the field '{task}'"
+            shown = f"only '{found_classes[0]}'" if found_classes else "nothing"
+            what = f"the data to learn from has {shown} in the field '{task}'"
             raise RecipeError(what, where=f"tasks.{task}", remedy=f"Two are needed: {remedy[0].lower()}{remedy[1:]}")
         return ClassLabels(fixed or tuple(found_classes), {}, task)
     merge = dict(labels.merge)
@@ -410,7 +410,7 @@ def absent_classes(utterances: Sequence[Utterance], values: NDArray[np.float32])
     names, corpus = np.unique([utterance.corpus or "" for utterance in utterances], return_inverse=True)
     counts = np.zeros((len(names), values.shape[1]), np.float32)
     np.add.at(counts, corpus, values)
-    is_absent = (counts == 0) & ((counts > 0).sum(axis=1, keepdims=True) > 1)
+    is_absent: NDArray[np.bool_] = (counts == 0) & ((counts > 0).sum(axis=1, keepdims=True) > 1)
     return is_absent[corpus].astype(np.float32)
 
 
