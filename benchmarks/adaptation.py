@@ -63,6 +63,7 @@ TUNINGS = {
     "unlabelled": "bias per class, without labels",
     "trained": "further training",
 }
+MOST_TRAININGS = 10  # per size and draw
 _PER_CENT = 100.0
 
 
@@ -289,16 +290,21 @@ def predict_with_datastores(corpus: EmbeddedCorpus, size: int, num_draws: int) -
 def predict_trained(
     corpus: EmbeddedCorpus, model: str, recipe_path: Path, size: int, num_draws: int
 ) -> list[Prediction]:
-    """Return predictions for every clip by the model trained on other speakers' clips, those of the datastores."""
+    """Return predictions for every clip by the model trained on other speakers' clips, drawn like those of a datastore.
+
+    With many speakers, up to `MOST_TRAININGS` groups of them are predicted by one model each.
+    """
     chosen = recipe.load(recipe_path, [f"branches.main.from={model}"])
     labels = [corpus.classes[label] for label in corpus.embeddings.labels]  # in the model's words
     named = [
         utterance.model_copy(update={"emotion": label, "ratings": ()})
         for utterance, label in zip(corpus.utterances, labels, strict=True)
     ]
+    own_clips = list(corpus.clips_of.values())
+    groups = [np.concatenate(own_clips[start::MOST_TRAININGS]) for start in range(min(MOST_TRAININGS, len(own_clips)))]
     predictions: list[Prediction] = []
     for draw in range(num_draws):
-        for held_out in corpus.clips_of.values():
+        for held_out in groups:
             rows = drawn_clips(corpus, held_out, size, draw)
             with tempfile.TemporaryDirectory() as folder:
                 manifest.write([named[row] for row in rows], Path(folder) / "drawn.jsonl")
@@ -317,7 +323,7 @@ def predict_trained(
 
 
 def drawn_clips(corpus: EmbeddedCorpus, held_out: Numbers, size: int, draw: int) -> Numbers:
-    """Return the positions of a datastore's clips, none of the held-out speaker; classes are drawn in turn."""
+    """Return the positions of a datastore's clips, none of the held-out speakers; classes are drawn in turn."""
     rng = np.random.default_rng([draw, int(held_out[0])])
     shuffled = rng.permutation(_others(corpus, held_out))
     labels = corpus.embeddings.labels[shuffled]

@@ -39,6 +39,7 @@ OF_PROCESSES: dict[str, tuple[str, tuple[str, ...]]] = {
 NEED_DATA = {
     "adaptation",
     "corpus_scale",
+    "egemaps",
     "entry_points",
     "files",
     "kill_resume",
@@ -115,6 +116,13 @@ def test_long_recording(tmp_path: Path, run_benchmark: Call) -> None:
     figures = json.loads(said)
     assert figures["segments"] >= 1
     assert 0 < figures["speech_s"] <= figures["duration_s"]
+
+
+@pytest.mark.slow
+def test_egemaps(tones: Path, tiny_run: Path, run_benchmark: Call) -> None:
+    said = run_whole(run_benchmark, "egemaps", f"{tiny_run / 'recipe.yaml'} --data {tones}", ("opensmile",))
+    assert "eGeMAPSv02, 88 features" in said
+    assert "UA " in said
 
 
 @pytest.mark.slow
