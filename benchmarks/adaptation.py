@@ -57,8 +57,8 @@ from serein.tasks.task import keep_labelled
 
 SIZES = (8, 16, 32, 64, 128, 256)
 TUNINGS = {
-    "fixed": f"k {DEFAULT_K}, weight {DEFAULT_KNN_WEIGHT:g}",
-    "tuned": "k and weight tuned in the datastore",
+    "fixed": f"kNN, k {DEFAULT_K}, weight {DEFAULT_KNN_WEIGHT:g}",
+    "tuned": "kNN, k and weight tuned on the clips",
     "bias": "bias per class",
     "unlabelled": "bias per class, without labels",
     "trained": "further training",

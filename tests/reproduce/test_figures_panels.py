@@ -47,7 +47,7 @@ def test_lines_are_drawn_in_the_order_of_their_axis() -> None:
     assert (list(x), list(y)) == ([0.1, 0.5], [70.0, 60.0])
     (bar,) = axes.collections
     assert np.ravel(bar.get_paths()[0].vertices).tolist() == pytest.approx([0.5, 55.0, 0.5, 65.0])
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one", "alone"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "alone"]
     assert list(axes.lines[1].get_ydata()) == [50.0, 50.0]
 
 

@@ -147,7 +147,7 @@ def lines_picture(
             axes.xaxis.set_major_formatter("{x:g}")
         axes.tick_params(length=0)
         if len(lines) > 1 or level is not None:
-            axes.legend()
+            figure.legend(loc="outside upper center", ncols=2)  # above the lines and their intervals
     return figure
 
 
