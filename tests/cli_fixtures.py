@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -264,6 +265,7 @@ def serein(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     """Call the command line in this process: `serein("run", recipe, "--data", manifest).status`."""
 
     monkeypatch.setattr(typer.main, "get_command", get_command)
+    monkeypatch.setattr(logging.getLogger("serein"), "propagate", True)  # again after the test
 
     def call(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["serein", *map(str, arguments)])

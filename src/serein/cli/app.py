@@ -91,7 +91,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # the terminal's encoding may lack a character
     package = logging.getLogger("serein")
     package.setLevel(logging.INFO)
-    package.handlers = [Notes()]
+    package.handlers, package.propagate = [Notes()], False  # a library may set up the root logger
     for before, given in pairwise(sys.argv):
         if not given.strip() or (given.startswith("--") and given.endswith("=")):
             _fail(f"{given.strip() or 'an argument'} is empty, after '{before}'. Give it a value, or leave it out.", 2)

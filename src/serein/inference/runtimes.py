@@ -221,7 +221,7 @@ class FileRuntime(Runtime):
         own = str(file.about["precision"])
         self.precision = precision or own
         if self.precision not in (own, *(self.faster if own == "float32" else ())):
-            remedy = "Leave out --precision, or choose --runtime torch."
+            remedy = "Leave out --precision, or use the model folder with --runtime torch."
             raise ModelError(f"computes only in {own}, as it was exported", where=file.path, remedy=remedy)
         self.conditions = {name: int(size) for name, size in file.about["conditions"].items()}
         self.outputs = set(file.about["outputs"])
