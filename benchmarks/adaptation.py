@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of clips in a datastore")
     parser.add_argument("--draws", type=int, default=10, help="random datastores per size and speaker")
     parser.add_argument("--recipe", type=Path, help="recipe to train the model further on each draw")
-    parser.add_argument("--recipe-draws", type=int, default=2, help="draws per size and speaker to train on")
+    parser.add_argument("--recipe-draws", type=int, default=2, help="draws per size and group of speakers to train on")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     try:
@@ -197,7 +197,7 @@ def adapt(
         ModelError: The model does not exist.
     """
     corpus = embed_corpus(model, manifest_path, report)
-    _require_clips(corpus, max(sizes), manifest_path)
+    _require_clips(corpus, max(sizes), manifest_path, with_groups=recipe_path is not None)
     alone = _as_predictions(corpus, np.arange(len(corpus.utterances)), corpus.probabilities, 0)
     results = []
     for done, size in enumerate(sorted(sizes), start=1):
@@ -254,11 +254,12 @@ def embed_corpus(model: str | None, manifest_path: Path, report: Report) -> Embe
     )
 
 
-def _require_clips(corpus: EmbeddedCorpus, largest: int, where: Path) -> None:
-    fewest = len(corpus.utterances) - max(map(len, corpus.clips_of.values()))
+def _require_clips(corpus: EmbeddedCorpus, largest: int, where: Path, *, with_groups: bool) -> None:
+    held_out = groups_of(corpus) if with_groups else list(corpus.clips_of.values())
+    fewest = len(corpus.utterances) - max(map(len, held_out))
     if len(corpus.clips_of) < 2 or largest > fewest:
         raise ManifestError(
-            f"without the speaker with the most clips, {fewest} clips are left for a datastore of {largest}",
+            f"without the speakers with the most clips, {fewest} clips are left for a datastore of {largest}",
             where=where,
             remedy="Choose smaller datastores: --sizes.",
         )
@@ -300,11 +301,9 @@ def predict_trained(
         utterance.model_copy(update={"emotion": label, "ratings": ()})
         for utterance, label in zip(corpus.utterances, labels, strict=True)
     ]
-    own_clips = list(corpus.clips_of.values())
-    groups = [np.concatenate(own_clips[start::MOST_TRAININGS]) for start in range(min(MOST_TRAININGS, len(own_clips)))]
     predictions: list[Prediction] = []
     for draw in range(num_draws):
-        for held_out in groups:
+        for held_out in groups_of(corpus):
             rows = drawn_clips(corpus, held_out, size, draw)
             with tempfile.TemporaryDirectory() as folder:
                 manifest.write([named[row] for row in rows], Path(folder) / "drawn.jsonl")
@@ -320,6 +319,12 @@ def predict_trained(
             own[:, [corpus.classes.index(name) for name in learned]] = probabilities
             predictions += _as_predictions(corpus, held_out, own / own.sum(axis=1, keepdims=True), draw)
     return predictions
+
+
+def groups_of(corpus: EmbeddedCorpus) -> list[Numbers]:
+    """Return the positions of the clips of up to `MOST_TRAININGS` groups of speakers."""
+    own_clips = list(corpus.clips_of.values())
+    return [np.concatenate(own_clips[start::MOST_TRAININGS]) for start in range(min(MOST_TRAININGS, len(own_clips)))]
 
 
 def drawn_clips(corpus: EmbeddedCorpus, held_out: Numbers, size: int, draw: int) -> Numbers:

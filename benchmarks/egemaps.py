@@ -3,7 +3,7 @@
     pip install opensmile      # for research only; not a dependency of serein
     python benchmarks/egemaps.py recipes/pretrained/emodb.yaml --data emodb.jsonl [--features ComParE_2016]
 
-Each feature is standardised on the training set; the machine has a radial kernel, C = 1 and balanced class weights, all
+Each feature is standardised on the training set; the SVM has a radial kernel, C = 1 and balanced class weights, all
 fixed beforehand. Copies of utterances are not used.
 """
 
@@ -52,9 +52,9 @@ def main() -> None:
     predictions = []
     for fold in experiment.folds.folds:
         train, test = ([place[name] for name in ids if name in place] for ids in (fold.train, fold.test))
-        machine = make_pipeline(StandardScaler(), SVC(C=1.0, class_weight="balanced"))
-        machine.fit(features[train], [truth[row] for row in train])
-        for row, predicted in zip(test, machine.predict(features[test]), strict=True):
+        classifier = make_pipeline(StandardScaler(), SVC(C=1.0, class_weight="balanced"))
+        classifier.fit(features[train], [truth[row] for row in train])
+        for row, predicted in zip(test, classifier.predict(features[test]), strict=True):
             utterance = experiment.utterances[originals[row]]
             own = {"speaker": utterance.speaker, "corpus": utterance.corpus, "fold": fold.name}
             predictions.append(Prediction(utterance.id, truth[row], str(predicted), **own))

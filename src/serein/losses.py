@@ -39,15 +39,19 @@ def cross_entropy(
         >>> cross_entropy(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2))
         tensor([0.6931])
     """
-    if is_absent is None:
-        probabilities = truth * (1 - smoothing) + (1 - truth) * smoothing / (truth.shape[1] - 1)
-    else:
-        num_others = (~is_absent).sum(dim=1, keepdim=True) - 1
-        probabilities = truth * (1 - smoothing) + (1 - truth) * smoothing / num_others.clamp_min(1)
-        probabilities, logits = probabilities.masked_fill(is_absent, 0.0), logits.masked_fill(is_absent, ABSENT_LOGIT)
+    probabilities = _smoothed(truth, smoothing, is_absent)
+    if is_absent is not None:
+        logits = logits.masked_fill(is_absent, ABSENT_LOGIT)
     if class_weights is not None:
         probabilities = probabilities * class_weights
     return -(probabilities * logits.log_softmax(dim=1)).sum(dim=1)
+
+
+def _smoothed(truth: torch.Tensor, smoothing: float, is_absent: torch.Tensor | None) -> torch.Tensor:
+    if is_absent is None:
+        return truth * (1 - smoothing) + (1 - truth) * smoothing / (truth.shape[1] - 1)
+    num_others = ((~is_absent).sum(dim=1, keepdim=True) - 1).clamp_min(1)
+    return (truth * (1 - smoothing) + (1 - truth) * smoothing / num_others).masked_fill(is_absent, 0.0)
 
 
 def weighted_mean(losses: torch.Tensor, truth: torch.Tensor, class_weights: torch.Tensor | None) -> torch.Tensor:
@@ -183,7 +187,11 @@ def concordance(truth: torch.Tensor, output: torch.Tensor, is_known: torch.Tenso
 
 
 def kl_divergence(
-    truth: torch.Tensor, logits: torch.Tensor, class_weights: torch.Tensor | None = None, smoothing: float = 0.0
+    truth: torch.Tensor,
+    logits: torch.Tensor,
+    class_weights: torch.Tensor | None = None,
+    smoothing: float = 0.0,
+    is_absent: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Kullback-Leibler divergence of predicted probabilities from true ones: cross-entropy less the truth's entropy.
 
@@ -195,6 +203,7 @@ def kl_divergence(
         logits: (batch, class).
         class_weights: See `cross_entropy`.
         smoothing: See `cross_entropy`.
+        is_absent: See `cross_entropy`.
 
     Returns:
         (batch,) not reduced.
@@ -203,10 +212,10 @@ def kl_divergence(
         >>> kl_divergence(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.zeros(2, 2)).round(decimals=4)
         tensor([0.0000, 0.6931])
     """
-    smoothed = truth * (1 - smoothing) + (1 - truth) * smoothing / (truth.shape[1] - 1)
+    smoothed = _smoothed(truth, smoothing, is_absent)
     terms = torch.xlogy(smoothed, smoothed)
     own = terms if class_weights is None else terms * class_weights
-    return cross_entropy(truth, logits, class_weights, smoothing) + own.sum(dim=1)
+    return cross_entropy(truth, logits, class_weights, smoothing, is_absent) + own.sum(dim=1)
 
 
 def supervised_contrastive(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -550,3 +551,11 @@ def test_a_prediction_does_not_load_what_transcribes(model: Path, call: Path) ->
     arguments = [sys.executable, "-c", code, "predict", str(call), "--model", str(model)]
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment(), check=True)
     assert done.stdout.endswith("loaded False\n")
+
+
+def test_notes_appear_once_if_a_library_sets_up_the_root_logger(
+    tones: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler(sys.stderr)])
+    said = serein("predict", tones.parent / "angry" / "eva" / "0.wav", "--model", "tiny", "--segments", "never").err
+    assert said.count("model tiny: torch on cpu") == 1

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from cli_fixtures import Call
 from serein.errors import ModelError
 from serein.exporting import benchmark
 from serein.exporting.benchmark import Benchmark, RuntimeComparison, RuntimeResult, compare_runtimes
+from serein.exporting.export import export
+from serein.inference.predictor import load
 
 MODEL = str(Path(__file__).parents[1] / "golden" / "models" / "classes")
 
@@ -69,7 +72,8 @@ def test_the_commands_export_a_model_that_is_not_exported() -> None:
 )
 def test_the_commands_name_the_precision(best: tuple[str, str], exported: str | None, expected: list[str]) -> None:
     runtime, precision = best
-    compared = RuntimeComparison("default", (result(runtime, 1, 1.0, precision=precision),), {}, exported)
+    results = (result(runtime, 1, 1.0, precision=precision),)
+    compared = RuntimeComparison("default", results, {}, exported, names_precision=True)
     assert compared.commands()[:-1] == expected
     assert compared.to_dict()["fastest"] == {"runtime": runtime, "precision": precision}
 
@@ -126,6 +130,50 @@ def test_a_runtime_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyP
         compare_runtimes("default", ("torch",), precisions=("int4",))
     with pytest.raises(ModelError, match="unknown runtime 'tensorrt', expected one of: torch, onnx, openvino"):
         compare_runtimes("default", ("tensorrt",))
+
+
+def test_what_cannot_be_exported_or_computed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from serein.errors import MissingExtraError
+
+    def missing(*_: Any, **__: Any) -> None:
+        raise MissingExtraError("onnxscript", "onnx")
+
+    monkeypatch.setattr(benchmark, "export", missing)
+    monkeypatch.setattr(benchmark, "NUM_SOUNDS", 1)
+    monkeypatch.setattr(benchmark, "PEAK_SIZE", 64)
+    monkeypatch.setattr(benchmark, "PEAK_S", 0.0)
+    compared = compare_runtimes(MODEL, ("torch", "onnx", "openvino"), "cpu", clip_s=5.0, seconds=0.0)
+    assert list(compared.missing) == ["onnx", "openvino"]
+    with pytest.raises(ModelError, match="none of these runtimes has these precisions"):
+        compare_runtimes(MODEL, ("torch",), "cpu", precisions=("int8",))
+    with pytest.raises(ModelError, match=r"no\.onnx: there is no such file"):
+        compare_runtimes(str(tmp_path / "no.onnx"), ("onnx",))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--precisions", "int8"), "--precisions: compares runtimes, which are not named"),
+        (("--runtimes", "torch", "--precision", "float32"), "--precision, --runtimes: cannot be combined"),
+        (("--runtimes", "torch", "--precisions", ","), "--precisions: names nothing"),
+    ],
+)
+def test_options_that_do_not_go_together(arguments: tuple[str, ...], complaint: str, serein: Call) -> None:
+    outcome = serein("benchmark", MODEL, *arguments)
+    assert outcome.status == 1
+    assert complaint in outcome.err
+
+
+@pytest.mark.slow
+def test_openvino_without_bfloat16_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("onnxscript")
+    export(load(MODEL, "cpu"), tmp_path / "model.onnx")
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32"])
+    with pytest.raises(ModelError, match="OpenVINO has no bfloat16 on this processor"):
+        load(tmp_path / "model.onnx", "cpu", "openvino", precision="bfloat16")
+    with pytest.raises(ModelError, match="computes only in float32, as it was exported"):
+        load(tmp_path / "model.onnx", "cpu", "onnx", precision="bfloat16")
 
 
 def test_a_folder_with_its_file_needs_no_export(tmp_path: Path) -> None:

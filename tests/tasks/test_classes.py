@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from serein.data.manifest import Utterance
 from serein.errors import RecipeError
+from serein.losses import LOSSES
 from serein.recipe import Category, Labels
 from serein.tasks.classes import ClassLabels, ClassTask
 
@@ -102,7 +103,7 @@ def test_classes_that_a_corpus_lacks_are_marked_unless_it_has_only_one() -> None
     assert targets.is_known.all()
 
 
-@pytest.mark.parametrize("loss", ["cross-entropy", "arcface"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_a_masked_class_takes_no_part_in_the_loss(loss: str) -> None:
     """The loss is that of a task with only the classes of the corpus; the masked logit has no gradient."""
     masked = task(absent_classes="mask", label_smoothing=0.2, loss=loss)
@@ -126,6 +127,20 @@ def test_a_mixed_clip_masks_what_both_corpora_lack() -> None:
     assert float(masked.loss(both, logits)) == pytest.approx(float(task().loss(both[:, :3], logits)), rel=1e-6)
     own = 0.3 * truth[:1] + 0.7 * truth[1:2]
     assert float(masked.loss(own, logits)) != pytest.approx(float(task().loss(own[:, :3], logits)), rel=1e-3)
+
+
+def test_a_teachers_probability_of_a_masked_class_goes_to_the_others() -> None:
+    masked = task(absent_classes="mask")
+    taught = torch.tensor([[0.1, 0.1, 0.8, 0.0, 0.0, 1.0]])
+    expected = task().loss(torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[0.3, 0.1, -1e4]]))
+    assert masked.loss(taught, torch.tensor([[0.3, 0.1, 2.0]])).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_loss_of_ones_own_must_know_how_to_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOSSES, "own", lambda truth, output, weights, smoothing: (truth - output).square().sum(dim=1))
+    assert task(loss="own").loss(*batch()[1:]) > 0
+    with pytest.raises(RecipeError, match=r"tasks\.emotion\.loss: the loss 'own' cannot mask absent classes"):
+        task(loss="own", absent_classes="mask")
 
 
 def test_masks_do_not_disturb_classes_and_scores() -> None:

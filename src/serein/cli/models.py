@@ -160,7 +160,8 @@ def benchmark(
     precisions: Annotated[
         str | None,
         typer.Option(
-            metavar="NAMES", help="With --runtimes, compare these precisions of each, too: float32,bfloat16,int8."
+            metavar="NAMES",
+            help="With --runtimes, also compare each runtime in these precisions: float32,bfloat16,int8.",
         ),
     ] = None,
     clip_s: Annotated[float, typer.Option("--clip", metavar="SECONDS", help="Length of a clip.", min=0.1)] = 3.0,
@@ -186,8 +187,13 @@ def benchmark(
             raise ModelError("both are given", where="--runtime, --runtimes", remedy=remedy)
         if precision is not None:
             remedy = "Name several precisions with --precisions, or one runtime with --runtime."
-            raise ModelError("several runtimes with one precision", where="--precision, --runtimes", remedy=remedy)
-        names, chosen = ([part.strip() for part in (text or "").split(",") if part] for text in (runtimes, precisions))
+            raise ModelError("cannot be combined", where="--precision, --runtimes", remedy=remedy)
+        names, chosen = (
+            [name for part in (text or "").split(",") if (name := part.strip())] for text in (runtimes, precisions)
+        )
+        for option, given, text in (("--runtimes", names, runtimes), ("--precisions", chosen, precisions)):
+            if text is not None and not given:
+                raise ModelError("names nothing", where=option, remedy="Name some, separated by commas.")
         compared = compare_runtimes(
             model, names, device, precisions=chosen or None, clip_s=clip_s, seconds=seconds, backbone=backbone
         )

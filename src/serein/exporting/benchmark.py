@@ -20,7 +20,7 @@ from serein.device import processor_name
 from serein.errors import MissingExtraError, ModelError, expected_one_of
 from serein.exporting.export import export, made_sound
 from serein.inference.predictor import BATCH_S, Predictor, load, model_folder
-from serein.inference.runtimes import EXPORTED, FILE_RUNTIMES, RUNTIMES, ExportedFile, predicting_precision
+from serein.inference.runtimes import EXPORTED, FILE_RUNTIMES, RUNTIMES, ExportedFile
 
 PEAK_SIZE, PEAK_S = 2048, 0.5  # of the matrix product that is timed
 
@@ -153,7 +153,7 @@ INT8_EXPORTED = "model.int8.onnx"
 PRECISIONS: dict[str, tuple[str, ...]] = {
     "torch": ("float32", "bfloat16")
 }  # runtime -> what it can compute in; files also have weights of int8
-PRECISIONS |= {name: ("float32", *runtime.faster, "int8") for name, runtime in FILE_RUNTIMES.items()}
+PRECISIONS |= {name: ("float32", *runtime.other_precisions, "int8") for name, runtime in FILE_RUNTIMES.items()}
 ALL_PRECISIONS = tuple(dict.fromkeys(name for each in PRECISIONS.values() for name in each))
 LEAST_EQUAL_LABELS, MOST_DIFFERENCE = 0.99, 0.05  # limits for preserved predictions; good 8-bit weights meet them
 
@@ -189,12 +189,14 @@ class RuntimeComparison:
         results: Results of the installed runtimes, in the requested order.
         missing: Runtime -> how to install it, or "runtime, precision" -> why it was not measured.
         exported: Precision of the exported file where the runtimes look for it; `None` if there is none.
+        names_precision: Whether precisions were compared, so that PyTorch's must be named.
     """
 
     model: str
     results: tuple[RuntimeResult, ...]
     missing: dict[str, str]
     exported: str | None
+    names_precision: bool = False
 
     @property
     def fastest(self) -> Benchmark:
@@ -218,8 +220,7 @@ class RuntimeComparison:
                 model = INT8_EXPORTED if is_int8 else EXPORTED
                 exports.append(f"serein export {self.model} -o {model}{' --int8' if is_int8 else ''}")
             if best.runtime == "torch":
-                own = predicting_precision("auto", torch.device(best.device))
-                precision = f" --precision {best.precision}" if best.precision != own else ""
+                precision = f" --precision {best.precision}" if self.names_precision else ""
             elif best.precision == "bfloat16":
                 precision = " --precision bfloat16"
             commands.append(f"serein {command} --model {model} --runtime {best.runtime}{precision}")
@@ -264,7 +265,10 @@ def compare_runtimes(
             what = expected_one_of(unknown[0], known, kind=kind)
             raise ModelError(what, where=f"--{kind}s", remedy="Choose from these, separated by commas.")
     path = Path(model) if model.endswith(".onnx") else model_folder(model) / EXPORTED
-    exported = str(ExportedFile.open(path).about["precision"]) if path.is_file() else None
+    if model.endswith(".onnx") and not path.is_file():
+        raise ModelError("there is no such file", where=model, remedy="Name a file of serein export, or a model.")
+    uses_files = any(runtime != "torch" for runtime in runtimes)
+    exported = str(ExportedFile.open(path).about["precision"]) if uses_files and path.is_file() else None
     own = exported or "float32"
     wanted: list[tuple[str, str | None]] = [
         (runtime, precision)
@@ -283,9 +287,11 @@ def compare_runtimes(
             try:
                 if runtime != "torch" and weights not in files:
                     if model.endswith(".onnx"):
-                        continue  # has no other weights
-                    files[weights] = str(Path(folder) / f"{weights}.onnx")
-                    export(load(model, "cpu", backbone=backbone), files[weights], int8=weights == "int8")
+                        missing[f"{runtime}, {precision}"] = f"The file has weights of {exported} only."
+                        continue
+                    file = str(Path(folder) / f"{weights}.onnx")
+                    export(load(model, "cpu", backbone=backbone), file, int8=weights == "int8")
+                    files[weights] = file
                 arithmetic = None if weights == "int8" else precision
                 source = model if runtime == "torch" else files[weights]
                 predictor = load(source, device, runtime, precision=arithmetic, backbone=backbone)  # type: ignore[arg-type]
@@ -304,8 +310,11 @@ def compare_runtimes(
             equal = float(np.mean([own == other for own, other in zip(labels, first[0], strict=True)]))
             results.append(RuntimeResult(speed, ratio, equal, float(np.abs(numbers - first[1]).max(initial=0.0))))
     if not results:
-        raise ModelError("none of these runtimes is installed", where="--runtimes", remedy=" ".join(missing.values()))
-    return RuntimeComparison(model, tuple(results), missing, exported)
+        is_installed = not missing or any("," in name for name in missing)
+        what = "none of these runtimes has these precisions" if is_installed else "none of these runtimes is installed"
+        remedy = " ".join(missing.values()) or "Name others."
+        raise ModelError(what, where="--runtimes, --precisions" if is_installed else "--runtimes", remedy=remedy)
+    return RuntimeComparison(model, tuple(results), missing, exported, names_precision=precisions is not None)
 
 
 def _predictions(predictor: Predictor, sounds: Sequence[Waveform]) -> tuple[list[str | None], np.ndarray]:

@@ -203,7 +203,7 @@ class FileRuntime(Runtime):
     """Runs an exported file.
 
     Attributes:
-        faster: Precisions in which it can compute a file of float32 weights, besides float32.
+        other_precisions: Precisions in which it can compute a file of float32 weights, besides float32.
 
     Args:
         file: The file.
@@ -215,12 +215,12 @@ class FileRuntime(Runtime):
         ModelError: The runtime has no such device or precision, or cannot read the file.
     """
 
-    faster: ClassVar[tuple[str, ...]] = ()
+    other_precisions: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, file: ExportedFile, device: str, precision: str | None = None) -> None:
         own = str(file.about["precision"])
         self.precision = precision or own
-        if self.precision not in (own, *(self.faster if own == "float32" else ())):
+        if self.precision not in (own, *(self.other_precisions if own == "float32" else ())):
             remedy = "Leave out --precision, or use the model folder with --runtime torch."
             raise ModelError(f"computes only in {own}, as it was exported", where=file.path, remedy=remedy)
         self.conditions = {name: int(size) for name, size in file.about["conditions"].items()}
@@ -296,7 +296,7 @@ class OpenVinoRuntime(FileRuntime):
     """OpenVINO on the processor, in float32, or in bfloat16 where the processor has instructions for it."""
 
     name = "openvino"
-    faster = ("bfloat16",)
+    other_precisions = ("bfloat16",)
 
     def _start(self, path: Path, device: str) -> torch.device:
         openvino = imported("openvino", "openvino")

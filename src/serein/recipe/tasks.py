@@ -221,9 +221,9 @@ class Category(Pooled):
         arcface: Options of that loss.
         class_weights: `balanced`: N_total / (num_classes * N_class).
         label_smoothing: Smoothing g: the target is 1-g for the true class and g/(K-1) for each other (diatlova2024).
-        absent_classes: Classes that a clip's corpus has no clips of: `count`: they are wrong answers for the clip, like
-            any other class but its own; `mask`: they take no part in its loss, because its corpus does not show what
-            they sound like. A corpus with a single class is not masked.
+        absent_classes: Classes of which a clip's corpus has no clip in the whole manifest: `count`: they are wrong
+            answers for the clip, like any other class but its own; `mask`: they take no part in its loss, because its
+            corpus does not show what they sound like. A corpus with a single class is not masked.
         distillation: A teacher, whose probabilities are learned in addition to the labels.
     """
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from serein.tasks.classes import ClassTask, OriginTask, SpeakerTask
+from serein.tasks.classes import ClassTask, DomainTask, SpeakerTask
 from serein.tasks.ctc import CtcTask
 from serein.tasks.dimensions import DimensionsTask, DimensionTask
 from serein.tasks.task import Task
@@ -18,8 +18,8 @@ TASKS: dict[str, type[Task]] = {
     "asr": CtcTask,
     "style": ClassTask,
     "speaker": SpeakerTask,
-    "corpus": OriginTask,
-    "language": OriginTask,
+    "corpus": DomainTask,
+    "language": DomainTask,
     "arousal": DimensionTask,
     "valence": DimensionTask,
     "dominance": DimensionTask,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,7 @@ def class_labels_of(utterances: Sequence[Utterance], labels: Labels, task: str =
     return ClassLabels(tuple(classes), merge)
 
 
+SMALLEST_SUM = 1e-8
 ALL_ABSENT = 0.999  # a mean of ones may round below 1
 NOBODY = -1  # in place of a rater's number
 RATED = (
@@ -169,6 +171,13 @@ class ClassTask(Task):
                 "cannot mask absent classes in the distributions of raters",
                 where=f"tasks.{class_labels.field}.absent_classes",
                 remedy="Choose labels.target=class, or absent_classes=count.",
+            )
+        loss = choose("loss", options.loss)
+        if options.absent_classes == "mask" and "is_absent" not in inspect.signature(loss).parameters:
+            raise RecipeError(
+                f"the loss '{options.loss}' cannot mask absent classes",
+                where=f"tasks.{class_labels.field}.loss",
+                remedy="Choose another loss, or give the function the argument 'is_absent'.",
             )
         self.class_labels = class_labels
         self.num_outputs = len(class_labels.classes)
@@ -296,6 +305,8 @@ class ClassTask(Task):
         own: dict[str, Any] = self.options.arcface.model_dump() if self.options.loss == "arcface" else {}
         if is_absent is not None:
             own["is_absent"] = is_absent
+            target = target.masked_fill(is_absent, 0.0)  # which a teacher may have given some probability
+            target = target / target.sum(dim=1, keepdim=True).clamp_min(SMALLEST_SUM)
         each = choose("loss", self.options.loss)(target, logits, weights, self.options.label_smoothing, **own)
         return losses.weighted_mean(each, target, weights)
 
@@ -352,18 +363,19 @@ class ClassTask(Task):
         return output.softmax(dim=1)
 
 
-class OriginTask(ClassTask):
-    """The corpus or the language that a training clip comes from; test clips may come from elsewhere.
+class DomainTask(ClassTask):
+    """The corpora or the languages of the training set; test clips may come from others.
 
-    With `gradient_reversal`, the layers below learn to hide it (Ganin 2016): an adversary.
+    With `gradient_reversal`, the layers below learn to hide the domain (Ganin 2016): an adversary.
     """
 
     fits_on = "train"
 
 
-class SpeakerTask(OriginTask):
+class SpeakerTask(ClassTask):
     """The speakers of the training set (park2023)."""
 
+    fits_on = "train"
     needs_shared_speakers = True
 
 
