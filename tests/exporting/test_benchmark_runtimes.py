@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cli_fixtures import Call
 from serein.errors import ModelError
 from serein.exporting import benchmark
 from serein.exporting.benchmark import Benchmark, RuntimeComparison, RuntimeResult, compare_runtimes
-from serein.exporting.export import export
+from serein.exporting.export import export, made_sound
 from serein.inference.predictor import load
 
 MODEL = str(Path(__file__).parents[1] / "golden" / "models" / "classes")
@@ -162,6 +163,19 @@ def test_options_that_do_not_go_together(arguments: tuple[str, ...], complaint: 
     outcome = serein("benchmark", MODEL, *arguments)
     assert outcome.status == 1
     assert complaint in outcome.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_batches_of_a_convolutional_network_are_computed_as_in_pytorch(runtime: Any, tmp_path: Path) -> None:
+    for package in ("onnxscript", {"onnx": "onnxruntime"}.get(runtime, runtime)):
+        pytest.importorskip(package)
+    model = load("tiny", "cpu")
+    export(model, tmp_path / "tiny.onnx")
+    sounds = [made_sound(1.0 + seed % 3, seed) for seed in range(6)]
+    expected = [list(clip.main.probabilities.values()) for clip in model.predict_clips(sounds)]
+    found = load(tmp_path / "tiny.onnx", "cpu", runtime).predict_clips(sounds)
+    np.testing.assert_allclose([list(clip.main.probabilities.values()) for clip in found], expected, atol=1e-4)
 
 
 @pytest.mark.slow
