@@ -44,10 +44,8 @@ def main() -> None:
         for done, number in enumerate(originals, start=1):
             rows.append(extract.process_signal(experiment.recordings[number], SAMPLE_RATE_HZ).to_numpy()[0])
             bars("features", done, len(originals), f"{len(originals)} clips")
-    features, truth = (
-        np.nan_to_num(np.stack(rows)),
-        [experiment.main.truth(experiment.utterances[n]) for n in originals],
-    )
+    features = np.nan_to_num(np.stack(rows))
+    truth = [experiment.main.truth(experiment.utterances[number]) for number in originals]
     place = {experiment.utterances[number].id: row for row, number in enumerate(originals)}
     predictions = []
     for fold in experiment.folds.folds:

@@ -139,7 +139,7 @@ def test_a_teachers_probability_of_a_masked_class_goes_to_the_others() -> None:
 def test_a_loss_of_ones_own_must_know_how_to_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LOSSES, "own", lambda truth, output, weights, smoothing: (truth - output).square().sum(dim=1))
     assert task(loss="own").loss(*batch()[1:]) > 0
-    with pytest.raises(RecipeError, match=r"tasks\.emotion\.loss: the loss 'own' cannot mask absent classes"):
+    with pytest.raises(RecipeError, match=r"tasks\.emotion\.absent_classes: the loss 'own' cannot mask classes"):
         task(loss="own", absent_classes="mask")
 
 
@@ -156,5 +156,5 @@ def test_masks_do_not_disturb_classes_and_scores() -> None:
 
 
 def test_distributions_of_raters_cannot_be_masked() -> None:
-    with pytest.raises(RecipeError, match=r"tasks\.emotion\.absent_classes: cannot mask absent classes"):
+    with pytest.raises(RecipeError, match=r"tasks\.emotion\.absent_classes: cannot mask classes"):
         ClassTask(Category(absent_classes="mask"), CATEGORIES, Labels(target="distribution"))

@@ -258,7 +258,7 @@ def compare_runtimes(
         backbone: See `serein.load`.
 
     Raises:
-        ModelError: There is no such runtime or precision, or none is installed.
+        ModelError: There is no such runtime, precision or file, or nothing can be measured.
     """
     for found, known, kind in ((runtimes, RUNTIMES, "runtime"), (precisions or (), ALL_PRECISIONS, "precision")):
         if unknown := [name for name in found if name not in known]:
@@ -310,10 +310,8 @@ def compare_runtimes(
             equal = float(np.mean([own == other for own, other in zip(labels, first[0], strict=True)]))
             results.append(RuntimeResult(speed, ratio, equal, float(np.abs(numbers - first[1]).max(initial=0.0))))
     if not results:
-        is_installed = not missing or any("," in name for name in missing)
-        what = "none of these runtimes has these precisions" if is_installed else "none of these runtimes is installed"
-        remedy = " ".join(missing.values()) or "Name others."
-        raise ModelError(what, where="--runtimes, --precisions" if is_installed else "--runtimes", remedy=remedy)
+        remedy = " ".join(missing.values()) or f"None of them computes in {', '.join(precisions or ())}: name others."
+        raise ModelError("none of these runtimes can be measured", where="--runtimes", remedy=remedy)
     return RuntimeComparison(model, tuple(results), missing, exported, names_precision=precisions is not None)
 
 

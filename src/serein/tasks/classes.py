@@ -166,19 +166,14 @@ class ClassTask(Task):
                 remedy = "Choose another loss, or labels.raters=together."
                 raise RecipeError("does not support single raters", where="tasks.emotion.loss", remedy=remedy)
             self.options = RatedCategory(**dict(options), num_raters=len(raters))
-        if options.absent_classes == "mask" and self.labels.target != "class":
-            raise RecipeError(
-                "cannot mask absent classes in the distributions of raters",
-                where=f"tasks.{class_labels.field}.absent_classes",
-                remedy="Choose labels.target=class, or absent_classes=count.",
-            )
-        loss = choose("loss", options.loss)
-        if options.absent_classes == "mask" and "is_absent" not in inspect.signature(loss).parameters:
-            raise RecipeError(
-                f"the loss '{options.loss}' cannot mask absent classes",
-                where=f"tasks.{class_labels.field}.loss",
-                remedy="Choose another loss, or give the function the argument 'is_absent'.",
-            )
+        if options.absent_classes == "mask":
+            where = f"tasks.{class_labels.field}.absent_classes"
+            if self.labels.target != "class":
+                remedy = "Choose labels.target=class, or absent_classes=count."
+                raise RecipeError("cannot mask classes in the distributions of raters", where=where, remedy=remedy)
+            if "is_absent" not in inspect.signature(choose("loss", options.loss)).parameters:
+                remedy = "Choose another loss, or give the function the argument 'is_absent'."
+                raise RecipeError(f"the loss '{options.loss}' cannot mask classes", where=where, remedy=remedy)
         self.class_labels = class_labels
         self.num_outputs = len(class_labels.classes)
         self.class_weights: torch.Tensor | None = None
