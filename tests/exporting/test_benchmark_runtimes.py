@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from cli_fixtures import Call
-from serein.errors import ModelError
+from serein.data.manifest import Utterance
+from serein.errors import ManifestError, ModelError
 from serein.exporting import benchmark
-from serein.exporting.benchmark import Benchmark, RuntimeComparison, RuntimeResult, compare_runtimes
+from serein.exporting.benchmark import Benchmark, ComparedClips, RuntimeComparison, RuntimeResult, compare_runtimes
 from serein.exporting.export import export, made_sound
 from serein.inference.predictor import load
+from serein.metrics import unweighted_accuracy
 
 MODEL = str(Path(__file__).parents[1] / "golden" / "models" / "classes")
 
@@ -25,7 +29,7 @@ def result(
     numbers: dict[str, Any] = dict.fromkeys(Benchmark.__dataclass_fields__, 1.0)
     numbers |= {"runtime": runtime, "device": "cpu", "precision": precision}
     speed = Benchmark(**numbers | {"clips_per_s": clips_per_s, "latency_p50_s": latency_s})
-    return RuntimeResult(speed, 1.0, equal_labels, 0.001)
+    return RuntimeResult(speed, 1.0, equal_labels, 0.001, num_bytes=1)
 
 
 def test_the_fastest_keeps_the_predictions() -> None:
@@ -155,6 +159,7 @@ def test_what_cannot_be_exported_or_computed_is_named(monkeypatch: pytest.Monkey
     ("arguments", "complaint"),
     [
         (("--precisions", "int8"), "--precisions: compares runtimes, which are not named"),
+        (("--data", "clips.jsonl"), "--data: compares runtimes, which are not named"),
         (("--runtimes", "torch", "--precision", "float32"), "--precision, --runtimes: cannot be combined"),
         (("--runtimes", "torch", "--precisions", ","), "--precisions: names nothing"),
     ],
@@ -163,6 +168,54 @@ def test_options_that_do_not_go_together(arguments: tuple[str, ...], complaint: 
     outcome = serein("benchmark", MODEL, *arguments)
     assert outcome.status == 1
     assert complaint in outcome.err
+
+
+@pytest.mark.slow
+def test_labelled_clips_are_scored_in_every_runtime(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, serein: Call
+) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(benchmark, "PEAK_SIZE", 64)
+    monkeypatch.setattr(benchmark, "PEAK_S", 0.0)
+    model = load(MODEL, "cpu")
+    waveforms = [made_sound(1.0 + seed % 3, seed) for seed in range(6)]
+    labels = [str(clip.main.label) for clip in model.predict_clips(waveforms)]
+    wrong = next(name for name in model.classes if name != labels[0])
+    rows = []
+    for number, waveform in enumerate(waveforms):
+        soundfile.write(tmp_path / f"{number}.wav", waveform, 16_000, subtype="FLOAT")
+        label = wrong if number == 0 else labels[number]
+        rows.append({"id": str(number), "audio": f"{number}.wav", "emotion": label, "speaker": "new", "corpus": "own"})
+    data = tmp_path / "clips.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = [labels[number] for number in range(6)]
+    expected = unweighted_accuracy([row["emotion"] for row in rows], said)
+    compared = compare_runtimes(MODEL, ("torch", "onnx"), "cpu", data=data, clip_s=5.0, seconds=0.0)
+    assert expected < 1.0
+    assert [each.ua for each in compared.results] == [pytest.approx(expected)] * 2
+    assert compared.results[0].num_bytes == (Path(MODEL) / "model.safetensors").stat().st_size
+    assert compared.num_learned_speakers == 0
+    half = compare_runtimes(MODEL, ("torch",), "cpu", data=data, max_clips=3, clip_s=5.0, seconds=0.0)
+    assert half.results[0].ua == pytest.approx(unweighted_accuracy([row["emotion"] for row in rows[::2]], said[::2]))
+    outcome = serein("benchmark", MODEL, "--runtimes", "torch", "--data", data, "--seconds", "0.1", "--device", "cpu")
+    assert outcome.status == 0
+    assert outcome.out.splitlines()[0].split()[-1] == "UA"
+    assert f"{100 * expected:.1f}" in outcome.out.splitlines()[1]
+
+
+def test_speakers_that_the_model_has_learned_are_counted() -> None:
+    model = load(MODEL, "cpu")
+    model.checkpoint.training["speakers"] = ["own/1", "own/2"]
+    seen = [Utterance(id=str(n), audio="-", speaker=str(n), corpus="own") for n in (2, 2, 3)]
+    assert ComparedClips([np.zeros(1, np.float32)] * 3, seen).num_learned_speakers(model) == 1
+
+
+def test_a_manifest_of_copies_alone_has_nothing_to_compare(tmp_path: Path) -> None:
+    data = tmp_path / "copies.jsonl"
+    data.write_text(json.dumps({"id": "a~1", "audio": "a.wav", "copy_of": "a"}) + "\n")
+    with pytest.raises(ManifestError, match="has only changed copies"):
+        compare_runtimes(MODEL, ("torch",), data=data)
 
 
 @pytest.mark.slow

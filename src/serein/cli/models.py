@@ -8,7 +8,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -164,6 +164,17 @@ def benchmark(
             help="With --runtimes, also compare each runtime in these precisions: float32,bfloat16,int8.",
         ),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MANIFEST",
+            help="With --runtimes, compare the predictions for its utterances, and print their UA.",
+            show_default="generated sounds",
+        ),
+    ] = None,
+    max_clips: Annotated[
+        int, typer.Option("--max-clips", help="Compare at most this many utterances of --data, evenly spread.", min=1)
+    ] = 200,
     clip_s: Annotated[float, typer.Option("--clip", metavar="SECONDS", help="Length of a clip.", min=0.1)] = 3.0,
     seconds: Annotated[float, typer.Option(metavar="SECONDS", help="Duration of the measurement.", min=0.1)] = 10.0,
     backbone: MovedBackbone = None,
@@ -171,16 +182,17 @@ def benchmark(
 ) -> None:
     """Measure a model on this machine: speed in batches, latency of a single clip, memory, processor or GPU usage.
 
-    Clips are generated, not read, so decoding and speech detection are not measured.
+    Speed is that of generated clips, so decoding and speech detection are not measured.
     """
     from rich.table import Table
 
     from serein.exporting.benchmark import compare_runtimes, measure
     from serein.inference.predictor import load
 
-    if precisions is not None and runtimes is None:
-        remedy = "Add, for instance, --runtimes torch,onnx,openvino."
-        raise ModelError("compares runtimes, which are not named", where="--precisions", remedy=remedy)
+    for option, value in (("--precisions", precisions), ("--data", data)):
+        if value is not None and runtimes is None:
+            remedy = "Add, for instance, --runtimes torch,onnx,openvino."
+            raise ModelError("compares runtimes, which are not named", where=option, remedy=remedy)
     if runtimes is not None:
         if runtime is not None:
             remedy = "Name one runtime with --runtime, or several with --runtimes."
@@ -194,24 +206,29 @@ def benchmark(
         for option, given, text in (("--runtimes", names, runtimes), ("--precisions", chosen, precisions)):
             if text is not None and not given:
                 raise ModelError("names nothing", where=option, remedy="Name some, separated by commas.")
-        compared = compare_runtimes(
-            model, names, device, precisions=chosen or None, clip_s=clip_s, seconds=seconds, backbone=backbone
-        )
+        how: Any = {"data": data, "max_clips": max_clips, "clip_s": clip_s, "seconds": seconds, "backbone": backbone}
+        compared = compare_runtimes(model, names, device, precisions=chosen or None, **how)
         if as_json:
             print(json.dumps(compared.to_dict()))
             return
-        table = Table("runtime", "clips/s", "ratio", "p50", "equal labels", "difference", box=None, pad_edge=False)
+        columns = ["runtime", "MB", "clips/s", "ratio", "p50", "equal labels", "difference"]
+        has_ua = any(each.ua is not None for each in compared.results)
+        table = Table(*columns, *(["UA"] if has_ua else []), box=None, pad_edge=False)
         for each in compared.results:
             speed = each.benchmark
             table.add_row(
                 f"{speed.runtime}, {speed.precision}, {speed.device}",
+                f"{each.num_bytes / 1e6:.1f}",
                 f"{speed.clips_per_s:.1f}",
                 f"{each.ratio:.2f}",
                 f"{1e3 * speed.latency_p50_s:.1f} ms",
                 f"{100 * each.equal_labels:.1f} %",
                 f"{each.largest_difference:.1e}",
+                *([] if each.ua is None else [f"{100 * each.ua:.1f}"]),
             )
         print_tables([table])
+        if has_ua and compared.num_learned_speakers:
+            print(f"SPEAKER-DEPENDENT UA: the model was trained on {compared.num_learned_speakers} of the speakers.")
         for name, remedy in compared.missing.items():
             print(f"{name}: {remedy}" if "," in name else f"{name} is not installed. {remedy}")
         many, single = (f"{best.runtime}, {best.precision}" for best in (compared.fastest, compared.quickest))

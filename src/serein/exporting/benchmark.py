@@ -15,12 +15,17 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Waveform
+from serein.data import manifest
+from serein.data.manifest import Utterance
+from serein.data.protocols import speaker_key
 from serein.device import processor_name
-from serein.errors import MissingExtraError, ModelError, expected_one_of
+from serein.errors import ManifestError, MissingExtraError, ModelError, expected_one_of
 from serein.exporting.export import export, made_sound
 from serein.inference.predictor import BATCH_S, Predictor, load, model_folder
 from serein.inference.runtimes import EXPORTED, FILE_RUNTIMES, RUNTIMES, ExportedFile
+from serein.metrics import unweighted_accuracy
 
 PEAK_SIZE, PEAK_S = 2048, 0.5  # of the matrix product that is timed
 
@@ -159,20 +164,70 @@ LEAST_EQUAL_LABELS, MOST_DIFFERENCE = 0.99, 0.05  # limits for preserved predict
 
 
 @dataclass(frozen=True)
+class ComparedClips:
+    """The clips whose predictions are compared between runtimes.
+
+    Attributes:
+        waveforms: (sample,) float32 at 16 kHz each.
+        utterances: Their metadata and labels; `None` for generated sounds.
+    """
+
+    waveforms: Sequence[Waveform]
+    utterances: Sequence[Utterance] | None = None
+
+    @classmethod
+    def generated(cls) -> ComparedClips:
+        """Return `NUM_SOUNDS` generated sounds of 1 to 4 s."""
+        return cls([made_sound(1.0 + seed % 4, seed) for seed in range(NUM_SOUNDS)])
+
+    @classmethod
+    def read(cls, path: Path, max_clips: int) -> ComparedClips:
+        """Return at most `max_clips` utterances of a manifest, evenly spread, without changed copies.
+
+        Raises:
+            ManifestError: The manifest has no utterance.
+            AudioError: A recording cannot be read.
+        """
+        originals = [each for each in manifest.read(path) if each.copy_of is None]
+        if not originals:
+            raise ManifestError("has only changed copies", where=path, remedy="Name a manifest with their originals.")
+        chosen = originals[:: -(-len(originals) // max_clips)]
+        return cls([audio.load(each.audio, each.start_s, each.end_s) for each in chosen], chosen)
+
+    def num_learned_speakers(self, predictor: Predictor) -> int:
+        """Return how many of their speakers the model was trained on."""
+        learned = set(predictor.checkpoint.training.get("speakers", []))
+        return len({speaker_key(each) for each in self.utterances or () if each.speaker is not None} & learned)
+
+    def ua(self, predictor: Predictor, labels: Sequence[str | None]) -> float | None:
+        """Return the unweighted accuracy of a model's labels, 0 to 1; `None` if no clip has one of its classes."""
+        task = predictor.checkpoint.tasks[predictor.task]
+        if self.utterances is None or not task.spec.has_classes:
+            return None
+        pairs = [(task.truth(each), str(label)) for each, label in zip(self.utterances, labels, strict=True)]
+        known = [(str(truth), label) for truth, label in pairs if truth is not None]
+        return unweighted_accuracy([truth for truth, _ in known], [label for _, label in known]) if known else None
+
+
+@dataclass(frozen=True)
 class RuntimeResult:
     """One runtime, in one precision, compared with the first.
 
     Attributes:
         benchmark: Its speed.
         ratio: Clips per second, divided by the first runtime's.
-        equal_labels: Fraction of sounds that get the same label as in the first runtime.
+        equal_labels: Fraction of clips that get the same label as in the first runtime.
         largest_difference: Largest difference from the first runtime's probabilities or numbers.
+        num_bytes: Size of the file with the weights.
+        ua: Unweighted accuracy, 0 to 1; `None` for clips without labels.
     """
 
     benchmark: Benchmark
     ratio: float
     equal_labels: float
     largest_difference: float
+    num_bytes: int
+    ua: float | None = None
 
     @property
     def keeps_predictions(self) -> bool:
@@ -190,6 +245,7 @@ class RuntimeComparison:
         missing: Runtime -> how to install it, or "runtime, precision" -> why it was not measured.
         exported: Precision of the exported file where the runtimes look for it; `None` if there is none.
         names_precision: Whether precisions were compared, so that PyTorch's must be named.
+        num_learned_speakers: Number of speakers of the clips that the model was trained on.
     """
 
     model: str
@@ -197,6 +253,7 @@ class RuntimeComparison:
     missing: dict[str, str]
     exported: str | None
     names_precision: bool = False
+    num_learned_speakers: int = 0
 
     @property
     def fastest(self) -> Benchmark:
@@ -240,6 +297,8 @@ def compare_runtimes(
     device: str = "auto",
     *,
     precisions: Sequence[str] | None = None,
+    data: Path | None = None,
+    max_clips: int = 200,
     clip_s: float = 3.0,
     seconds: float = 10.0,
     backbone: str | Path | None = None,
@@ -253,12 +312,16 @@ def compare_runtimes(
         device: Device that they run on.
         precisions: Names of `PRECISIONS`; each runtime is measured in those that it has on this machine. `None`:
             PyTorch in the model's own precision, the others in that of the file, float32 if there is none.
-        clip_s: Length of the clips, which are synthetic.
+        data: Manifest of the utterances whose predictions are compared; `None`: generated sounds.
+        max_clips: Compare at most this many utterances, evenly spread.
+        clip_s: Length of the generated clips that speed is measured with.
         seconds: Duration of each measurement.
         backbone: See `serein.load`.
 
     Raises:
         ModelError: There is no such runtime, precision or file, or nothing can be measured.
+        ManifestError: The manifest has no utterance.
+        AudioError: A recording cannot be read.
     """
     for found, known, kind in ((runtimes, RUNTIMES, "runtime"), (precisions or (), ALL_PRECISIONS, "precision")):
         if unknown := [name for name in found if name not in known]:
@@ -276,47 +339,86 @@ def compare_runtimes(
         for precision in ((None if runtime == "torch" else own,) if precisions is None else dict.fromkeys(precisions))
         if precision in (None, *PRECISIONS[runtime])
     ]
-    sounds = [made_sound(1.0 + seed % 4, seed) for seed in range(NUM_SOUNDS)]
+    clips = ComparedClips.generated() if data is None else ComparedClips.read(data, max_clips)
     results: list[RuntimeResult] = []
     missing: dict[str, str] = {}
     first: tuple[list[str | None], np.ndarray] | None = None
+    num_learned = 0
     with TemporaryDirectory() as folder:
-        files = {exported: model} if exported else {}
+        files = ExportedFiles(model, Path(folder), {exported: path} if exported else {}, backbone)
         for runtime, precision in wanted:
-            weights = "int8" if precision == "int8" else "float32"
             try:
-                if runtime != "torch" and weights not in files:
-                    if model.endswith(".onnx"):
-                        missing[f"{runtime}, {precision}"] = f"The file has weights of {exported} only."
-                        continue
-                    file = str(Path(folder) / f"{weights}.onnx")
-                    export(load(model, "cpu", backbone=backbone), file, int8=weights == "int8")
-                    files[weights] = file
-                arithmetic = None if weights == "int8" else precision
-                source = model if runtime == "torch" else files[weights]
-                predictor = load(source, device, runtime, precision=arithmetic, backbone=backbone)  # type: ignore[arg-type]
+                predictor, path_of_weights = files.open(runtime, precision, device)
             except MissingExtraError as error:
                 missing[runtime] = error.remedy or ""
                 continue
             except ModelError as error:
                 if precisions is None or precision == "float32":
                     raise
-                missing[f"{runtime}, {precision}"] = f"{error.what}."
+                missing[f"{runtime}, {precision}"] = f"{error.what[0].upper()}{error.what[1:]}."
                 continue
-            labels, numbers = _predictions(predictor, sounds)
+            labels, numbers = _predictions(predictor, clips)
             first = first or (labels, numbers)
+            num_learned = clips.num_learned_speakers(predictor)
             speed = measure(predictor, clip_s=clip_s, seconds=seconds)
-            ratio = speed.clips_per_s / (results[0].benchmark.clips_per_s if results else speed.clips_per_s)
-            equal = float(np.mean([own == other for own, other in zip(labels, first[0], strict=True)]))
-            results.append(RuntimeResult(speed, ratio, equal, float(np.abs(numbers - first[1]).max(initial=0.0))))
+            results.append(
+                RuntimeResult(
+                    benchmark=speed,
+                    ratio=speed.clips_per_s / (results[0].benchmark.clips_per_s if results else speed.clips_per_s),
+                    equal_labels=float(np.mean([own == other for own, other in zip(labels, first[0], strict=True)])),
+                    largest_difference=float(np.abs(numbers - first[1]).max(initial=0.0)),
+                    num_bytes=path_of_weights.stat().st_size,
+                    ua=clips.ua(predictor, labels),
+                )
+            )
     if not results:
         remedy = " ".join(missing.values()) or f"None of them computes in {', '.join(precisions or ())}: name others."
         raise ModelError("none of these runtimes can be measured", where="--runtimes", remedy=remedy)
-    return RuntimeComparison(model, tuple(results), missing, exported, names_precision=precisions is not None)
+    return RuntimeComparison(model, tuple(results), missing, exported, precisions is not None, num_learned)
 
 
-def _predictions(predictor: Predictor, sounds: Sequence[Waveform]) -> tuple[list[str | None], np.ndarray]:
-    """Return the main task's label of each sound, and its probabilities and other numbers, (sound, number)."""
-    predictions = [clip.main for clip in predictor.predict_clips(sounds)]
+@dataclass(frozen=True)
+class ExportedFiles:
+    """A model in every runtime; it is exported when a runtime first needs it.
+
+    Attributes:
+        model: A model folder or name, or an exported file.
+        folder: Folder for the files.
+        files: Type of the weights, `float32` or `int8` -> the exported file; at first the model's own, if it has one.
+        backbone: See `serein.load`.
+    """
+
+    model: str
+    folder: Path
+    files: dict[str, Path]
+    backbone: str | Path | None
+
+    def open(self, runtime: str, precision: str | None, device: str) -> tuple[Predictor, Path]:
+        """Load the model for a runtime; also return the file that contains its weights.
+
+        Args:
+            precision: One of `PRECISIONS`; `None`: the model's own.
+
+        Raises:
+            MissingExtraError: The runtime or the exporter is not installed.
+            ModelError: The runtime or the file does not have this precision.
+        """
+        weights = "int8" if precision == "int8" else "float32"
+        if runtime != "torch" and weights not in self.files:
+            if self.model.endswith(".onnx"):
+                remedy = "Name the model folder."
+                raise ModelError(f"has weights of {', '.join(self.files)} only", where=self.model, remedy=remedy)
+            path = self.folder / f"{weights}.onnx"
+            export(load(self.model, "cpu", backbone=self.backbone), path, int8=weights == "int8")
+            self.files[weights] = path
+        file = model_folder(self.model) / "model.safetensors" if runtime == "torch" else self.files[weights]
+        source = file if file.parent == self.folder else self.model
+        how: Any = {"precision": None if weights == "int8" else precision, "backbone": self.backbone}
+        return load(source, device, runtime, **how), file  # type: ignore[arg-type]
+
+
+def _predictions(predictor: Predictor, clips: ComparedClips) -> tuple[list[str | None], np.ndarray]:
+    """Return the main task's label of each clip, and its probabilities and other numbers, (clip, number)."""
+    predictions = [clip.main for clip in predictor.predict_clips(clips.waveforms, clips.utterances)]
     rows = [[*each.probabilities.values(), *each.dimensions.values(), each.value or 0.0] for each in predictions]
     return [each.label for each in predictions], np.array(rows)
