@@ -318,10 +318,10 @@ CONDITIONS: dict[str, Condition] = {
 def as_recorded_elsewhere(speech: Waveform, rng: np.random.Generator, surroundings: Surroundings) -> Waveform:
     """Return speech as another microphone in another place might record it.
 
-    Applied in this order: a speed of 0.88 to 1.14 times (7 of 10 copies), a pause of up to 1 s (3 of 20), a room (half
+    Applied in this order: a speed of 0.88 to 1.14 times (7 of 10 copies), a pause of up to 2 s (3 of 20), a room (half
     of the copies, if responses are given), noise 0 to 28 dB below the speech (7 of 10; half of it recorded if there
     are recordings, otherwise white to brown), clipping and an offset (1 of 10 each), a codec, a telephone or packet
-    loss (2 of 5), and a change of level.
+    loss (2 of 5), a change of level, and a cut to half of the clip or more (3 of 20), as between two pauses.
 
     Args:
         speech: (sample,) float32 at 16 kHz.
@@ -330,7 +330,7 @@ def as_recorded_elsewhere(speech: Waveform, rng: np.random.Generator, surroundin
     if rng.random() < 0.7:
         speech = at_speed(speech, float(rng.uniform(0.88, 1.14)))
     if rng.random() < 0.15:
-        speech = with_silence_inside(speech, float(rng.uniform(0.2, 1.0)))
+        speech = with_silence_inside(speech, float(rng.uniform(0.2, 2.0)))
     if rng.random() < 0.5 and surroundings.rooms:
         speech = in_room(speech, surroundings.rooms[int(rng.integers(len(surroundings.rooms)))])
     if (draw := rng.random()) < 0.7:
@@ -352,7 +352,10 @@ def as_recorded_elsewhere(speech: Waveform, rng: np.random.Generator, surroundin
         speech = through_file(speech, "WAV", "PCM_16", SAMPLE_RATE_HZ // 2, None)
     elif draw < 0.4:
         speech = without_packets(speech, 0.05, rng)
-    return with_volume(speech, float(rng.uniform(-20.0, 0.0)))
+    speech = with_volume(speech, float(rng.uniform(-20.0, 0.0)))
+    if rng.random() < 0.15:
+        speech = random_crop(speech, round(len(speech) * float(rng.uniform(0.5, 1.0))), rng)
+    return speech
 
 
 def spoken_faster_or_slower(speech: Waveform, rng: np.random.Generator, surroundings: Surroundings) -> Waveform:
