@@ -16,6 +16,7 @@ from serein.data.conditions import (
     CONDITIONS,
     MOST_MARGIN_S,
     Surroundings,
+    as_recorded_elsewhere,
     at_speed,
     clipped,
     coloured_noise,
@@ -172,6 +173,16 @@ def test_copies_are_drawn_from_seed_and_id_and_written_once(tmp_path: Path) -> N
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").iterdir()}
     write_copies(utterances, tmp_path / "a", Surroundings(), num_copies=2, seed=1)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "a").iterdir()}
+
+
+@pytest.mark.slow
+def test_some_copies_are_cut_and_some_have_a_pause() -> None:
+    speech = sine(220.0, 2.0)
+    lengths = [len(as_recorded_elsewhere(speech, np.random.default_rng(n), Surroundings())) for n in range(100)]
+    seconds = np.array(lengths) / SAMPLE_RATE_HZ
+    assert 5 <= np.sum(seconds < 2.0 / 1.14 - 0.01) <= 25  # shorter than speed alone makes them
+    assert 5 <= np.sum(seconds > 2.0 / 0.88 + 0.01) <= 25  # longer
+    assert seconds.min() >= 0.5 * 2.0 / 1.14 - 0.01
 
 
 def test_copies_at_other_speeds_last_longer_or_shorter(tmp_path: Path) -> None:
