@@ -221,7 +221,7 @@ def card(
     true, predicted = np.unravel_index(int(taken.argmax()), taken.shape)
     return f"""# The model `{name}`
 
-`serein predict --model {name}`: probabilities of {len(scores.classes)} emotions, {", ".join(scores.classes)},
+`serein predict --model {name}`: probabilities of {len(scores.classes)} emotions ({", ".join(scores.classes)})
 for speech in recordings of any length. Its recipe is `recipes/{options.recipe.name}`. {num_parameters:,} parameters.
 Languages: {languages}. Speed: {training["speed"]}.
 
@@ -269,7 +269,8 @@ The model was not trained with these noises and rooms.
 ## Where it fails
 
 Most frequent confusion on unseen speakers: {scores.classes[true]}, predicted as {scores.classes[predicted]}.
-Most of its training data is acted, a few sentences each. Spontaneous speech, children, old people and other languages
+Most of its training data is acted: a few sentences, each spoken with several emotions. Spontaneous speech, children,
+older people and other languages
 differ from it{unseen_corpora}. For speech with none of its emotions, the model still
 predicts one of them (`--min-confidence` rejects such predictions). It recognises how speech sounds, not what a person
 feels: no decision about a person should be based on it.

@@ -19,20 +19,20 @@ for corpus in ravdess emodb cremad urdu nemo neutral; do
 done
 made all || serein corpus merge $work/data/copies/*.jsonl -o $work/data/all.jsonl # named as their corpora
 python tools/shipped_model.py default --recipe recipes/default.yaml --data $work/data/all.jsonl \
-	--other "LibriSpeech=$work/data/unseen-neutral.jsonl" \
+	--other "other speakers=$work/data/unseen-neutral.jsonl" \
 	${UNKNOWN_NOISES:+--noises "$UNKNOWN_NOISES"} ${UNKNOWN_ROOMS:+--rooms "$UNKNOWN_ROOMS"} \
 	--licence "urdu=for research purposes (Latif et al. 2018)" ${WHISPER:+--set "backbone.source=$WHISPER"}
 # those corpora alone whose licences allow commercial use; a temperature fitted to them makes it too sure of others
 made free || serein corpus merge $work/data/copies/emodb.jsonl $work/data/copies/cremad.jsonl $work/data/copies/neutral.jsonl -o $work/data/free.jsonl
 python tools/shipped_model.py free --recipe recipes/free.yaml --data $work/data/free.jsonl --speakers-alone --uncalibrated \
-	--other "LibriSpeech=$work/data/unseen-neutral.jsonl" --other "RAVDESS=$work/data/ravdess.jsonl" --other "URDU=$work/data/urdu.jsonl" \
+	--other "other speakers=$work/data/unseen-neutral.jsonl" --other "RAVDESS=$work/data/ravdess.jsonl" --other "URDU=$work/data/urdu.jsonl" \
 	${UNKNOWN_NOISES:+--noises "$UNKNOWN_NOISES"} ${UNKNOWN_ROOMS:+--rooms "$UNKNOWN_ROOMS"} ${WHISPER:+--set "backbone.source=$WHISPER"}
 # they learn from what the default model's trainings say of the same folds
 for name in small tiny; do
 	set --
 	if [ "$name" = small ] && [ -n "$WHISPER" ]; then set -- --set "backbone.source=$WHISPER"; fi
 	python tools/shipped_model.py $name --recipe recipes/$name.yaml --data $work/data/all.jsonl --teacher default --speakers-alone \
-		--other "LibriSpeech=$work/data/unseen-neutral.jsonl" \
+		--other "other speakers=$work/data/unseen-neutral.jsonl" \
 		${UNKNOWN_NOISES:+--noises "$UNKNOWN_NOISES"} ${UNKNOWN_ROOMS:+--rooms "$UNKNOWN_ROOMS"} \
 		--licence "urdu=for research purposes (Latif et al. 2018)" "$@"
 done

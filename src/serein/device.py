@@ -245,7 +245,7 @@ def device_of(name: str | torch.device = "auto") -> torch.device:
         raise ModelError(
             f"no device '{name}' on this machine{why}",
             where="--device",
-            remedy="Choose auto, cpu, cuda, cuda:1 or mps.",
+            remedy="Choose auto or cpu; cuda (cuda:1, ...) needs a GPU and a PyTorch with CUDA, mps a GPU of Apple's.",
         ) from None
     return device
 

@@ -226,7 +226,7 @@ class Recording:
 
     def _too_long(self) -> AudioError:
         return TooLongAudioError(
-            "contains more audio than speech of so few bytes can: it is silent or damaged",
+            "contains more audio than speech in a file of its size can: it is silent or damaged",
             where=self.where,
             remedy="Record it again, or cut it.",
         )

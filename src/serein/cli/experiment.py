@@ -60,7 +60,7 @@ def ensemble(
     seed: Annotated[int, typer.Option(help="Seed of the random starts and of the folds over speakers.", min=0)] = 0,
     as_json: Json = False,
 ) -> None:
-    """Combine several systems with one weight per class, and evaluate the ensemble and each system."""
+    """Combine several systems with one weight per system and class, and evaluate the ensemble and each system."""
     from rich.table import Table
     from rich.text import Text
 
@@ -197,7 +197,9 @@ def run(
     shared: Annotated[
         Path | None,
         typer.Option(
-            "--share-stages", metavar="FOLDER", help="Reuse equal stages of other runs from there, and store new ones."
+            "--share-stages",
+            metavar="FOLDER",
+            help="Reuse identical stages of other runs in this folder, and store new ones.",
         ),
     ] = None,
     as_json: Json = False,
@@ -285,7 +287,11 @@ def report(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     against: Annotated[
         Path | None,
-        typer.Option("--against", metavar="RUN", help="Compare with this run instead, paired on the same utterances."),
+        typer.Option(
+            "--against",
+            metavar="RUN",
+            help="Compare RUN with this run on the same utterances.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

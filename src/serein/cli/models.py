@@ -102,7 +102,7 @@ def adapt(
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, Hub name or 'default'.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write, such as model.onnx.")],
-    int8: Annotated[bool, typer.Option("--int8", help="Store weights as 8-bit integers, measured on --data.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Store weights as 8-bit integers.")] = False,
     data: Annotated[
         Path | None,
         typer.Option(

@@ -116,7 +116,7 @@ def read_systems(paths: Sequence[Path], split: Split) -> list[System]:
         classes = run_classes(path)
         found: dict[Split, list[Prediction]] = {}
         if split == "test" and not has_test_set(path):
-            remedy = "Use --split dev: weights are then nested."
+            remedy = "Use --split dev: each part is then evaluated with weights fitted to the others."
             raise RunError("has no test set with labels", where=path, remedy=remedy)
         if split == "test":
             found["test"] = read_run_predictions(path, classes)

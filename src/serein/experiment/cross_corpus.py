@@ -397,7 +397,8 @@ def _corpora(utterances: Sequence[Utterance], recipe: Recipe) -> dict[str, _Corp
         theirs = recipe.model_copy(update={"labels": recipe.labels.model_copy(update={"classes": classes})})
         task = choose("task", main).fit(main, theirs.tasks.chosen[main], theirs, own)
         if not task.spec.classes:
-            raise RecipeError(f"'{main}' has no classes", where="tasks", remedy="Put a task with classes first.")
+            remedy = f"Leave out '{main}', or add a task with classes that precedes it in docs/recipes.md."
+            raise RecipeError(f"'{main}' has no classes", where="tasks", remedy=remedy)
         labelled, _ = keep_labelled(own, task, recipe.labels.unknown_labels if main == "emotion" else "drop")
         make_folds(labelled, recipe.protocol, {})  # reports mismatches before hours of training
         num_tested = sum(u.copy_of is None for u in labelled)

@@ -71,9 +71,8 @@ class Experiment:
             RecipeError: The task has no classes.
         """
         if not self.main.spec.classes:
-            raise RecipeError(
-                f"'{self.main.name}' has no classes", where="tasks", remedy="Put a task with classes first."
-            )
+            remedy = f"Leave out '{self.main.name}', or add a task with classes that precedes it in docs/recipes.md."
+            raise RecipeError(f"'{self.main.name}' has no classes", where="tasks", remedy=remedy)
         return self.main.spec.classes
 
     def class_counts(self) -> dict[str, int]:

@@ -65,8 +65,8 @@ class Predictor:
 
     Example:
         >>> model = serein.load()  # doctest: +SKIP
-        >>> model.predict("call.wav")  # doctest: +SKIP
-        Prediction(file='call.wav', emotion='happy', confidence=0.832, segments=4)
+        >>> model.predict("clip.wav")  # doctest: +SKIP
+        Prediction(file='clip.wav', emotion='happy', confidence=0.832, segments=1)
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "auto", runtime: FileRuntime | None = None) -> None:

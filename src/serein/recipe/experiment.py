@@ -145,11 +145,11 @@ class Nouns(Options):
 
 
 class Clips(Options):
-    """How recordings are cut and padded for training. Evaluation uses whole clips.
+    """How recordings are cut and padded. Only `crop_s` is limited to training.
 
     Attributes:
-        trim_db: Trim silence at both ends, in training and evaluation: 25 ms frames whose energy is this far below that
-            of the loudest frame, except for a tenth of a second. `None` trims nothing.
+        trim_db: Trim silence in training and evaluation: leading and trailing 25 ms frames whose energy is at least
+            this far below that of the loudest frame, except for a tenth of a second at each end. `None` trims nothing.
         min_s: Shorter clips are extended to this length as `pad_mode` specifies, in training and evaluation.
         pad_mode: `silence`, which counts as part of the clip; `repeat`: repeat the clip and cut it at `min_s`; or
             `repeat-whole`: repeat the whole clip until it is at least that long.

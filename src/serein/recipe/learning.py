@@ -31,8 +31,9 @@ class Schedule(Options):
     """The schedule of the learning rate.
 
     Attributes:
-        name: `constant`; `one-cycle` (Smith 2018), `cosine` and `linear` fall to zero over all steps; `exponential`
-            multiplies by `factor` each epoch; `plateau` multiplies by `factor` when the dev score stops improving.
+        name: `constant`; `one-cycle` (Smith 2018) falls to almost zero over all steps (see `final_divisor`), `cosine`
+            and `linear` to zero; `exponential` multiplies by `factor` each epoch; `plateau` multiplies by `factor` when
+            the dev score stops improving.
         warmup: Fraction of all steps in which the rate rises.
         factor: See `name`.
         patience: For `plateau`: epochs without improvement after which the rate is reduced.
@@ -144,9 +145,9 @@ class WaveformAugmentation(Options):
         num_views: 1: the clip, changed or not; 2: both the original clip and the changed one, in the same batch, so
             that N clips make a batch of 2N (wang2023).
         mixed: For `mixed`: how many of the four augmentations each clip gets.
-        noise_snr_db: Range of the level of speech, without its pauses, above the noise.
+        noise_snr_db: Range of the signal-to-noise ratio; the level of speech is measured without its pauses.
         volume_db: Range of the change in level. It has no effect on a backbone that normalises the level.
-        reverberation_rt60_s: Range of the time in which the room's sound decays by 60 dB.
+        reverberation_rt60_s: Range of the reverberation time (RT60), in which sound in the room decays by 60 dB.
         pitch_semitones: Range of the pitch shift, at the same tempo.
     """
 

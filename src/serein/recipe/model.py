@@ -224,7 +224,7 @@ class Branch(Options):
         backbone: Its own backbone; `None` uses one like the main network's. If both are frozen, the backbone runs once.
         adapter: Adapter of its own backbone.
         encoder: Its own trained layers between backbone and heads.
-        start: Written `from`: a finished run or model; the branch is its network and starts from its backbone, encoder
+        start: A finished run or model (`from`): the branch has the same network and starts from its backbone, encoder
             and heads. Of a run, the fold with the same name and seed is used if there is one; of an ensemble, the first
             network. No speaker that the model was trained on may be tested.
     """

@@ -220,9 +220,10 @@ class Category(Pooled):
         loss: The loss function.
         arcface: Options of that loss.
         class_weights: `balanced`: N_total / (num_classes * N_class).
-        label_smoothing: Smoothing g: the target is 1-g for the true class and g/(K-1) for each other (diatlova2024).
-        absent_classes: Classes of which a clip's corpus has no clip in the whole manifest: `count`: they are wrong
-            answers for the clip, like any other class but its own; `mask`: they take no part in its loss, because its
+        label_smoothing: Smoothing g: the target is 1-g for the true class and g/(K-1) for every other class
+            (diatlova2024).
+        absent_classes: Classes of which a clip's corpus has no clip in the whole manifest: `count`: they count
+            as wrong for the clip, like any other class but its own; `mask`: they take no part in its loss, because its
             corpus does not show what they sound like. A corpus with a single class is not masked.
         distillation: A teacher, whose probabilities are learned in addition to the labels.
     """
@@ -302,7 +303,7 @@ MAIN_TASK = "emotion"  # the task of a recipe that names none
 
 
 class Tasks(Options):
-    """The tasks, each with its own head; a model predicts the first one and is evaluated on it.
+    """The tasks, each with its own head; the first of those below that a recipe has is the one that is evaluated.
 
     The names are those of `serein.tasks.TASKS` and of users' packages; each task has its own options.
 

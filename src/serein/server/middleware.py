@@ -179,7 +179,7 @@ class Middleware:
                 name in LOOPBACK or name.endswith(".localhost") or name == connected
             )  # an address cannot be rebound
             if not is_own and name not in self.names.hosts:
-                what = f"This service is not '{host[:100]}'. Start it with --allowed-hosts if it is."
+                what = f"This service does not accept the host '{host[:100]}'. If it should, use --allowed-hosts."
                 raise HTTPProblem(421, "foreign-host", what)
         if "origin" in headers and not {ANY, origin} & self.names.origins:  # from a web page: is it the service's own?
             place = urlsplit(headers["origin"]).netloc.lower()
