@@ -138,3 +138,26 @@ def test_world_is_what_the_launcher_says(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert distributed_info() == expected
+
+
+@pytest.mark.slow
+def test_processes_of_slurm_find_each_other() -> None:
+    """`srun` names no address; without one, each process would believe that it is alone."""
+    script = "from serein.device import *; join_processes(uses_gpus=False); print(all_gather(distributed_info().rank))"
+    common = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_ID": str(free_port()), "SLURM_NODEID": "0"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(
+                CUDA_VISIBLE_DEVICES="",
+                SLURM_NODELIST="127.0.0.1",
+                SLURM_PROCID=str(rank),
+                SLURM_LOCALID=str(rank),
+                **common,
+            ),
+        )
+        for rank in range(2)
+    ]
+    assert [process.communicate(timeout=120)[0].strip() for process in started] == ["[0, 1]", "[0, 1]"]

@@ -105,18 +105,25 @@ def ray_cluster() -> Iterator[Any]:
 
 
 def join_processes(*, uses_gpus: bool) -> None:
-    """Connect the processes that `torchrun` started before any of them trains; do nothing if there is only one.
+    """Connect the processes that `torchrun` or SLURM started, before any of them trains; do nothing if there is one.
 
     A resumed run whose trainings are finished has predictions to share, but no training left that would connect them.
 
     Args:
         uses_gpus: Whether they train on GPUs, one each.
     """
-    if distributed_info().size == 1 or "MASTER_ADDR" not in os.environ or is_joined():
+    processes = distributed_info()
+    if processes.size == 1 or is_joined():
         return
+    if "MASTER_ADDR" not in os.environ:  # SLURM's nodes agree on an address, but name none
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+        slurm = SLURMEnvironment(auto_requeue=False)
+        os.environ |= {"MASTER_ADDR": slurm.main_address, "MASTER_PORT": str(slurm.main_port)}
     if uses_gpus:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group("nccl" if uses_gpus else "gloo", timeout=timedelta(hours=1))
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))))
+    how: Any = {"rank": processes.rank, "world_size": processes.size, "timeout": timedelta(hours=1)}
+    distributed.init_process_group("nccl" if uses_gpus else "gloo", **how)
 
 
 def is_joined() -> bool:
@@ -266,6 +273,32 @@ def own_device(name: str = "auto") -> torch.device:
         what, remedy = f"the GPU '{name}' cannot be shared by processes", "Name auto or cuda; each takes its own GPU."
         raise ModelError(what, where="--device", remedy=remedy)
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))))
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Return whether a device has instructions for bfloat16; older GPUs emulate it, which is slower than float32."""
+    if device.type == "cuda":
+        with torch.cuda.device(-1 if device.index is None else device.index):  # -1: the current one
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    is_cpu = device.type == "cpu"
+    return is_cpu and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raise `torch.OutOfMemoryError` also where MPS raises an ordinary RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("MPS backend out of memory"):
+            raise
+        raise torch.OutOfMemoryError(str(error)) from None
+
+
+def release_memory(device: torch.device) -> None:
+    """Return a device's unused memory, which PyTorch keeps in pieces that may be too small."""
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).empty_cache()
 
 
 @contextmanager

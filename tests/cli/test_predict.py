@@ -17,6 +17,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import serein as package
 from asr_models import write_whisper
@@ -353,6 +354,13 @@ def test_two_processes_do_not_write_to_one_file(model: Path, clips: list[str], t
         fcntl.flock(file, fcntl.LOCK_EX)
         outcome = serein("predict", "--model", model, *clips, "--out", tmp_path / "a.jsonl")
     assert "a.jsonl: another process writes to it. Wait for it" in outcome.complaint
+
+
+def test_workers_do_not_ignore_a_gpu(model: Path, tones: Path, serein: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "load_for", lambda *_, **__: mock.Mock(device=torch.device("cuda")))
+    outcome = serein("predict", "--model", model, tones, "--workers", 2)
+    assert outcome.status == 2
+    assert "processes predict on the CPU; add --device cpu" in " ".join(outcome.err.split())
 
 
 @pytest.mark.slow

@@ -252,3 +252,34 @@ def _other_signs(quantise: Any, path: Path, out: Path, clips: Any = None) -> Non
     output.output[0] = "before"
     model.graph.node.append(onnx.helper.make_node("Neg", ["before"], ["emotion.output"]))
     onnx.save(model, str(out))
+
+
+@pytest.mark.slow
+def test_weights_beside_a_file_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch writes the weights of large models into a second file."""
+    import onnx
+
+    real = exporting._trace
+
+    def beside(graph: Any, checkpoint: Checkpoint, path: Path) -> None:
+        real(graph, checkpoint, path)
+        where: dict[str, Any] = {"save_as_external_data": True, "location": f"{path.name}.data", "size_threshold": 100}
+        onnx.save_model(onnx.load(path), path, **where)
+
+    monkeypatch.setattr(exporting, "_trace", beside)
+    waveform = np.random.default_rng(0).standard_normal(8_000).astype(np.float32)
+    expected = []
+    for number, name in enumerate(("a", "b")):
+        checkpoint = checkpoint_of(LogMelBackbone(LogMel(n_mels=16)), encoder=Cnn2d(channels=(4, 8), size=8))
+        for weight in checkpoint.model.parameters():
+            weight.data += 0.1 * number
+        expected.append(furthest(checkpoint, tmp_path / f"{name}.onnx"))
+        file = OnnxRuntime(ExportedFile.open(tmp_path / f"{name}.onnx"), "cpu")
+        outputs, _ = file.run([waveform], {}, ["emotion"], EmbeddingSelection("emotion"))
+        expected[number] = outputs["emotion"].numpy()
+    for name, own in zip(("a", "b"), expected, strict=True):
+        file = OnnxRuntime(ExportedFile.open(tmp_path / f"{name}.onnx"), "cpu")
+        outputs, _ = file.run([waveform], {}, ["emotion"], EmbeddingSelection("emotion"))
+        np.testing.assert_array_equal(outputs["emotion"].numpy(), own)
+    assert not np.array_equal(expected[0], expected[1])
+    assert sorted(path.name for path in tmp_path.glob("*.data")) == ["a.onnx.data", "b.onnx.data"]

@@ -8,6 +8,7 @@ import torch
 
 import serein
 from serein.inference.runtimes import predicting_precision
+from serein.training.stages import chosen_precision
 
 # device, precision -> most difference of probabilities
 AGREEMENT = {("cpu", "float32"): 1e-5, ("cuda", "float32"): 1e-4, ("cuda", "bfloat16"): 1e-3}
@@ -32,9 +33,10 @@ def test_a_clip_alone_and_in_a_batch(name: str, device: str, precision: str) -> 
 
 
 def test_auto_is_float32_on_a_processor_and_bfloat16_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     assert predicting_precision("auto", torch.device("cpu")) == "float32"
     assert predicting_precision("auto", torch.device("cuda")) == "bfloat16"
     assert predicting_precision("float32", torch.device("cuda")) == "float32"
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    assert predicting_precision("auto", torch.device("cuda")) == "float32"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert predicting_precision("auto", torch.device("cuda")) == "float32"  # as on a T4, which emulates it
+    assert chosen_precision("auto", torch.device("cuda")) == "float32"

@@ -16,7 +16,7 @@ import torch
 from asr_models import LETTERS, write_ctc, write_whisper
 from serein import cache, hub
 from serein.data.manifest import Utterance
-from serein.errors import AudioError, ModelError
+from serein.errors import AudioError, ModelError, RunError
 from serein.inference.transcription import (
     TranscriptCache,
     WhisperTranscriber,
@@ -157,6 +157,22 @@ def test_no_words_are_no_text(ctc: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(transcriber, "transcribe_batch", lambda waveforms, language: [" ", "well\n then "])
     assert transcriber.transcribe(CLIPS[:2]) == ["well then", None]  # the longer clip is heard first
     assert transcriber.transcribe([]) == []
+
+
+def test_a_batch_beyond_the_memory_is_transcribed_in_halves(ctc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transcriber = load_transcriber(str(ctc))
+    most = 1
+
+    def scarce(waveforms: list[np.ndarray], language: str | None) -> list[str]:
+        if len(waveforms) > most:
+            raise torch.OutOfMemoryError("no memory")
+        return [str(len(each)) for each in waveforms]
+
+    monkeypatch.setattr(transcriber, "transcribe_batch", scarce)
+    assert transcriber.transcribe(CLIPS) == [str(len(each)) for each in CLIPS]
+    most = 0
+    with pytest.raises(RunError, match="cpu: the device has too little memory for a clip of"):
+        transcriber.transcribe(CLIPS[:1])
 
 
 def test_batches_hold_clips_of_like_duration(whisper: Path, ctc: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from cli_fixtures import Call, everything_in, write_speech, write_wav
+from cli_fixtures import Call, everything_in, write_recipe, write_speech, write_wav
 from serein import audio
 from serein.data import manifest
 from serein.errors import ModelError
@@ -363,3 +363,28 @@ def test_what_is_no_finished_run(run: Path, tmp_path: Path, serein: Call) -> Non
 def test_other_data(run: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     other = part(tones, tmp_path / "other.jsonl", "abcde")
     assert "was run on other data" in serein("knn", "evaluate", run, "--data", other).complaint
+
+
+@pytest.mark.slow
+def test_clips_without_a_class_are_no_neighbours(tones: Path, tmp_path: Path, serein: Call) -> None:
+    """A second task learns from them; each fold's store and dev hold those with a class alone."""
+    utterances = manifest.read(tones)
+    unlabelled = {utterances[number].id for number in (0, 7, 20)}
+    genders = ("female", "male")
+    changed = [
+        each.model_copy(update={"gender": genders[number % 2]} | ({"emotion": None} if each.id in unlabelled else {}))
+        for number, each in enumerate(utterances)
+    ]
+    manifest.write(changed, tmp_path / "m.jsonl")
+    recipe = write_recipe(tmp_path / "r.yaml", {"tasks": {"gender": {"pooling": "mean"}}})
+    assert serein("run", recipe, "--data", tmp_path / "m.jsonl", "-o", tmp_path / "run").status == 0
+    outcome = serein("knn", "evaluate", tmp_path / "run", "--json")
+    assert outcome.status == 0, outcome.err
+    for fold in json.loads((tmp_path / "run" / "folds.json").read_text())["folds"]:
+        store = open_datastore(tmp_path / "run" / f"fold-{fold['name']}" / "seed-0" / "neighbours")
+        expected = [each for each in changed if each.id in {*fold["train"], *fold["dev"]} - unlabelled]
+        rows = [clip.id for clip in store.clips_at(range(len(store.embeddings)))]
+        assert sorted(rows) == sorted(each.id for each in expected)
+        emotion_of = {each.id: each.emotion for each in expected}
+        classes = store.header.classes
+        assert [classes[label] for label in store.embeddings.labels] == [emotion_of[row] for row in rows]

@@ -130,6 +130,16 @@ def test_memory_that_ends_on_the_way_back(train: Train, monkeypatch: pytest.Monk
     assert len(kept) > 2
 
 
+def test_gradients_of_tasks_that_do_not_fit_are_not_compared(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train("whole")
+
+    def scarce(*_: Any) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(learning, "gradient_cosines", scarce)
+    assert_close(whole, train("again"))
+
+
 def test_a_clip_that_does_not_fit_is_an_error(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     scarce(monkeypatch, 0)
     with pytest.raises(RunError, match=r"clips\.crop_s: the memory of cpu cannot hold a clip of 0\.\d s\. Lower it"):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from cli_fixtures import write_recipe
 from serein import recipe as recipes
 from serein.data.dataset import Targets
+from serein.device import DistributedInfo
 from serein.experiment import data as preparation
 from serein.experiment import fold as experiments
 from serein.experiment.data import Experiment
@@ -500,3 +501,17 @@ def test_auto_takes_bfloat16_where_the_processor_has_it(
     assert stages.chosen_precision("auto", torch.device("cpu")) == expected
     assert stages.chosen_precision("float32", torch.device("cpu")) == "float32"
     assert stages.chosen_precision("auto", torch.device("mps")) == "float32"
+
+
+@pytest.mark.parametrize(("num_tasks", "strategy"), [(1, "ddp"), (2, "ddp_find_unused_parameters_true")])
+def test_a_batch_without_targets_of_a_task_is_no_error_for_processes(
+    num_tasks: int, strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipes.load(write_recipe(tmp_path / "r.yaml"))
+    heads = dict.fromkeys(("emotion", "gender")[:num_tasks], (recipe.tasks.chosen["emotion"], 3))
+    model = assemble(new_backbone(recipe.backbone), recipe.encoder, heads)
+    chosen: dict[str, Any] = {}
+    monkeypatch.setattr(stages, "distributed_info", lambda: DistributedInfo(0, 2, 2))
+    monkeypatch.setattr(stages.lightning, "Trainer", lambda **how: chosen.update(how))
+    stages.build_trainer(model, recipe.stages[0], tmp_path, [], torch.device("cpu"))
+    assert chosen["strategy"] == strategy

@@ -24,6 +24,7 @@ from serein.models.model import SpeechModel
 from serein.recipe import Recipe
 from serein.training import stages
 from serein.training.checkpointing import RESUME
+from serein.training.module import gradient_cosines
 from serein.training.stages import compiled, require_compiler
 
 STAGE = {"epochs": 2, "optimizer": {"name": "sgd", "learning_rate": 0.1}, "checkpoint": "last"}
@@ -154,6 +155,21 @@ def test_compiled_layers_give_the_same_frames(family: str, monkeypatch: pytest.M
     with torch.no_grad(), compiled(model):
         for batch, expected in zip(batches, plain, strict=True):
             torch.testing.assert_close(model.backbone(*batch).last, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_gradients_of_two_tasks_are_compared_through_compiled_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "COMPILER_BACKEND", "aot_eager")
+    cosines = []
+    for enabled in (False, True):
+        model = tiny_model("wav2vec2").train()
+        with compiled(model, enabled=enabled):
+            frames = model.backbone(torch.sin(torch.arange(18_000.0)).view(2, -1), torch.tensor([9000, 8000])).last
+            losses = {"emotion": frames.square().mean(), "gender": frames[..., 0].mean()}
+            weights = [p for p in model.backbone.repeated_blocks[0].parameters() if p.requires_grad]
+            cosines.append(gradient_cosines(losses, weights))
+            sum(losses.values()).backward()  # type: ignore[union-attr]
+    assert cosines[1] == pytest.approx(cosines[0], abs=1e-3)
 
 
 def test_a_machine_without_a_compiler_says_so_before_training(

@@ -154,6 +154,7 @@ def predict(
         (out and shown in ("table", "csv"), ("out",), f"predictions are appended as JSON lines, not as {shown}"),
         (out is None and getattr(sys.stdout, "name", "") == os.devnull, ("out",), "stdout is closed; name a file"),
         (engine == "ray" and is_joined, ("engine",), "ensembles and datastores run only on this machine"),
+        (workers is not None and is_joined, ("workers",), "ensembles and datastores predict in one process"),
         (engine == "ray" and (out is None or shown != "json"), ("engine",), "name a file for JSON lines with --out"),
     )
     from serein.inference.prediction import RejectOption
@@ -177,6 +178,8 @@ def predict(
             predictor = _with_neighbours(model, knn, k, knn_weight, device, show=show_neighbours, backbone=backbone)
         else:
             predictor = load_model(device="cpu" if engine == "ray" else device)
+        on_gpu = predictor.device.type != "cpu"
+        _refuse((workers is not None and on_gpu, ("workers",), "processes predict on the CPU; add --device cpu"))
 
         def predicted(some: Sequence[Source], on_error: OnError | None = None) -> Iterator[Pair]:
             suitable = suitable_processes(len(some)) if predictor.device.type == "cpu" else 1

@@ -450,7 +450,7 @@ class BucketSampler(Sampler[list[Item]]):
 
 def loader(dataset: ClipDataset, sampler: BucketSampler, *, num_workers: int = 0) -> DataLoader[Batch]:
     """Return a data loader for the batches of a sampler."""
-    is_forked = sys.platform == "linux" and not torch.cuda.is_available()  # otherwise each worker imports torch again
+    is_forked = sys.platform == "linux"  # otherwise each worker imports torch and receives all utterances
     return DataLoader(
         dataset,
         batch_sampler=sampler,

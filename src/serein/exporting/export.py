@@ -166,14 +166,15 @@ def export(
         clips = [trimmed(without_offset(clip), checkpoint.options.clips.trim_db) for clip in clips]
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        exact = Path(folder) / "exact.onnx"
+        exact = Path(folder) / out.name
         _trace(graph, checkpoint, exact)
         report = parity(checkpoint, graph, exact, clips)
         if report["difference"]["output"] > TOLERANCE * max(1.0, report["largest_output"]):
             what = f"the file would differ from the model by {report['difference']['output']:.1e}"
             raise ModelError(what, where=checkpoint.folder, remedy="Report this with the model's model.json.")
         if int8:
-            rounded = Path(folder) / "int8.onnx"
+            rounded = Path(folder) / "int8" / out.name
+            rounded.parent.mkdir()
             quantise(exact, rounded, clips)
             report = parity(checkpoint, graph, rounded, clips)
             exact = rounded
@@ -186,7 +187,7 @@ def export(
         make_readable(exact)
         os.replace(exact, out)
         if (beside := Path(f"{exact}.data")).exists():  # weights of 2 GB and more
-            os.replace(beside, Path(folder).parent / beside.name)
+            os.replace(beside, out.parent / beside.name)
     report |= {"file": out.name, "bytes": out.stat().st_size}
     text = json.dumps(report, indent=2)
     out.with_suffix(".parity.json").write_text(text + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.checkpoint import Checkpoint
 from serein.data.dataset import Recordings, fix_length
-from serein.device import MOST_THREADS, core_threads
+from serein.device import MOST_THREADS, core_threads, memory_errors
 from serein.errors import ModelError, RunError, expected_one_of
 from serein.inference.runtimes import EmbeddingSelection, Runtime, TorchRuntime
 from serein.models.conditioning import ConditionSource, attribute_vectors
@@ -150,7 +150,8 @@ def _forward(
 ) -> ModelOutputs:
     """Run one batch, or its halves if a GPU has too little memory for it."""
     try:
-        outputs, embeddings = runtime.run(waveforms, conditions, checkpoint.answered, selection)
+        with memory_errors():
+            outputs, embeddings = runtime.run(waveforms, conditions, checkpoint.answered, selection)
         return ModelOutputs({name: checkpoint.tasks[name].decode(outputs[name]) for name in outputs}, embeddings)
     except torch.OutOfMemoryError:
         pass  # within this block, the error would keep all tensors in memory

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from serein import checkpoint as checkpoints
 from serein.audio import Waveform
 from serein.checkpoint import Checkpoint
-from serein.device import sent
+from serein.device import computes_bfloat16, sent
 from serein.errors import ModelError, expected_one_of, imported
 
 RuntimeName = Literal["torch", "onnx", "openvino"]
@@ -84,10 +84,10 @@ class Runtime(ABC):
 
 
 def predicting_precision(precision: str, device: torch.device) -> str:
-    """Return the precision on a device; `inference.precision: auto` is bfloat16 on a GPU that supports it."""
+    """Return the precision on a device; `inference.precision: auto` is bfloat16 on a GPU that computes in it."""
     if precision != "auto":
         return precision
-    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if device.type == "cuda" and computes_bfloat16(device) else "float32"
 
 
 def log_runtime(model: str, runtime: Runtime | str) -> None:

@@ -28,8 +28,8 @@ from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.cache import cache_folder, claim
 from serein.checkpoint import is_model_folder
 from serein.data.manifest import Utterance
-from serein.device import device_of
-from serein.errors import AudioError, ModelError, expected_one_of
+from serein.device import device_of, memory_errors, release_memory
+from serein.errors import AudioError, ModelError, RunError, expected_one_of
 from serein.inference.batching import batches_by_length
 from serein.inference.prediction import Prediction
 from serein.inference.predictor import Predictor, shipped_models
@@ -102,10 +102,27 @@ class Transcriber(ABC):
         texts: list[str | None] = [None] * len(waveforms)
         code = self.language_code(language) if language else None
         for batch in self.batches([len(waveform) / SAMPLE_RATE_HZ for waveform in waveforms]):
-            texts_of_batch = self.transcribe_batch([waveforms[i] for i in batch], code)
+            texts_of_batch = self._texts([waveforms[i] for i in batch], code)
             for position, text in zip(batch, texts_of_batch, strict=True):
                 texts[position] = " ".join(text.split()) or None
         return texts
+
+    def _texts(self, waveforms: Sequence[Waveform], language: str | None) -> list[str]:
+        """Return the text of each clip of a batch; if the device has too little memory, of one half and then the other.
+
+        Raises:
+            RunError: It has too little memory for a single clip.
+        """
+        try:
+            with memory_errors():
+                return self.transcribe_batch(waveforms, language)
+        except torch.OutOfMemoryError:
+            pass  # within this block, the error would keep all tensors in memory
+        release_memory(self.device)
+        if (middle := len(waveforms) // 2) == 0:
+            what = f"the device has too little memory for a clip of {len(waveforms[0]) / SAMPLE_RATE_HZ:.1f} s"
+            raise RunError(what, where=str(self.device), remedy="Choose a smaller model, or --device cpu.")
+        return self._texts(waveforms[:middle], language) + self._texts(waveforms[middle:], language)
 
     def batches(self, durations_s: Sequence[float]) -> list[list[int]]:
         """Divide clips into batches of similar duration, longest first."""

@@ -25,6 +25,7 @@ from serein.knn.datastore import (
     TuningRecord,
     Vectors,
     open_datastore,
+    require_writable,
     write_datastore,
     write_header,
 )
@@ -70,6 +71,7 @@ def build(
             where=manifest_path,
             remedy=f"Use the model's classes: {', '.join(predictor.classes)}.",
         )
+    require_writable(out, len(utterances), indexed_from)
     header = new_header(model_reference(model), digest, predictor.checkpoint)
     new_embeddings = _embed(predictor, utterances, report)[0]
     return write_datastore(out, header, new_embeddings, utterances, indexed_from=indexed_from), left_out
@@ -99,6 +101,7 @@ def add(
         ModelError: The datastore or its model does not exist.
         ManifestError: A clip's label is not a class of the model, or contradicts the datastore.
     """
+    require_writable(folder, len(open_datastore(folder).embeddings), indexed_from)
     datastore, utterances, added, _ = _opened(folder, manifest_path, report, model, backbone, device=device)
     held = datastore.embeddings
     # Clips with the same id, samples and label are in the datastore already.

@@ -258,10 +258,7 @@ def write_datastore(
         ModelError: `folder` exists and is not a datastore.
         MissingExtraError: There are enough clips for an index, and faiss is not installed.
     """
-    if folder.exists() and not is_datastore(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError("exists and is not a datastore", where=folder, remedy="Specify a new folder.")
-    if len(embeddings) >= indexed_from:
-        imported("faiss", "search")
+    require_writable(folder, len(embeddings), indexed_from)
     kept = ("id", "audio", "start_s", "end_s", "speaker", "corpus", header.task)  # enough to find and identify a clip
     corpora = Counter(header.corpora) + Counter(clip.corpus or "own" for clip in clips)
     arrays: Mapping[str, Any] = {"vectors": embeddings.vectors, "labels": embeddings.labels, "keys": embeddings.keys}
@@ -286,6 +283,19 @@ def write_datastore(
         header = header.model_copy(update={**counts, "index": index})
         write_header(partial, header)
     return header
+
+
+def require_writable(folder: Path, num_clips: int, indexed_from: int = INDEXED_FROM) -> None:
+    """Raise an error if a datastore of this many clips cannot be written, before they are embedded.
+
+    Raises:
+        ModelError: `folder` exists and is not a datastore.
+        MissingExtraError: There are enough clips for an index, and faiss is not installed.
+    """
+    if folder.exists() and not is_datastore(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError("exists and is not a datastore", where=folder, remedy="Specify a new folder.")
+    if num_clips >= indexed_from:
+        imported("faiss", "search")
 
 
 def write_header(folder: Path, header: Header) -> None:

@@ -175,8 +175,9 @@ def evaluate_run_with_knn(
     if read_json(run / "folds.json").get("sha256") != experiment.folds.sha256:
         raise RunError("its folds are divided differently now", where=run, remedy="Run the recipe again.")
     classes = experiment.classes
-    predicted = read_run_predictions(run, classes)
-    lacking = missing_predictions(run, predicted)
+    everything = read_run_predictions(run, classes)
+    predicted = [row for row in everything if row.truth is not None]
+    lacking = missing_predictions(run, everything)
     if lacking:
         raise RunError(lacking[0], where=run, remedy="Finish the run with --resume.")
     without = [fold.name for fold in experiment.folds.folds if not fold.dev]
@@ -227,16 +228,17 @@ def _evaluate(
     """Evaluate one fold and seed, with k and the weight given or tuned."""
     folder, classes = fold_run_folder(run, fold, seed), experiment.classes
     datastore = _datastore(experiment, fold, seed, run, report)
-    rows, probabilities = _predicted(folder / "predictions.jsonl", classes)
+    everything, probabilities = _predicted(folder / "predictions.jsonl", classes)
     path = folder / "embeddings.safetensors"
     try:
         vectors = load_file(path)["embeddings"]
     except (SafetensorError, OSError, KeyError) as error:
         raise RunError(f"cannot be read ({error})", where=path, remedy="Run the recipe again.") from None
-    if len(vectors) != len(rows):
+    if len(vectors) != len(everything):
         raise RunError(
-            f"contains {len(vectors)} embeddings for {len(rows)} predictions", where=path, remedy="Run it again."
+            f"contains {len(vectors)} embeddings for {len(everything)} predictions", where=path, remedy="Run it again."
         )
+    rows, vectors, probabilities = _labelled_rows(everything, vectors, probabilities)
     position_of = {utterance.id: position for position, utterance in enumerate(experiment.utterances)}
     keys = keys_of(experiment.recordings, [position_of[row.id] for row in rows])
     test = Embeddings(vectors, np.array([classes.index(row.truth or "") for row in rows], np.int64), keys)
@@ -244,8 +246,9 @@ def _evaluate(
     if k is None or knn_weight is None:
         embeddings, queries, tuned_on = datastore.embeddings, test, probabilities
         if knn_options.selection == "dev":
-            dev_rows, tuned_on = _predicted(folder / "dev_predictions.jsonl", classes)
-            is_dev = np.arange(len(embeddings)) >= len(fold.train)  # whose predictions are in the same order
+            dev_rows, tuned_on = _labelled_rows(*_predicted(folder / "dev_predictions.jsonl", classes))
+            num_train = len(_labelled(experiment, fold.train))
+            is_dev = np.arange(len(embeddings)) >= num_train  # whose predictions are in the same order
             if embeddings.keys[is_dev, 0].tolist() != [key(row.id) for row in dev_rows]:
                 what = "does not contain the dev set of this run"
                 raise RunError(what, where=datastore.folder, remedy="Delete it.")
@@ -263,7 +266,7 @@ def _evaluate(
         k, knn_weight = tuned.k, tuned.knn_weight
         if knn_options.selection == "dev":
             where = f"dev of fold {fold.name}"
-            tuning = tuning_record(tuned, knn_options.votes, knn_options.metric, where, len(fold.train))
+            tuning = tuning_record(tuned, knn_options.votes, knn_options.metric, where, num_train)
             write_header(datastore.folder, datastore.header.model_copy(update={"tuning": tuning}))
     nearest = datastore.embeddings.nearest(test.vectors, k, test.keys)
     votes = knn_probabilities_by_k(nearest, len(classes), knn_options.votes)[-1]
@@ -274,16 +277,27 @@ def _evaluate(
     return _TrialResult(trial, _as_predictions(rows, votes, classes), interpolated)
 
 
+def _labelled(experiment: Experiment, ids: Sequence[str]) -> list[int]:
+    """Return the positions of the utterances that have a class; a fold may also train on others."""
+    return [p for p in experiment.positions(ids) if experiment.main.truth(experiment.utterances[p]) is not None]
+
+
+def _labelled_rows(rows: Sequence[Prediction], *arrays: Any) -> tuple[Any, ...]:
+    """Return the predictions of clips that have a class, and the same rows of arrays."""
+    kept = [number for number, row in enumerate(rows) if row.truth is not None]
+    return [rows[number] for number in kept], *(array[kept] for array in arrays)
+
+
 def _datastore(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> Datastore:
     """Return the datastore of a fold's train and dev, in this order; build it unless it exists for this model."""
     fold_with_same_training = fold_run_folder(run, experiment.fold_with_same_training(fold), seed)
     folder, digest = fold_with_same_training / "neighbours", folder_digest(fold_with_same_training / "model")
+    train, dev = _labelled(experiment, fold.train), _labelled(experiment, fold.dev)
     if is_datastore(folder):
         datastore = open_datastore(folder)
-        if datastore.header.model_sha256 == digest and len(datastore.embeddings) == len(fold.train) + len(fold.dev):
+        if datastore.header.model_sha256 == digest and len(datastore.embeddings) == len(train) + len(dev):
             return datastore
     checkpoint = load_model(fold_with_same_training / "model", experiment.device).checkpoint
-    train, dev = experiment.positions(fold.train), experiment.positions(fold.dev)
     label, condition_source = f"fold {fold.name}  seed {seed}  datastore", experiment.recipe.inference.conditions
     embeddings = _embed(experiment, checkpoint, train, "known", label, report)
     if dev:

@@ -47,9 +47,9 @@ class Components(nn.Module):
     def forward(self, returned: torch.Tensor) -> torch.Tensor:
         """Record and return (..., feature); frames of padding are recorded as well."""
         (matrix,) = self.matrix
-        frames = returned.flatten(0, -2).to(self.total)  # in float64, so that ranks do not depend on the machine
+        frames = returned.flatten(0, -2).to(self.total.device).double()  # so that ranks do not depend on the machine
         if matrix.bias is not None:
-            frames = frames - matrix.bias.to(frames)
+            frames = frames - matrix.bias.to(frames.device).double()
         self.num_frames += len(frames)
         self.total += frames.sum(0)
         self.squares += frames.T @ frames
@@ -72,10 +72,10 @@ class Components(nn.Module):
         narrow, wide = factors(matrix, rank)
         _, components, mean = self.principal
         kept = components[:, :rank]
-        narrow.weight.copy_((kept.T @ matrix.weight.to(kept).flatten(1)).view_as(narrow.weight))
+        narrow.weight.copy_((kept.T @ matrix.weight.to(kept.device).double().flatten(1)).view_as(narrow.weight))
         wide.weight.copy_(kept.view_as(wide.weight))
         if matrix.bias is not None and wide.bias is not None:
-            wide.bias.copy_(matrix.bias.to(mean) + mean - kept @ (kept.T @ mean))
+            wide.bias.copy_(matrix.bias.to(mean.device).double() + mean - kept @ (kept.T @ mean))
         return nn.Sequential(narrow, wide)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from serein.data.dataset import Batch, draw_seed
-from serein.device import all_gather_rows, sent
+from serein.device import all_gather_rows, memory_errors, release_memory, sent
 from serein.errors import RunError
 from serein.losses import supervised_contrastive
 from serein.models.heads import HeadOutput
@@ -132,7 +132,13 @@ class StageModule(lightning.LightningModule):
         if batch_index < NUM_SAMPLED and not many and self.num_parts == 1:
             groups = self.model.parameter_groups()
             shared = [p for name, group in groups.items() if name != "heads" for p in group if p.requires_grad]
-            for (one, other), cosine in gradient_cosines(losses, shared).items():
+            try:
+                with memory_errors():
+                    cosines = gradient_cosines(losses, shared)
+            except torch.OutOfMemoryError:  # they are only a diagnosis
+                cosines = {}
+                release_memory(self.device)
+            for (one, other), cosine in cosines.items():
                 self.log(f"cosine_{one}_{other}", cosine, on_step=False, on_epoch=True, batch_size=1)
         return loss
 
@@ -140,7 +146,8 @@ class StageModule(lightning.LightningModule):
         """Return the batch's loss and those of its tasks, computed in as many parts as the device's memory requires."""
         while True:
             try:
-                return self.batch_losses()
+                with memory_errors():
+                    return self.batch_losses()
             except torch.OutOfMemoryError:
                 pass
             self.halve()  # outside the `except` block, where the error would keep all intermediate results alive
@@ -180,7 +187,8 @@ class StageModule(lightning.LightningModule):
             raise RunError(
                 f"{what}, and with several processes, batches cannot be split",
                 where="batches.max_clips",
-                remedy="Lower it or batches.max_seconds, and raise batches.accumulate by the same factor.",
+                remedy="Lower it or batches.max_seconds, and raise batches.accumulate by the same factor. Start again: "
+                "a run cannot be resumed with other batches.",
             )
         if self.num_parts >= num_clips:
             raise RunError(
@@ -189,8 +197,7 @@ class StageModule(lightning.LightningModule):
                 remedy="Lower it, or set backbone.gradient_checkpointing.",
             )
         self.num_parts *= 2
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_memory(self.device)
         logger.info(
             "%s: from now on, the stage '%s' splits each batch into %d parts, which takes about a third longer; "
             "to avoid this, lower batches.max_clips and raise batches.accumulate",
@@ -210,10 +217,11 @@ class StageModule(lightning.LightningModule):
             for parameter in weights:
                 parameter.grad = None
             try:
-                super().backward(loss, *arguments, **options)
-                if self._parts is not None:
-                    with self.trainer.precision_plugin.train_step_context():
-                        self._parts.backward()
+                with memory_errors():
+                    super().backward(loss, *arguments, **options)
+                    if self._parts is not None:
+                        with self.trainer.precision_plugin.train_step_context():
+                            self._parts.backward()
                 break
             except torch.OutOfMemoryError:
                 loss.detach_()  # Lightning keeps it, and with it all intermediate results

@@ -9,7 +9,7 @@ import os
 import signal
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from serein.data.dataset import (
     draw_seed,
     loader,
 )
-from serein.device import distributed_info, own_device, wait_for_all
+from serein.device import computes_bfloat16, distributed_info, own_device, wait_for_all
 from serein.errors import AudioError, RunError
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.logmel import BANDS, LogMelBackbone
@@ -290,8 +290,8 @@ def build_trainer(
     devices: dict[str, Any] = {"devices": [device.index or 0] if device.type == "cuda" else 1}
     if processes.size > 1:
         has_layers = any(len(encoder.sizes) > 1 for encoder in model.encoders) or len(model.branches) > 0
-        # If a layer below the last is selected, some weights are unused.
-        uses_all = isinstance(model.backbone, LogMelBackbone) and not has_layers
+        # If a layer below the last is selected, some weights are unused; a batch may have no targets of some task.
+        uses_all = isinstance(model.backbone, LogMelBackbone) and not has_layers and len(model.ensemble[0].heads) == 1
         devices = {
             "devices": processes.local_size,
             "num_nodes": processes.size // processes.local_size,
@@ -348,11 +348,7 @@ def chosen_precision(precision: str, device: torch.device) -> str:
     """Return the precision that `auto` selects on a device: bfloat16 if the GPU or processor computes in it."""
     if precision != "auto":
         return precision
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    if device.type != "cpu":
-        return "float32"
-    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"
+    return "bfloat16" if computes_bfloat16(device) else "float32"
 
 
 def fit_backbones(
@@ -425,6 +421,10 @@ def _plainly(folder: Path) -> Iterator[None]:
 
 
 COMPILER_BACKEND = "inductor"
+# `optimize_ddp` splits a layer between gradient buckets, and fails for WavLM's (pytorch/pytorch#134182); a layer has
+# more variants than 8: with and without mask, gradients, padding. Gradients are read twice for the cosines of tasks, so
+# that no buffer may be reused (`donated_buffer`).
+COMPILER_OPTIONS = {"optimize_ddp": False, "recompile_limit": 64}
 
 
 def require_compiler(device: torch.device, where: str = "stages.compile") -> None:
@@ -461,7 +461,11 @@ def compiled(model: SpeechModel, *, enabled: bool = True) -> Iterator[None]:
     for part in parts:
         part.compile(backend=COMPILER_BACKEND, dynamic=True)
     try:
-        yield
+        with ExitStack() as settings:
+            if parts:
+                settings.enter_context(torch._dynamo.config.patch(COMPILER_OPTIONS))
+                settings.enter_context(torch._functorch.config.patch(donated_buffer=False))
+            yield
     finally:
         for part in parts:
             part._compiled_call_impl = None  # there is no public method to undo it
