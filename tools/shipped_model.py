@@ -270,8 +270,7 @@ The model was not trained with these noises and rooms.
 
 Most frequent confusion on unseen speakers: {scores.classes[true]}, predicted as {scores.classes[predicted]}.
 Most of its training data is acted: a few sentences, each spoken with several emotions. Spontaneous speech, children,
-older people and other languages
-differ from it{unseen_corpora}. For speech with none of its emotions, the model still
+older people and other languages differ from it{unseen_corpora}. For speech with none of its emotions, the model still
 predicts one of them (`--min-confidence` rejects such predictions). It recognises how speech sounds, not what a person
 feels: no decision about a person should be based on it.
 """
