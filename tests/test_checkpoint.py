@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from serein import checkpoint as model_folder
 from serein.checkpoint import PARTS, Checkpoint, ModelOptions
+from serein.data.manifest import Utterance
 from serein.errors import ModelError
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.model import assemble, new_backbone
@@ -279,3 +280,11 @@ def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="none: no such model folder. Train one"):
         model_folder.load(tmp_path / "none")
     assert not model_folder.is_model_folder(tmp_path)
+
+
+def test_speakers_that_a_model_has_learned() -> None:
+    checkpoint = model_folder.load(Path(__file__).parent / "golden" / "models" / "classes")
+    checkpoint.training["speakers"] = ["own/1", "own/2"]
+    speakers = [("own", "2"), ("own", "2"), ("own", None), ("other", "1")]
+    seen = [Utterance(id=str(n), audio="-", speaker=who, corpus=corpus) for n, (corpus, who) in enumerate(speakers)]
+    assert checkpoint.learned_speakers(seen) == ["own/2"]

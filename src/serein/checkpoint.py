@@ -24,6 +24,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from serein.choices import Positive, choose
 from serein.data.files import make_readable, sha256, write_text
+from serein.data.manifest import Utterance
+from serein.data.protocols import speaker_key
 from serein.errors import ModelError, RecipeError
 from serein.model_card import card
 from serein.models.hidden_states import ADAPTER_WEIGHT, plain_name
@@ -139,6 +141,11 @@ class Checkpoint:
         """All tasks that the model predicts, in the order of recipes."""
         known, answered = self.options.tasks.chosen, self.options.answered
         return tuple(name for name in known if answered is None or name in answered)
+
+    def learned_speakers(self, utterances: Iterable[Utterance]) -> list[str]:
+        """Return the speakers of utterances that the model was trained on, sorted."""
+        learned = set(self.training.get("speakers", []))
+        return sorted({speaker_key(each) for each in utterances if each.speaker is not None} & learned)
 
     @property
     def class_labels(self) -> ClassLabels:

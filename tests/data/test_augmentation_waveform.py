@@ -258,6 +258,14 @@ def recordings(record: Record) -> Recordings:
     return Recordings([record(f"u{number}", voiced(100.0 + 20 * number, 0.4 + 0.1 * number)) for number in range(5)])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="others cannot fork safely")
+def test_workers_are_forked_beside_a_gpu(recordings: Recordings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    sampler = BucketSampler(range(5), recordings.durations_s, Batches())
+    loaded = loader(ClipDataset(recordings, {}, Clips()), sampler, num_workers=1)
+    assert loaded.multiprocessing_context.get_start_method() == "fork"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_neither_workers_nor_neighbours_change_what_is_heard(name: str, recordings: Recordings) -> None:
     augmenter = WaveformAugmenter(WaveformAugmentation(name=name))

@@ -11,10 +11,9 @@ import pytest
 import soundfile
 
 from cli_fixtures import Call
-from serein.data.manifest import Utterance
 from serein.errors import ManifestError, ModelError
 from serein.exporting import benchmark
-from serein.exporting.benchmark import Benchmark, ComparedClips, RuntimeComparison, RuntimeResult, compare_runtimes
+from serein.exporting.benchmark import Benchmark, RuntimeComparison, RuntimeResult, compare_runtimes
 from serein.exporting.export import export, made_sound
 from serein.inference.predictor import load
 from serein.metrics import unweighted_accuracy
@@ -202,13 +201,6 @@ def test_labelled_clips_are_scored_in_every_runtime(
     assert outcome.status == 0
     assert outcome.out.splitlines()[0].split()[-1] == "UA"
     assert f"{100 * expected:.1f}" in outcome.out.splitlines()[1]
-
-
-def test_speakers_that_the_model_has_learned_are_counted() -> None:
-    model = load(MODEL, "cpu")
-    model.checkpoint.training["speakers"] = ["own/1", "own/2"]
-    seen = [Utterance(id=str(n), audio="-", speaker=str(n), corpus="own") for n in (2, 2, 3)]
-    assert ComparedClips([np.zeros(1, np.float32)] * 3, seen).num_learned_speakers(model) == 1
 
 
 def test_a_manifest_of_copies_alone_has_nothing_to_compare(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import soundfile
 from cli_fixtures import Call, everything_in, write_recipe, write_speech, write_wav
 from serein import audio
 from serein.data import manifest
-from serein.errors import ModelError
+from serein.errors import MissingExtraError, ModelError
 from serein.evaluation.predictions import read_predictions
 from serein.evaluation.scores import score_run
 from serein.inference.prediction import Prediction
@@ -154,6 +155,18 @@ def test_no_datastore(model: Path, tones: Path, tmp_path: Path, serein: Call) ->
         in serein("knn", "build", "--model", model, "--data", tones, "-o", tmp_path).complaint
     )
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_missing_index_is_reported_before_any_clip_is_embedded(
+    model: Path, datastore: Path, tones: Path, tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: Any) -> None:
+        raise MissingExtraError("faiss", "search")
+
+    monkeypatch.setattr("serein.knn.datastore.imported", missing)
+    monkeypatch.setattr("serein.knn.building.embed_labelled", mock.Mock(side_effect=AssertionError("was embedded")))
+    for call in (("build", "--model", model, "-o", tmp_path / "indexed"), ("add", datastore)):
+        assert "faiss" in serein("knn", *call, "--data", tones, "--index", "faiss").complaint
 
 
 def test_a_datastore_with_an_index_finds_the_same(

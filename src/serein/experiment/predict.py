@@ -20,7 +20,6 @@ from serein.data import manifest
 from serein.data.dataset import Recordings
 from serein.data.files import replacing
 from serein.data.manifest import Utterance
-from serein.data.protocols import speaker_key
 from serein.data.splits import Fold
 from serein.device import all_gather, distributed_info, is_joined, moved_to, own_device
 from serein.errors import LeakError, ManifestError
@@ -342,8 +341,7 @@ def scored_utterances(
     notes += [f"{note}." for note in map_notes]
     if num_copies := len(everything) - len(originals):
         notes.append(f"Left out: {num_copies} changed copies of other utterances.")
-    learned = set(checkpoint.training.get("speakers", []))
-    shared = sorted({speaker_key(u) for u in utterances if u.speaker is not None} & learned)
+    shared = checkpoint.learned_speakers(utterances)
     if shared and not allow_seen_speakers:
         raise LeakError(
             f"the model was trained on {len(shared)} of these speakers: {', '.join(shared[:5])}",

@@ -19,7 +19,6 @@ from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data import manifest
 from serein.data.manifest import Utterance
-from serein.data.protocols import speaker_key
 from serein.device import processor_name
 from serein.errors import ManifestError, MissingExtraError, ModelError, expected_one_of
 from serein.exporting.export import export, made_sound
@@ -185,7 +184,7 @@ class ComparedClips:
         """Return at most `max_clips` utterances of a manifest, evenly spread, without changed copies.
 
         Raises:
-            ManifestError: The manifest has no utterance.
+            ManifestError: The manifest has only changed copies.
             AudioError: A recording cannot be read.
         """
         originals = [each for each in manifest.read(path) if each.copy_of is None]
@@ -193,11 +192,6 @@ class ComparedClips:
             raise ManifestError("has only changed copies", where=path, remedy="Name a manifest with their originals.")
         chosen = originals[:: -(-len(originals) // max_clips)]
         return cls([audio.load(each.audio, each.start_s, each.end_s) for each in chosen], chosen)
-
-    def num_learned_speakers(self, predictor: Predictor) -> int:
-        """Return how many of their speakers the model was trained on."""
-        learned = set(predictor.checkpoint.training.get("speakers", []))
-        return len({speaker_key(each) for each in self.utterances or () if each.speaker is not None} & learned)
 
     def ua(self, predictor: Predictor, labels: Sequence[str | None]) -> float | None:
         """Return the unweighted accuracy of a model's labels, 0 to 1; `None` if no clip has one of its classes."""
@@ -320,7 +314,7 @@ def compare_runtimes(
 
     Raises:
         ModelError: There is no such runtime, precision or file, or nothing can be measured.
-        ManifestError: The manifest has no utterance.
+        ManifestError: The manifest has only changed copies.
         AudioError: A recording cannot be read.
     """
     for found, known, kind in ((runtimes, RUNTIMES, "runtime"), (precisions or (), ALL_PRECISIONS, "precision")):
@@ -345,10 +339,10 @@ def compare_runtimes(
     first: tuple[list[str | None], np.ndarray] | None = None
     num_learned = 0
     with TemporaryDirectory() as folder:
-        files = ExportedFiles(model, Path(folder), {exported: path} if exported else {}, backbone)
+        files = ModelFiles(model, Path(folder), {exported: path} if exported else {}, backbone)
         for runtime, precision in wanted:
             try:
-                predictor, path_of_weights = files.open(runtime, precision, device)
+                predictor, path_of_weights = files.load(runtime, precision, device)
             except MissingExtraError as error:
                 missing[runtime] = error.remedy or ""
                 continue
@@ -359,7 +353,7 @@ def compare_runtimes(
                 continue
             labels, numbers = _predictions(predictor, clips)
             first = first or (labels, numbers)
-            num_learned = clips.num_learned_speakers(predictor)
+            num_learned = len(predictor.checkpoint.learned_speakers(clips.utterances or ()))
             speed = measure(predictor, clip_s=clip_s, seconds=seconds)
             results.append(
                 RuntimeResult(
@@ -378,8 +372,8 @@ def compare_runtimes(
 
 
 @dataclass(frozen=True)
-class ExportedFiles:
-    """A model in every runtime; it is exported when a runtime first needs it.
+class ModelFiles:
+    """The files of a model that runtimes load; it is exported when a runtime first needs that.
 
     Attributes:
         model: A model folder or name, or an exported file.
@@ -393,7 +387,7 @@ class ExportedFiles:
     files: dict[str, Path]
     backbone: str | Path | None
 
-    def open(self, runtime: str, precision: str | None, device: str) -> tuple[Predictor, Path]:
+    def load(self, runtime: str, precision: str | None, device: str) -> tuple[Predictor, Path]:
         """Load the model for a runtime; also return the file that contains its weights.
 
         Args:

@@ -21,7 +21,6 @@ from serein import hub
 from serein.data import manifest
 from serein.data.files import lock
 from serein.data.manifest import Predicted, Utterance
-from serein.data.protocols import speaker_key
 from serein.errors import AudioError, LeakError, ModelError, RunError
 from serein.evaluation.predictions import Prediction as RunPrediction
 from serein.evaluation.predictions import class_names, read_json, read_run_predictions
@@ -153,8 +152,7 @@ class ModelGenderAnnotator:
         Raises:
             LeakError: The model was trained on some of the speakers, and that is refused.
         """
-        known = set(self._predictor.checkpoint.training.get("speakers", []))
-        shared = sorted({speaker_key(u) for u in utterances if u.speaker is not None} & known)
+        shared = self._predictor.checkpoint.learned_speakers(utterances)
         if shared and self._seen_speakers == "refuse":
             raise LeakError(
                 f"the model was trained on {len(shared)} of these speakers: {', '.join(shared[:5])}",

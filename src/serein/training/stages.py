@@ -9,7 +9,7 @@ import os
 import signal
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -458,13 +458,13 @@ def compiled(model: SpeechModel, *, enabled: bool = True) -> Iterator[None]:
     """
     branches = (MAIN, *model.branches) if enabled else ()
     parts = [block for branch in branches for block in model.backbone_of(branch).repeated_blocks]
+    if not parts:
+        yield
+        return
     for part in parts:
         part.compile(backend=COMPILER_BACKEND, dynamic=True)
     try:
-        with ExitStack() as settings:
-            if parts:
-                settings.enter_context(torch._dynamo.config.patch(COMPILER_OPTIONS))
-                settings.enter_context(torch._functorch.config.patch(donated_buffer=False))
+        with torch._dynamo.config.patch(COMPILER_OPTIONS), torch._functorch.config.patch(donated_buffer=False):
             yield
     finally:
         for part in parts:
