@@ -125,6 +125,7 @@ class WindowCutter:
         self.detector = SpeechDetector()
         self.kept: Waveform = np.zeros(0, np.float32)
         self.kept_from = 0  # the sample that `kept` starts with
+        self.position = 0  # samples that have arrived
         self.num_frames = 0  # that the detector has processed
         self.stretch: int | None = None  # the earliest start of the current stretch of speech
         self.onset = 0  # where the detector found it
@@ -134,11 +135,6 @@ class WindowCutter:
         self.covered = 0  # end of the windows that were cut
         self.num_speech_samples = 0
 
-    @property
-    def position(self) -> int:
-        """Samples that have arrived."""
-        return self.kept_from + len(self.kept)
-
     def feed(self, waveform: Waveform, speech: NDArray[np.float32] | None = None) -> list[Window]:
         """Return the windows completed by these samples, (sample,).
 
@@ -147,6 +143,7 @@ class WindowCutter:
         """
         speech = self.detector.feed(waveform) if speech is None else speech
         self.kept = np.concatenate([self.kept, waveform])
+        self.position += len(waveform)
         windows = [window for probability in speech for window in self._add_frame(float(probability))]
         # drop the samples that no window will need
         needed = self.num_frames * FRAME - EDGE_SEARCH
@@ -223,12 +220,18 @@ class WindowCutter:
         samples = self.kept[start - self.kept_from : end - self.kept_from].astype(np.float64)
         if len(samples) <= EDGE_WINDOW:
             return start, end
-        sums = np.concatenate([[0.0], np.cumsum(np.square(samples - samples.mean()))])
+        samples -= samples.mean()
+        sums = np.zeros(len(samples) + 1)
+        np.cumsum(np.square(samples, out=samples), out=sums[1:])
         power = sums[EDGE_WINDOW:] - sums[:-EDGE_WINDOW]  # of the window that begins at each sample
+        is_loud = np.zeros(len(power) + 2, bool)  # false before and after
         begin, finish = (min(max(place - start, 0), len(power) - 1) for place in (onset, self.speech_end - EDGE_WINDOW))
+        loudest = -1.0
         for _ in range(2):  # the loudest of the detected speech; then of all that belongs to it
-            loudest = power[begin : max(finish, begin) + 1].max()
-            is_loud = np.concatenate([[False], power >= loudest * 10.0 ** (-EDGE_DB / 10.0), [False]])
+            before_that, loudest = loudest, power[begin : max(finish, begin) + 1].max()
+            if loudest == before_that:
+                break
+            np.greater_equal(power, loudest * 10.0 ** (-EDGE_DB / 10.0), out=is_loud[1:-1])
             changes = np.flatnonzero(is_loud[1:] != is_loud[:-1])  # start of a loud part, end of it, ...
             first, last = changes[::2], changes[1::2] - 1
             is_apart = first[1:] - last[:-1] > EDGE_GAP

@@ -314,7 +314,8 @@ def power_spectrum(samples: torch.Tensor, window: torch.Tensor, fft: int, hop: i
         spectrum = torch.stft(
             samples, fft, hop, window=window, win_length=len(window), center=False, return_complex=True
         )
-        return spectrum.real.square() + spectrum.imag.square()
+        parts = torch.view_as_real(spectrum).square()
+        return parts[..., 0] + parts[..., 1]
     before = (fft - len(window)) // 2
     after = fft - len(window) - before
     windows = windows_of(samples[:, before : samples.shape[1] - after], len(window), hop) * window
