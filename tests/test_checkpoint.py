@@ -287,4 +287,13 @@ def test_speakers_that_a_model_has_learned() -> None:
     checkpoint.training["speakers"] = ["own/1", "own/2"]
     speakers = [("own", "2"), ("own", "2"), ("own", None), ("other", "1")]
     seen = [Utterance(id=str(n), audio="-", speaker=who, corpus=corpus) for n, (corpus, who) in enumerate(speakers)]
-    assert checkpoint.learned_speakers(seen) == ["own/2"]
+    assert checkpoint.learned_speakers(seen, "own") == ["own/2"]
+
+
+def test_speakers_without_a_corpus_are_known_by_the_name_of_their_manifest() -> None:
+    """`serein corpus merge` uses the name as their corpus."""
+    checkpoint = model_folder.load(Path(__file__).parent / "golden" / "models" / "classes")
+    checkpoint.training["speakers"] = ["mine/anna", "emodb/ben"]
+    seen = [Utterance(id=who, audio="-", speaker=who) for who in ("anna", "ben")]
+    assert checkpoint.learned_speakers(seen, "mine") == ["/anna"]
+    assert checkpoint.learned_speakers(seen, "theirs") == []

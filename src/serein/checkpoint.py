@@ -25,7 +25,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from serein.choices import Positive, choose
 from serein.data.files import make_readable, sha256, write_text
 from serein.data.manifest import Utterance
-from serein.data.protocols import speaker_key
+from serein.data.protocols import learned_speakers
 from serein.errors import ModelError, RecipeError
 from serein.model_card import card
 from serein.models.hidden_states import ADAPTER_WEIGHT, plain_name
@@ -142,10 +142,13 @@ class Checkpoint:
         known, answered = self.options.tasks.chosen, self.options.answered
         return tuple(name for name in known if answered is None or name in answered)
 
-    def learned_speakers(self, utterances: Iterable[Utterance]) -> list[str]:
-        """Return the speakers of utterances that the model was trained on, sorted."""
-        learned = set(self.training.get("speakers", []))
-        return sorted({speaker_key(each) for each in utterances if each.speaker is not None} & learned)
+    def learned_speakers(self, utterances: Iterable[Utterance], name: str) -> list[str]:
+        """Return the speakers of utterances that the model was trained on, sorted.
+
+        Args:
+            name: Name of the manifest of the utterances.
+        """
+        return learned_speakers(utterances, self.training.get("speakers", []), name)
 
     @property
     def class_labels(self) -> ClassLabels:

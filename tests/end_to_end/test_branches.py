@@ -19,6 +19,7 @@ from serein import checkpoint as model_folder
 from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.dataset import Recordings
+from serein.data.files import sha256
 from serein.errors import LeakError, ModelError, RecipeError
 from serein.experiment import build as assembling
 from serein.experiment import data as preparation
@@ -273,20 +274,55 @@ def test_test_speakers_are_no_training_classes_of_an_origin(voices: Path, tones:
     with pytest.raises(
         LeakError, match=r"speakers? in both .*leaking and test: tones/.* Start from a network that was not"
     ):
-        assembling.require_trainable(experiment)
-    assembling.require_trainable(preparation.prepare(from_voices(voices), tones, silent))
+        assembling.check_origins(experiment)
+    assert assembling.check_origins(preparation.prepare(from_voices(voices), tones, silent)) == []
+    shared = preparation.prepare(from_voices(leaking, protocol={"name": "random"}), tones, silent)
+    used = f"Training uses {leaking} (speaker), which was trained on 3 of 6 test speakers"
+    assert assembling.check_origins(shared) == [f"{used}: it may have learned the test clips."]
+
+
+def on_backbone(source: Path, **training: Any) -> recipes.Recipe:
+    """Return a recipe whose backbone comes from a model that was trained like this, written to `source`."""
+    shutil.copytree(Path(__file__).parents[1] / "golden" / "models" / "classes-wavlm", source)
+    content = json.loads((source / "model.json").read_text())
+    (source / "model.json").write_text(json.dumps({**content, "training": training}))
+    stage = {"name": "emotion", "epochs": 1, "trainable": ["heads"], "checkpoint": "last"}
+    backbone = {"backbone": {"name": "huggingface", "source": str(source)}, "encoder": None, "stages": [stage]}
+    return recipes.validate({**TINY, **backbone}, where="test")
 
 
 def test_test_speakers_are_no_training_speakers_of_a_backbone(tones: Path, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    shutil.copytree(Path(__file__).parents[1] / "golden" / "models" / "classes-wavlm", source)
-    content = json.loads((source / "model.json").read_text())
-    content["training"]["speakers"] = ["tones/anna"]
-    (source / "model.json").write_text(json.dumps(content))
-    backbone = {"backbone": {"name": "huggingface", "source": str(source)}, "encoder": None}
-    experiment = preparation.prepare(recipes.validate({**TINY, **backbone}, where="test"), tones, silent)
+    made = on_backbone(tmp_path / "source", speakers=["tones/anna"])
+    experiment = preparation.prepare(made, tones, silent)
     with pytest.raises(LeakError, match=r"speaker in both .*source and test: tones/anna"):
-        assembling.require_trainable(experiment)
+        assembling.check_origins(experiment)
+
+
+def test_speakers_of_a_merged_manifest_are_found_in_the_original(tones: Path, tmp_path: Path) -> None:
+    manifest.write([u.model_copy(update={"corpus": None}) for u in manifest.read(tones)], tmp_path / "mine.jsonl")
+    made = on_backbone(tmp_path / "source", speakers=["mine/anna"])
+    with pytest.raises(LeakError, match=r"speaker in both .*source and test: anna"):
+        assembling.check_origins(preparation.prepare(made, tmp_path / "mine.jsonl", silent))
+
+
+def test_a_backbone_of_unknown_speakers_is_noted(tones: Path, tmp_path: Path) -> None:
+    made = on_backbone(tmp_path / "source")
+    (note,) = assembling.check_origins(preparation.prepare(made, tones, silent))
+    assert note.startswith(
+        f"Training uses {tmp_path / 'source'} (backbone), but its speakers or those of the test clips"
+    )
+
+
+def test_a_model_names_what_its_backbone_was_trained_on(tones: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    made = on_backbone(source, speakers=["other/gil"], licences={"other": "CC BY-NC 4.0"}, languages=["de"])
+    experiment = preparation.prepare(made, tones, silent)
+    training = train_fold(experiment, experiment.folds.folds[0], 0, tmp_path / "fold", silent, label="x").training
+    assert "other/gil" in training["speakers"]
+    assert training["licences"] == {"other": "CC BY-NC 4.0", "tones": "not stated"}
+    assert training["languages"] == ["de"]
+    weights_sha256 = sha256(source / "model.safetensors")
+    assert training["origins"] == {"backbone": {"model": str(source), "sha256": weights_sha256}}
 
 
 def test_a_run_of_the_same_folds_gives_each_fold_its_own(run: Path, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_run_must_have_tested_every_utterance(corpus: Path, tmp_path: Path) ->
 def test_a_run_on_other_recordings_is_refused(corpus: Path, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", PROBABILITIES, speaker="1")
     with pytest.raises(RunError, match="2 utterances have another speaker there, such as c"):
-        RunGenderAnnotator(run).wanted(manifest.read(corpus))
+        RunGenderAnnotator(run).wanted(manifest.read(corpus), "corpus")
 
 
 def test_a_run_of_emotions_is_refused(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_genders_of_a_model(gender_run: Path, tones: Path, tmp_path: Path, serei
     assert "was trained on" in refused.complaint
     assert "--allow-seen-speakers" in refused.complaint
     with pytest.raises(LeakError):
-        ModelGenderAnnotator(str(model), "refuse").wanted(manifest.read(tones))
+        ModelGenderAnnotator(str(model), "refuse").wanted(manifest.read(tones), "tones")
     others = [u.model_copy(update={"speaker": f"new {u.speaker}"}) for u in manifest.read(tones)]
     manifest.write(others, tmp_path / "others.jsonl")
     new = serein("corpus", "annotate", tmp_path / "others.jsonl", "--gender", model, "-o", tmp_path / "new.jsonl")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -16,6 +16,30 @@ from serein.recipe import Protocol
 def speaker_key(utterance: Utterance) -> str:
     """Return the speaker, qualified by corpus: two corpora may both have a speaker '01'."""
     return f"{utterance.corpus or ''}/{utterance.speaker}"
+
+
+def speaker_keys(utterance: Utterance, name: str) -> set[str]:
+    """Return the names by which a model may know the speaker: `speaker_key` before and after `serein corpus merge`.
+
+    Args:
+        name: Name of the utterance's manifest, which `merge` uses as the corpus of utterances without one.
+
+    Example:
+        >>> sorted(speaker_keys(Utterance(id="a", audio="a.wav", speaker="anna"), "mine"))
+        ['/anna', 'mine/anna']
+    """
+    return {speaker_key(utterance), f"{utterance.corpus or name}/{utterance.speaker}"}
+
+
+def learned_speakers(utterances: Iterable[Utterance], learned: Iterable[str], name: str) -> list[str]:
+    """Return the speakers of utterances that a model was trained on, as named by `speaker_key`, sorted.
+
+    Args:
+        learned: All speakers that it was trained on, as named by `speaker_keys`.
+        name: Name of the manifest of the utterances.
+    """
+    known = set(learned)
+    return sorted({speaker_key(u) for u in utterances if u.speaker is not None and speaker_keys(u, name) & known})
 
 
 def alike_speakers(utterances: Sequence[Utterance]) -> list[tuple[str, ...]]:

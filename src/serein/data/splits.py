@@ -18,6 +18,7 @@ from serein.data.protocols import (
     TEST_SIDES,
     WITHOUT_SPEAKERS,
     genders_of,
+    learned_speakers,
     require_distinct_speakers,
     require_field,
     speaker_key,
@@ -397,20 +398,21 @@ def check_targets(taught: Mapping[str, Set[str]], fold: Fold, fields: Mapping[st
         )
 
 
-def check_origin(utterances: Sequence[Utterance], fold: Fold, speakers: Sequence[str], source: str) -> None:
+def check_origin(tested: Sequence[Utterance], fold: Fold, speakers: Sequence[str], source: str, name: str) -> None:
     """Raise an error if a network that a branch starts from was trained on speakers of the test set.
 
     Args:
-        speakers: The speakers that it was trained on, as named by `speaker_key`.
+        tested: The utterances of the test set.
+        speakers: The speakers that it was trained on, as named by `speaker_keys`.
         source: Origin of the network.
+        name: Name of the manifest.
 
     Raises:
         LeakError: It was; names the speakers.
     """
-    speaker_of = {u.id: speaker_key(u) for u in utterances if u.speaker is not None}
-    tested = sorted({speaker_of[name] for name in fold.test if name in speaker_of})
+    shared = learned_speakers(tested, speakers, name)
     _no_shared(
-        (speakers, tested),
+        (shared, shared),
         (source, "test"),
         f"fold {fold.name}, branches",
         "speaker",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from serein import checkpoint as model_folder
 from serein.checkpoint import Checkpoint, is_model_folder
 from serein.data.augmentation import WaveformAugmenter
 from serein.data.dataset import batch_durations
+from serein.data.protocols import learned_speakers, speaker_key
 from serein.data.splits import Fold, check_origin
 from serein.errors import ModelError, RecipeError
 from serein.experiment.data import Experiment, targets_of, tasks_of
@@ -111,6 +111,24 @@ def resolve(source: str, fold: str, seed: int) -> Path:
     if not root.is_dir():
         raise ModelError("no such run or model", where=root, remedy="Train one, or name another 'from'.")
     raise ModelError("contains no finished model", where=root, remedy="Finish the run: serein run --resume.")
+
+
+def origins_of(recipe: Recipe) -> dict[str, str]:
+    """Return the finished models that a recipe starts from: branch, backbone or teacher -> value of the recipe."""
+    origins = {name: branch.start for name, branch in recipe.branches.items() if branch.start is not None}
+    backbones = {} if MAIN in origins else {"backbone": recipe.backbone}
+    backbones |= {f"backbone of {name}": branch.backbone for name, branch in recipe.branches.items() if branch.backbone}
+    for name, options in backbones.items():
+        if isinstance(options, HuggingFace) and is_own(options.source):
+            origins[name] = options.source
+    teachers = {f"teacher of {name}": head.taught_by for name, head in recipe.tasks.chosen.items()}
+    return origins | {name: options.teacher for name, options in teachers.items() if options}
+
+
+def training_of(folder: Path) -> dict[str, Any]:
+    """Return the description of a finished model's training; empty if its folder has none."""
+    training: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8")).get("training", {})
+    return training
 
 
 def load_pretrained_branches(recipe: Recipe, fold: str, seed: int) -> dict[str, PretrainedBranch]:
@@ -227,25 +245,43 @@ def _another(pretrained: PretrainedBranch, what: str, own: object, theirs: objec
 NOTHING: Mapping[str, PretrainedBranch] = {}
 
 
+def check_origins(experiment: Experiment) -> list[str]:
+    """Return notes on the finished models of a recipe that may have learned the test clips.
+
+    Raises:
+        ModelError: There is no such model.
+        LeakError: A model was trained on test speakers, although the protocol separates speakers.
+    """
+    notes = []
+    for name, source in origins_of(experiment.recipe).items():
+        shared: set[str] = set()
+        tested: set[str] = set()
+        is_known = True
+        for fold, seed in experiment.fold_runs():
+            learned = training_of(resolve(source, fold.name, seed)).get("speakers", [])
+            clips = [experiment.utterances[p] for p in experiment.positions(fold.test)]
+            if experiment.folds.is_speaker_independent:
+                check_origin(clips, fold, learned, source, experiment.manifest.stem)
+            shared.update(learned_speakers(clips, learned, experiment.manifest.stem))
+            tested.update(speaker_key(u) for u in clips if u.speaker is not None)
+            is_known &= not clips or (bool(learned) and any(u.speaker is not None for u in clips))
+        if shared:
+            trained = f"was trained on {len(shared)} of {len(tested)} test speakers"
+            notes.append(f"Training uses {source} ({name}), which {trained}: it may have learned the test clips.")
+        elif not is_known:
+            unknown = "its speakers or those of the test clips are unknown"
+            notes.append(f"Training uses {source} ({name}), but {unknown}: it may have learned the test clips.")
+    return notes
+
+
 def require_trainable(experiment: Experiment) -> None:
     """Build the model once and check every stage, to report mismatches before anything is written.
 
     Raises:
         RecipeError: Backbone, encoder, heads and stages do not fit together.
         ModelError: The backbone or the model of a branch cannot be loaded, or the network differs from the recipe's.
-        LeakError: A model that a branch, backbone or teacher comes from was trained on test speakers.
     """
     recipe, fold = experiment.recipe, experiment.folds.folds[0]
-    sources = [branch.start for branch in recipe.branches.values() if branch.start is not None]
-    sources += [head.taught_by.teacher for head in recipe.tasks.chosen.values() if head.taught_by]
-    backbones = [] if MAIN in recipe.branches and recipe.branches[MAIN].start else [recipe.backbone]
-    backbones += [branch.backbone for branch in recipe.branches.values() if branch.backbone]
-    sources += [each.source for each in backbones if isinstance(each, HuggingFace) and is_own(each.source)]
-    for source, (own_fold, seed) in product(sources, experiment.fold_runs()):
-        path = resolve(source, own_fold.name, seed) / "model.json"
-        learned = json.loads(path.read_text(encoding="utf-8")).get("training", {}).get("speakers", [])
-        if experiment.folds.is_speaker_independent:
-            check_origin(experiment.utterances, own_fold, list(learned), source)
     pretrained_branches = load_pretrained_branches(recipe, fold.name, recipe.seeds[0])
     tasks = tasks_with(experiment, fold, pretrained_branches)
     if len(tasks) > 1 or tasks[recipe.tasks.main].fits_on == "train":  # some folds may lack the labels they need

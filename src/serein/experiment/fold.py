@@ -21,7 +21,7 @@ from serein.data import manifest
 from serein.data.dataset import BucketSampler, ClipDataset, Targets, TrainingConditions, batch_durations, collate
 from serein.data.files import replacing, sha256, write_text
 from serein.data.manifest import Utterance
-from serein.data.protocols import speaker_key
+from serein.data.protocols import speaker_key, speaker_keys
 from serein.data.splits import Fold
 from serein.device import distributed_info, moved_to, own_device, wait_for_all
 from serein.errors import ModelError
@@ -31,9 +31,11 @@ from serein.experiment.build import (
     PretrainedBranch,
     load_pretrained_branches,
     new_model,
+    origins_of,
     resolve,
     tasks_with,
     text_size,
+    training_of,
 )
 from serein.experiment.data import Experiment, targets_of
 from serein.experiment.predict import (
@@ -50,7 +52,6 @@ from serein.model_card import card
 from serein.models.conditioning import attribute_vectors
 from serein.models.logmel import LogMelBackbone
 from serein.models.model import SpeechModel
-from serein.models.pretrained import weights_hash
 from serein.progress import Report
 from serein.recipe import MAIN, Batches, Branch, SpectrogramAugmentation, Stage
 from serein.tasks.task import Task
@@ -87,11 +88,8 @@ def train_fold(
     """Train every stage of a recipe on one fold and save the model; resume a training that was stopped."""
     recipe = experiment.recipe
     pretrained_branches = load_pretrained_branches(recipe, fold.name, seed)
-    teachers = {
-        name: resolve(head.taught_by.teacher, fold.name, seed)
-        for name, head in recipe.tasks.chosen.items()
-        if head.taught_by
-    }
+    origins = {name: resolve(source, fold.name, seed) for name, source in origins_of(recipe).items()}
+    teachers = {name: origins[f"teacher of {name}"] for name, head in recipe.tasks.chosen.items() if head.taught_by}
     tasks = tasks_with(experiment, fold, pretrained_branches)
     torch.manual_seed(stage_seed(seed, fold.name, "model"))
     model = new_model(recipe, tasks, pretrained_branches)
@@ -122,7 +120,7 @@ def train_fold(
         else:
             train_shared_stage(model, tasks, recipe, number, data, folder=own, shared=experiment.shared, **how)
         checkpoint = checkpoint_after(
-            experiment, fold, model, tasks, folder, number, pretrained_branches, teachers=teachers
+            experiment, fold, model, tasks, folder, number, pretrained_branches, origins=origins
         )
         is_last = stage is recipe.stages[-1]
         if is_last or only_here(recipe, number):
@@ -197,24 +195,18 @@ def checkpoint_after(
     number: int,
     pretrained_branches: Mapping[str, PretrainedBranch],
     *,
-    teachers: Mapping[str, Path],
+    origins: Mapping[str, Path],
 ) -> Checkpoint:
     """Return the checkpoint of a model after a stage, which predicts the tasks of that stage.
 
     Args:
-        teachers: Task -> model folder of its teacher.
+        origins: Branch, backbone or teacher -> folder of the finished model that it comes from.
     """
     recipe = experiment.recipe
-    origins = {
-        name: {"model": str(pretrained.where), "sha256": weights_hash(pretrained.checkpoint.model)}
-        for name, pretrained in pretrained_branches.items()
-    }
-    before = [pretrained.checkpoint.training for pretrained in pretrained_branches.values()]
-    for name, teacher in teachers.items():
-        origins[f"teacher of {name}"] = {"model": str(teacher), "sha256": sha256(teacher / "model.safetensors")}
-        before.append(json.loads((teacher / "model.json").read_text(encoding="utf-8")).get("training", {}))
-    earlier = {speaker for training in before for speaker in training.get("speakers", [])}
+    before = [training_of(origin) for origin in origins.values()]
     learned = [experiment.utterances[p] for p in experiment.positions((*fold.train, *fold.dev))]
+    speakers = {speaker for training in before for speaker in training.get("speakers", [])}
+    speakers = speakers.union(*(speaker_keys(u, experiment.manifest.stem) for u in learned if u.speaker is not None))
     corpora = sorted({u.corpus or "own" for u in learned})
     epochs = history(stage_folder(folder, recipe, number))
     monitor = monitored_score(recipe.stages[number], tasks[recipe.tasks_of(recipe.stages[number])[0]])
@@ -224,8 +216,11 @@ def checkpoint_after(
         "manifest_sha256": manifest.digest(experiment.utterances),
         "num_utterances": len(learned),
         "num_speakers": len({speaker_key(u) for u in learned}),
-        "speakers": sorted({speaker_key(u) for u in learned if u.speaker is not None} | earlier),
-        "origins": origins,
+        "speakers": sorted(speakers),
+        "origins": {
+            name: {"model": str(origin), "sha256": sha256(origin / "model.safetensors")}
+            for name, origin in origins.items()
+        },
         "licences": {name: licence for training in before for name, licence in training.get("licences", {}).items()}
         | {name: licence_of(name) or "not stated" for name in corpora},
         "languages": sorted(

@@ -341,7 +341,7 @@ def scored_utterances(
     notes += [f"{note}." for note in map_notes]
     if num_copies := len(everything) - len(originals):
         notes.append(f"Left out: {num_copies} changed copies of other utterances.")
-    shared = checkpoint.learned_speakers(utterances)
+    shared = checkpoint.learned_speakers(utterances, data.stem)
     if shared and not allow_seen_speakers:
         raise LeakError(
             f"the model was trained on {len(shared)} of these speakers: {', '.join(shared[:5])}",

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from serein.device import (
 from serein.errors import RunError, first_of
 from serein.evaluation.calibration import run_calibration
 from serein.evaluation.predictions import read_json, read_run_predictions, read_specs, run_classes
-from serein.experiment.build import require_trainable, task_specs
+from serein.experiment.build import check_origins, require_trainable, task_specs
 from serein.experiment.data import Divide, Experiment, prepare, train_and_dev
 from serein.experiment.fold import run_fold, train_fold
 from serein.experiment.predict import fold_run_folder
@@ -210,6 +210,8 @@ def _startable(
             raise RunError(
                 "was started with different data", where=out, remedy="Use the same manifest, or a new --out."
             )
+    notes = check_origins(experiment)
+    experiment.folds = replace(experiment.folds, notes=(*experiment.folds.notes, *notes))
     require_trainable(experiment)
     experiment.device = device
     own = own_device(device)

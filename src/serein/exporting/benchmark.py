@@ -169,10 +169,12 @@ class ComparedClips:
     Attributes:
         waveforms: (sample,) float32 at 16 kHz each.
         utterances: Their metadata and labels; `None` for generated sounds.
+        name: Name of their manifest.
     """
 
     waveforms: Sequence[Waveform]
     utterances: Sequence[Utterance] | None = None
+    name: str = ""
 
     @classmethod
     def generated(cls) -> ComparedClips:
@@ -191,7 +193,7 @@ class ComparedClips:
         if not originals:
             raise ManifestError("has only changed copies", where=path, remedy="Name a manifest with their originals.")
         chosen = originals[:: -(-len(originals) // max_clips)]
-        return cls([audio.load(each.audio, each.start_s, each.end_s) for each in chosen], chosen)
+        return cls([audio.load(each.audio, each.start_s, each.end_s) for each in chosen], chosen, path.stem)
 
     def ua(self, predictor: Predictor, labels: Sequence[str | None]) -> float | None:
         """Return the unweighted accuracy of a model's labels, 0 to 1; `None` if no clip has one of its classes."""
@@ -353,7 +355,7 @@ def compare_runtimes(
                 continue
             labels, numbers = _predictions(predictor, clips)
             first = first or (labels, numbers)
-            num_learned = len(predictor.checkpoint.learned_speakers(clips.utterances or ()))
+            num_learned = len(predictor.checkpoint.learned_speakers(clips.utterances or (), clips.name))
             speed = measure(predictor, clip_s=clip_s, seconds=seconds)
             results.append(
                 RuntimeResult(

@@ -88,7 +88,7 @@ class RunGenderAnnotator:
         digest = hashlib.sha256("\n".join(sorted(map(repr, tested))).encode()).hexdigest()
         self.by = f"{run}, sha256 {digest[:16]}"
 
-    def wanted(self, utterances: Sequence[Utterance]) -> list[Utterance]:
+    def wanted(self, utterances: Sequence[Utterance], name: str) -> list[Utterance]:
         """Return the utterances that the run predicted, and those that it neither predicted nor was trained on.
 
         Raises:
@@ -146,13 +146,16 @@ class ModelGenderAnnotator:
         _require_genders(self._predictor.classes, where=name)
         self.by = f"{name}, sha256 {hub.folder_digest(folder)[:16]}"
 
-    def wanted(self, utterances: Sequence[Utterance]) -> list[Utterance]:
+    def wanted(self, utterances: Sequence[Utterance], name: str) -> list[Utterance]:
         """Return all utterances.
+
+        Args:
+            name: Name of their manifest.
 
         Raises:
             LeakError: The model was trained on some of the speakers, and that is refused.
         """
-        shared = self._predictor.checkpoint.learned_speakers(utterances)
+        shared = self._predictor.checkpoint.learned_speakers(utterances, name)
         if shared and self._seen_speakers == "refuse":
             raise LeakError(
                 f"the model was trained on {len(shared)} of these speakers: {', '.join(shared[:5])}",
@@ -199,7 +202,7 @@ class TranscriptAnnotator:
         setting = f", language {language}" if language else ""
         self.by = f"{name}, sha256 {hub.folder_digest(self._transcriber.folder)[:16]}{setting}"
 
-    def wanted(self, utterances: Sequence[Utterance]) -> list[Utterance]:
+    def wanted(self, utterances: Sequence[Utterance], name: str) -> list[Utterance]:
         """Return the utterances without a transcript, or all utterances."""
         return [u for u in utterances if self._which == "all" or not (u.transcript or "").strip()]
 
@@ -237,7 +240,7 @@ def annotate(
         SereinError: An annotator may not or cannot predict these utterances.
     """
     utterances = manifest.read(manifest_path)
-    wanted = [annotator.wanted(utterances) for annotator in annotators]
+    wanted = [annotator.wanted(utterances, manifest_path.stem) for annotator in annotators]
     partial = out.with_name(f"{out.name}.partial")
     by = {annotator.field: annotator.by for annotator in annotators}
     inputs = [manifest.digest(utterances), *(f"{annotator.field}: {annotator.by}" for annotator in annotators)]

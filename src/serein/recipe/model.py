@@ -226,7 +226,8 @@ class Branch(Options):
         encoder: Its own trained layers between backbone and heads.
         start: A finished run or model (`from`): the branch has the same network and starts from its backbone, encoder
             and heads. Of a run, the fold with the same name and seed is used if there is one; of an ensemble, the first
-            network. No speaker that the model was trained on may be tested.
+            network. No speaker that the model was trained on may be tested; where the protocol shares speakers, a note
+            states it.
     """
 
     backbone: Backbone | None = None
