@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from serein import recipe as recipes
 from serein.data.manifest import Utterance
 from serein.data.protocols import speaker_key
-from serein.data.splits import Fold, Folds, check_leaks, class_notes, make_folds
+from serein.data.splits import Fold, Folds, add_unlabelled, check_leaks, class_notes, make_folds
 from serein.errors import LeakError, ManifestError, RecipeError
 from serein.recipe import Protocol
 
@@ -367,6 +367,35 @@ def test_classes_that_cannot_be_learned_or_tested_are_named() -> None:
     assert class_notes({name: labels[name] for name in ("1-0", "1-1", "2-0", "2-1")}, {}, folds[:1]) == ()
 
 
+# -- utterances without a label of the main task
+
+
+def without_label(*speakers: str | None) -> list[Utterance]:
+    return [Utterance(id=f"bare-{n}", audio=f"/bare-{n}.wav", speaker=who) for n, who in enumerate(speakers)]
+
+
+def test_copies_follow_their_originals_and_are_never_dev() -> None:
+    labelled, bare = people(*"abcdef"), without_label(*"abcdef")
+    copies = [u.model_copy(update={"id": f"{u.id}-copy", "copy_of": u.id}) for u in bare]
+    protocol = Protocol(num_folds=3, dev="speakers")
+    folds = make_folds(labelled, protocol)
+    folds = add_unlabelled(folds, [*labelled, *bare, *copies], [*bare, *copies], protocol, {}, main="emotion")
+    for fold in folds.folds:
+        assert {name for name in fold.dev if name.startswith("bare")}
+        assert not {name for name in fold.dev if name.endswith("copy")}
+        followed = {u.copy_of for u in copies if u.id in fold.train}
+        assert followed == {u.id for u in bare if u.id in fold.train} != set()
+
+
+def test_unlabelled_utterances_without_a_speaker_are_noted() -> None:
+    labelled = people(*"abcdef")
+    for protocol, is_noted in ((Protocol(num_folds=3), True), (Protocol(name="random", num_folds=3), False)):
+        for bare in (without_label(None, None, "a"), without_label("a")):
+            folds = make_folds(labelled, protocol)
+            note = add_unlabelled(folds, [*labelled, *bare], bare, protocol, {}, main="emotion").notes[-1]
+            assert ("2 of them have no speaker" in note) == (is_noted and len(bare) == 3)
+
+
 # -- what cannot be divided
 
 
@@ -383,6 +412,11 @@ def test_classes_that_cannot_be_learned_or_tested_are_named() -> None:
         (people("1", "2"), Protocol(folds=(("1", "2"),), dev="none"), "fold 1 has 0 training and 4 test utterances"),
         (people("1", "2"), Protocol(num_folds=2), "protocol.dev: the training set has only one speaker"),
         (people("1"), Protocol(name="leave-one-speaker-out"), "protocol: 1 speaker in the data"),
+        (
+            people("a/1", "a-1", "b"),
+            Protocol(name="leave-one-speaker-out"),
+            "protocol: the folds of speaker a-1 and speaker a/1 would have the same name, a-1",
+        ),
         (
             people("1", "2", split="train"),
             Protocol(name="official"),
@@ -524,6 +558,13 @@ def test_a_clip_is_tested_beside_its_twin() -> None:
     utterances = said_by("1", 4)
     folds = make_folds(utterances, by_clips(("-0$",), ("-2$",)), duplicates={"1-0": "1-0", "1-1": "1-0", "1-3": "1-0"})
     assert folds.folds[0].test == ("1-0", "1-1", "1-3")
+
+
+def test_a_clip_that_matches_takes_its_twins_along() -> None:
+    utterances = said_by("1", 5)
+    twins = {"1-0": "1-0", "1-1": "1-0", "1-2": "1-2", "1-3": "1-2"}
+    folds = make_folds(utterances, by_clips(("-1$", "-2$"), ("-3$", "-4$")), duplicates=twins)
+    assert [fold.test for fold in folds.folds] == [("1-0", "1-1", "1-2", "1-3"), ("1-4",)]
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,14 @@ def groups_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: 
             remedy=f"Provide at least two, which '{protocol.name}' needs.",
         )
     names = [str(i + 1) for i in range(len(named))] if folds else [g.replace("/", "-") for g in groups]
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        alike = " and ".join(f"{kind} {group}" for group in groups if group.replace("/", "-") == name)
+        raise RecipeError(
+            f"the folds of {alike} would have the same name, {name}",
+            where="protocol",
+            remedy="Rename one of them in the manifest.",
+        )
     return [_test_side(utterances, name, fold, group_of) for name, fold in zip(names, named, strict=True)]
 
 
@@ -221,7 +229,8 @@ def clips_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: M
     """Test the ids that match the patterns of each fold; the others are used for training in every fold.
 
     Args:
-        duplicates: Id -> id of an utterance with the same audio, with which it is tested.
+        duplicates: Id -> smallest of the ids with the same audio. All of them are tested in the fold of the first one
+            that matches.
 
     Raises:
         RecipeError: A pattern is invalid, matches nothing, or matches an id that another fold tests.
@@ -256,9 +265,12 @@ def clips_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: M
                     where=_WHERE,
                     remedy="Let each id match the patterns of only one fold: pooled scores count every utterance once.",
                 )
+    fold_of: dict[str, int] = {}  # of all utterances with the same audio
+    for name in sorted(tested_in):
+        fold_of.setdefault(duplicates.get(name, name), tested_in[name])
     tests = []
     for number, patterns in enumerate(protocol.folds, start=1):
-        tested = frozenset(u.id for u in utterances if tested_in.get(duplicates.get(u.id, u.id)) == number)
+        tested = frozenset(u.id for u in utterances if fold_of.get(duplicates.get(u.id, u.id)) == number)
         if not tested:
             raise RecipeError(
                 f"no id matches {' or '.join(patterns)}; the first id is {utterances[0].id}",

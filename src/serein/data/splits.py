@@ -284,7 +284,7 @@ def add_unlabelled(
 
     Args:
         utterances: All utterances, in the manifest's order.
-        unlabelled: Those that the protocol did not divide.
+        unlabelled: Those that the protocol did not divide; changed copies follow their originals, as in `make_folds`.
         duplicates: Id -> id of an utterance with the same audio.
         main: The task for which they have no label.
     """
@@ -309,6 +309,8 @@ def add_unlabelled(
         ]
         if protocol.name == "official":
             new = [u for u in new if u.split in (None, "train", "dev")]
+        copies = [u for u in new if u.copy_of is not None]
+        new = [u for u in new if u.copy_of is None]
         if not fold.dev or folds.shares_dev:
             in_dev = {u.id for u in new if fold.dev and u.split == "dev"}
         else:
@@ -324,6 +326,8 @@ def add_unlabelled(
                 in_dev |= {u.id for u in named if is_dev(u)}
         dev_audio = {duplicates.get(i, i) for i in fold.dev}
         train = [u.id for u in new if u.id not in in_dev and duplicates.get(u.id, u.id) not in dev_audio]
+        learned = {*fold.train, *train}
+        train += [u.id for u in copies if u.copy_of in learned and duplicates.get(u.id, u.id) not in dev_audio]
         train_audio = {duplicates.get(i, i) for i in (*fold.train, *train)}
         dev = [u.id for u in new if u.id in in_dev and duplicates.get(u.id, u.id) not in train_audio]
         added.append(len(train) + len(dev))
@@ -334,6 +338,9 @@ def add_unlabelled(
         f"{len(unlabelled)} utterances have no {main}: other tasks or a teacher's predictions are learned from "
         f"{low if low == high else f'{low} to {high}'} of them in each fold; none is tested."
     )
+    nameless = sum(u.speaker is None for u in unlabelled)
+    if nameless and folds.is_speaker_independent and any(fold.test for fold in folds.folds):
+        note += f" {nameless} of them have no speaker, so the test speakers are not proven to be new."
     return replace(folds, folds=tuple(extended), notes=(*folds.notes, note))
 
 
