@@ -29,6 +29,7 @@ from serein.errors import RecipeError
 from serein.models.conditioning import agreement, require_attributes
 from serein.progress import Report
 from serein.recipe import Protocol, Recipe
+from serein.tasks.classes import ClassLabels
 from serein.tasks.task import Task, keep_labelled
 
 Divide = Callable[[Sequence[Utterance], Protocol, Mapping[str, str]], Folds]
@@ -136,12 +137,12 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
     recordings = Recordings(utterances, trim_db=recipe.clips.trim_db)
     recordings.prefetch(lambda done, total: report("reading audio", done, total, f"{total} clips"))
     pairs = dict(duplicates(recordings))
-    folds = with_agreement(labelled, divide(labelled, recipe.protocol, pairs), recipe.labels.min_agreement)
+    folds = with_agreement(labelled, divide(labelled, recipe.protocol, pairs), main, recipe.labels.min_agreement)
     folds = add_unlabelled(folds, utterances, extras, recipe.protocol, pairs, main=recipe.tasks.main)
     check_leaks(utterances, folds, pairs)
     if main.spec.problem == "classes" and not main.needs_shared_speakers:  # word vectors can find unseen classes too
         originals = [u for u in labelled if u.copy_of is None]
-        labels = {u.id: label for u in originals if (label := main.label(u)) is not None}
+        labels = {u.id: str(label) for u in originals if (label := main.truth(u)) is not None}
         speakers = {u.id: speaker_key(u).lstrip("/") for u in originals if u.speaker is not None and u.id in labels}
         folds = replace(folds, notes=(*folds.notes, *class_notes(labels, speakers, folds.folds)))
     require_attributes(utterances, recipe.tasks.conditions, "known")
@@ -159,18 +160,23 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
 NOTHING: Mapping[str, Task] = {}
 
 
-def with_agreement(utterances: Sequence[Utterance], folds: Folds, least: float | None) -> Folds:
+def with_agreement(utterances: Sequence[Utterance], folds: Folds, main: Task, least: float | None) -> Folds:
     """Remove from every training set the utterances on which too few raters agreed.
 
     Args:
-        least: Smallest fraction of raters who chose an utterance's label; `None` removes nothing.
+        main: The evaluated task; if it predicts emotions, labels count as its classes.
+        least: Smallest fraction of raters who chose an utterance's class; `None` removes nothing.
 
     Raises:
-        RecipeError: No utterance has labels from several raters.
+        RecipeError: No utterance has labels from several raters, or too few agreed on every one of a training set.
     """
     if least is None:
         return folds
-    agreements = {u.id: agreement(u) for u in utterances}
+    class_labels = getattr(main, "class_labels", None)
+    if isinstance(class_labels, ClassLabels) and class_labels.field == "emotion":
+        agreements = {u.id: agreement(u, str(main.truth(u) or ""), class_labels.of) for u in utterances}
+    else:
+        agreements = {u.id: agreement(u, plain_label(u.emotion or "")) for u in utterances}
     if all(share is None for share in agreements.values()):
         raise RecipeError(
             "no utterance has labels from several raters",
@@ -179,6 +185,12 @@ def with_agreement(utterances: Sequence[Utterance], folds: Folds, least: float |
         )
     agreed = {name for name, share in agreements.items() if share is not None and share >= least - 1e-9}
     kept = [replace(fold, train=tuple(name for name in fold.train if name in agreed)) for fold in folds.folds]
+    if bare := [fold.name for fold in kept if not fold.train]:
+        raise RecipeError(
+            f"at least {least:.0%} of the raters agree on no training utterance of fold {bare[0]}",
+            where="labels.min_agreement",
+            remedy="Lower it, or leave it out.",
+        )
     before, after = (sum(len(fold.train) for fold in each) for each in (folds.folds, kept))
     note = f"Trained on the {after} of {before} training utterances that at least {least:.0%} of the raters agreed on."
     return replace(folds, folds=tuple(kept), notes=(*folds.notes, note))

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from serein.data.manifest import Utterance, is_self_evaluation
+from serein.data.manifest import Utterance, is_self_evaluation, plain_label
 from serein.errors import ManifestError, RecipeError
 from serein.recipe import Conditioning
 from serein.text.sentences import SentenceEncoder
@@ -90,20 +90,24 @@ def require_attributes(
         )
 
 
-def agreement(utterance: Utterance) -> float | None:
-    """Return the fraction of raters whose first label is the utterance's emotion; `None` without raters.
+def agreement(utterance: Utterance, emotion: str, class_of: Callable[[str], str | None] = plain_label) -> float | None:
+    """Return the fraction of raters whose first label belongs to an utterance's emotion; `None` without raters.
 
     Speakers who rate themselves (IEMOCAP) are not counted as raters.
 
+    Args:
+        emotion: The utterance's class; empty if it has none.
+        class_of: Returns the class of a rater's label.
+
     Example:
         >>> from serein.data.manifest import Rating
-        >>> ratings = (Rating(labels=("sad", "tired")), Rating(labels=("calm",)))
-        >>> agreement(Utterance(id="a", audio="a.wav", emotion="sad", ratings=ratings))
+        >>> ratings = (Rating(labels=("Sad", "tired")), Rating(labels=("calm",)))
+        >>> agreement(Utterance(id="a", audio="a.wav", ratings=ratings), "sad")
         0.5
     """
     annotators = [rating for rating in utterance.ratings if rating.labels and not is_self_evaluation(rating)]
-    first = [rating.labels[0] for rating in annotators]
-    return first.count(utterance.emotion) / len(first) if first and utterance.emotion else None
+    first = [class_of(rating.labels[0]) for rating in annotators]
+    return first.count(emotion) / len(first) if first and emotion else None
 
 
 Conditions = Mapping[str, torch.Tensor]
