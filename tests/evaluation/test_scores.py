@@ -14,7 +14,7 @@ from rich.console import Console
 from serein.errors import RunError
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.scores import score_predictions, score_run, write_scores
-from serein.evaluation.tables import scores_table
+from serein.evaluation.tables import notices, scores_table
 
 
 def said(*rows: tuple[str, str], fold: str = "1", seed: int = 0, **rest: str) -> list[Prediction]:
@@ -178,3 +178,17 @@ def test_the_table_shows_names_as_they_are() -> None:
     text = console.export_text()
     assert "[red]sad" in text
     assert "[bold]1" in text
+
+
+@pytest.mark.parametrize(
+    ("protocol", "dev", "said"),
+    [
+        ("random", "speakers", " (a random part of the training data, which shares its speakers)"),
+        ("random", "official", " (the corpus's own dev set)"),
+        ("speakers-out", "speakers", " (held-out training speakers)"),
+    ],
+)
+def test_the_dev_set_that_was_drawn_is_named(protocol: str, dev: str, said: str) -> None:
+    recipe = {"protocol": {"name": protocol, "dev": dev}, "stages": [{"checkpoint": "best"}]}
+    (notice,) = notices(None, recipe, {}, {})
+    assert f"on dev{said}; nothing was selected on test data." in notice.text

@@ -73,7 +73,10 @@ def notices(
     warnings += missing
     remarks = [*map(str, folds.get("notes") or ()), *(scores.notes if scores else ())]
     stage: dict[str, Any] = (recipe.get("stages") or [{}])[-1]
-    dev = (recipe.get("protocol") or {}).get("dev")
+    protocol = recipe.get("protocol") or {}
+    dev = protocol.get("dev")
+    if protocol.get("name") == "random" and dev in ("speakers", "sessions", "dialogue-partner"):
+        dev = "random"  # whole speakers would not be new
     if stage.get("checkpoint") == "last" or dev == "none":
         remarks.append("Checkpoint: the last epoch; nothing was selected on test data.")
     elif stage.get("checkpoint") == "best":
