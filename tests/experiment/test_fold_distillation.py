@@ -123,6 +123,14 @@ def test_a_teacher_that_learned_tested_speakers_is_refused(teacher: Path, tones:
         runs.run(leaking, tones, tmp_path / "run", num_jobs=1)
 
 
+def test_where_speakers_are_shared_it_is_noted(teacher: Path, tones: Path, tmp_path: Path) -> None:
+    source = teacher / "fold-1" / "seed-0" / "model"
+    recipe = recipe_of(tmp_path, "protocol.name=random", distillation={"teacher": str(source)})
+    notes = json.loads((runs.run(recipe, tones, tmp_path / "run", num_jobs=1) / "folds.json").read_text())["notes"]
+    used = f"Training uses {source} (teacher of emotion), which was trained on 3 of 6 test speakers"
+    assert f"{used}: it may have learned the test clips." in notes
+
+
 def test_a_teacher_of_other_classes_is_refused(teacher: Path, tones: Path, tmp_path: Path) -> None:
     words = sorted({u.emotion or "" for u in manifest.read(tones)})
     rename = f"labels.merge={{{', '.join(f'{word}: {word}-x' for word in words)}}}"
