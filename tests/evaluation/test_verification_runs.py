@@ -67,6 +67,14 @@ def test_errors_at_the_models_own_threshold_by_hand(run: Path) -> None:
     assert (found.units[1].threshold, found.units[1].misses) == (None, None)
 
 
+def test_a_fold_without_a_model_of_its_own_uses_the_threshold_of_the_one_with_the_same_training(run: Path) -> None:
+    folds = [{"name": name, "train": ["a"], "dev": ["b"], "test": [name]} for name in ("1", "2")]
+    (run / "folds.json").write_text(json.dumps({"folds": folds}))
+    found = run_verification(run)
+    assert found is not None
+    assert [unit.threshold for unit in found.units] == [0.9, 0.9]
+
+
 @pytest.mark.slow
 def test_scores_and_report_say_it(run: Path) -> None:
     scores = score_run(run)

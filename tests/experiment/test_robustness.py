@@ -18,6 +18,7 @@ from serein.data.manifest import Utterance
 from serein.errors import ManifestError, RecipeError, RunError
 from serein.evaluation.predictions import REJECTED, Prediction
 from serein.evaluation.robustness import CLEAN, score_answers, score_conditions
+from serein.experiment import robustness as changes
 from serein.experiment.robustness import changed_recordings, chosen_conditions
 
 PITCHES_HZ = {"angry": 240.0, "happy": 180.0, "sad": 110.0}
@@ -137,6 +138,27 @@ def test_a_recording_that_cannot_be_predicted_is_rejected_and_named(
     )
     assert found["nothing left"].ua == 0.0
     assert found[CLEAN].ua > 0.0
+
+
+def test_a_fold_is_predicted_by_the_fold_that_was_trained_on_the_same_sets(tmp_path: Path) -> None:
+    """Of several test sets of a corpus only the first has a model of its own."""
+    folds = [
+        {"name": name, "train": train, "dev": ["d"], "test": [name]}
+        for name, train in (("test1", ["a"]), ("test2", ["a"]), ("test3", ["b"]))
+    ]
+    run = tmp_path / "run"
+    for fold in folds:
+        (run / f"fold-{fold['name']}").mkdir(parents=True)
+        manifest.write([Utterance(id=str(fold["name"]), audio="a.wav")], run / f"fold-{fold['name']}" / "test.jsonl")
+    (run / "folds.json").write_text(json.dumps({"folds": folds}))
+    for name in ("test1", "test3"):
+        (run / f"fold-{name}" / "seed-0" / "model").mkdir(parents=True)
+    manifest.write([Utterance(id=str(fold["name"]), audio="a.wav") for fold in folds], tmp_path / "m.jsonl")
+    parts = [
+        (Path(str(part)).relative_to(run).parts[0], ids)
+        for part, ids in changes.tested_models(run, tmp_path / "m.jsonl")
+    ]
+    assert parts == [("fold-test1", {"test1"}), ("fold-test1", {"test2"}), ("fold-test3", {"test3"})]
 
 
 @pytest.mark.slow

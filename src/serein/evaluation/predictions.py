@@ -478,6 +478,15 @@ def has_test_set(run: Path) -> bool:
     return not folds or any(fold["test"] for fold in folds)
 
 
+def trained_folds(run: Path) -> dict[str, str]:
+    """Return for each fold of ``folds.json`` the first one with the same train and dev sets, whose models it uses."""
+    trained: dict[tuple[tuple[str, ...], ...], str] = {}
+    return {
+        str(fold["name"]): trained.setdefault((tuple(fold["train"]), tuple(fold["dev"])), str(fold["name"]))
+        for fold in read_json(run / "folds.json").get("folds", ())
+    }
+
+
 def read_specs(run: Path) -> tuple[TaskSpec, ...]:
     """Read the specifications of a run's tasks, the evaluated one first; by default, the classes are emotions.
 

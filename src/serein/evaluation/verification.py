@@ -19,6 +19,7 @@ from serein.evaluation.predictions import (
     read_json,
     read_predictions,
     read_specs,
+    trained_folds,
 )
 from serein.metrics import equal_error_rate
 
@@ -225,7 +226,7 @@ def run_verification(run: Path) -> RunVerification | None:
     """
     if read_specs(run)[0].field != "speaker":
         return None
-    units = []
+    units, trained = [], trained_folds(run)
     for path in sorted(run.glob("fold-*/seed-*/predictions.jsonl"), key=natural_key):
         fold, seed = path.parts[-3].removeprefix("fold-"), int(path.parts[-2].removeprefix("seed-"))
         if not (path.parent / "embeddings.safetensors").is_file():
@@ -234,7 +235,8 @@ def run_verification(run: Path) -> RunVerification | None:
         is_known = np.array([p.speaker is not None for p in predictions])
         speakers = [SpeakerKey(p.corpus, p.speaker) for p in predictions if p.speaker is not None]
         vectors = read_embeddings(path.parent / "embeddings.safetensors", len(predictions))[is_known]
-        threshold = (read_json(path.parent / "model" / "model.json").get("verification") or {}).get("threshold")
+        model = run / f"fold-{trained.get(fold, fold)}" / path.parent.name / "model"
+        threshold = (read_json(model / "model.json").get("verification") or {}).get("threshold")
         found = score_verification(vectors, speakers, np.random.default_rng(0), threshold=threshold)
         if found is not None:
             counts = (found.num_speakers, found.num_same, found.num_different, found.num_possible)

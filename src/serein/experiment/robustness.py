@@ -20,7 +20,7 @@ from serein.data.dataset import draw_seed
 from serein.data.files import replacing
 from serein.data.manifest import Utterance
 from serein.errors import AudioError, ManifestError, RecipeError, RunError, expected_one_of
-from serein.evaluation.predictions import REJECTED, Prediction, among, natural_key
+from serein.evaluation.predictions import REJECTED, Prediction, among, natural_key, trained_folds
 from serein.evaluation.robustness import CLEAN, Robustness, score_conditions
 from serein.evaluation.scores import classes_of_corpus
 from serein.experiment.predict import AllowedClasses, scored_utterances
@@ -120,8 +120,10 @@ def tested_models(
         return [(model, None)]
     known = {utterance.id for utterance in manifest.read(data)}
     parts: list[tuple[Predictor | str | Path | None, set[str] | None]] = []
+    trained = trained_folds(Path(model))
     for fold in sorted(Path(model).glob("fold-*"), key=natural_key):
-        of_seeds = sorted(fold.glob("seed-*/model"), key=natural_key)
+        name = fold.name.removeprefix("fold-")
+        of_seeds = sorted(fold.with_name(f"fold-{trained.get(name, name)}").glob("seed-*/model"), key=natural_key)
         if of_seeds and (own := known & {utterance.id for utterance in manifest.read(fold / "test.jsonl")}):
             parts.append((of_seeds[0], own))
     if not parts:
