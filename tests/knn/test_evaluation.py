@@ -14,6 +14,7 @@ import soundfile
 
 from cli_fixtures import Call, everything_in, write_recipe, write_speech, write_wav
 from serein import audio
+from serein import recipe as recipes
 from serein.data import manifest
 from serein.errors import MissingExtraError, ModelError
 from serein.evaluation.predictions import read_predictions
@@ -24,6 +25,7 @@ from serein.inference.recording import SlidingWindow, WindowCutter
 from serein.inference.sources import utterance_of
 from serein.knn.datastore import open_datastore
 from serein.knn.predictor import KnnPredictor
+from serein.reproduce.trials import Trial, is_evaluated_with_knn
 from speech_sounds import voiced
 
 
@@ -327,6 +329,27 @@ def test_weight_0_scores_as_the_model(run: Path, serein: Call) -> None:
         folder = run / trial / "seed-0"
         ours, theirs = (read_predictions(folder / name) for name in ("knn_predictions.jsonl", "predictions.jsonl"))
         assert ours == theirs
+
+
+def test_what_was_given_is_not_said_to_be_tuned(run: Path, serein: Call) -> None:
+    """A table takes only what was tuned; without anything to tune, there is no oracle."""
+    trial = Trial("row", recipes.load(run / "recipe.yaml"), "title", run)
+    with mock.patch.object(Trial, "folder", run):
+        content = json.loads(serein("knn", "evaluate", run, "--k", 3, "--json").out)
+        assert content["given"] == {"k": 3}
+        assert content["notes"][0].startswith("k 3 was given; the weight was tuned on each fold's dev")
+        assert not is_evaluated_with_knn(trial, "dev")
+        serein("knn", "evaluate", run, "--k", 3, "--knn-weight", 0.5, "--selection", "oracle")
+        assert not (run / "knn_oracle.json").exists()
+        assert json.loads((run / "knn.json").read_text())["selection"] == "given"
+        assert not is_evaluated_with_knn(trial, "dev")
+        serein("knn", "evaluate", run, "--votes", "softmax")
+        assert not is_evaluated_with_knn(trial, "dev")
+        printed = serein("knn", "evaluate", run, "--knn-weight", 0.5, "--selection", "oracle").out
+        assert "ORACLE, optimistic: k was tuned, for the given weight 0.5, on the test sets" in printed
+        assert not is_evaluated_with_knn(trial, "oracle")
+        serein("knn", "evaluate", run)
+        assert is_evaluated_with_knn(trial, "dev")
 
 
 @pytest.mark.slow

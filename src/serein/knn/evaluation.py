@@ -59,8 +59,6 @@ from serein.models.conditioning import ConditionSource
 from serein.progress import Report
 
 Selection = Literal["dev", "oracle"]
-ORACLE = "ORACLE, optimistic: k and the weight were tuned on the test sets that are evaluated here, as in wang2023."
-
 _PER_CENT = 100.0
 
 
@@ -80,9 +78,20 @@ class KnnOptions:
     knn_weight: float | None = None
 
     @property
+    def given(self) -> dict[str, float]:
+        """Those of k and the weight that were given, by name."""
+        values = {"k": self.k, "knn_weight": self.knn_weight}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @property
     def is_given(self) -> bool:
         """Whether nothing is left to tune."""
-        return self.k is not None and self.knn_weight is not None
+        return len(self.given) == 2
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether anything is tuned on the test sets."""
+        return self.selection == "oracle" and not self.is_given
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,7 @@ class KnnEvaluation:
 
     Attributes:
         selection: `dev`, `oracle`, or `given`.
+        given: Those of k and the weight that were not tuned, by name.
         systems: `model`, `neighbours` (alone, with the same k), `knn` -> scores.
         differences: kNN minus model, by score name; fractions.
         notes: Caveats for readers of the numbers.
@@ -116,6 +126,7 @@ class KnnEvaluation:
     selection: Literal["dev", "oracle", "given"]
     votes: Votes
     metric: Metric
+    given: dict[str, float]
     trials: tuple[KnnSelection, ...]
     systems: dict[str, Scores]
     differences: dict[str, Difference]
@@ -127,6 +138,7 @@ class KnnEvaluation:
             "selection": self.selection,
             "votes": self.votes,
             "metric": self.metric,
+            "given": self.given,
             "systems": {name: scores.to_json() for name, scores in self.systems.items()},
             "knn_minus_model": {
                 name: {
@@ -201,6 +213,7 @@ def evaluate_run_with_knn(
         selection="given" if knn_options.is_given else knn_options.selection,
         votes=knn_options.votes,
         metric=knn_options.metric,
+        given=knn_options.given,
         trials=tuple(result.trial for result in done),
         systems={
             "model": score_predictions(predicted, classes),
@@ -210,7 +223,7 @@ def evaluate_run_with_knn(
         differences=differences,
         notes=(*notes, *differences[knn_options.metric].notes),
     )
-    name = "knn_oracle.json" if knn_options.selection == "oracle" else "knn.json"
+    name = "knn_oracle.json" if knn_options.is_oracle else "knn.json"
     write_text(run / name, json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return found
 
@@ -271,7 +284,7 @@ def _evaluate(
     nearest = datastore.embeddings.nearest(test.vectors, k, test.keys)
     votes = knn_probabilities_by_k(nearest, len(classes), knn_options.votes)[-1]
     interpolated = _as_predictions(rows, interpolate(votes, probabilities, knn_weight), classes)
-    name = "knn_oracle" if knn_options.selection == "oracle" else "knn"
+    name = "knn_oracle" if knn_options.is_oracle else "knn"
     write_predictions(interpolated, folder / f"{name}_predictions.jsonl")
     trial = KnnSelection(fold.name, seed, k, knn_weight, len(datastore.embeddings), tuned)
     return _TrialResult(trial, _as_predictions(rows, votes, classes), interpolated)
@@ -357,6 +370,11 @@ def _notes(done: Sequence[_TrialResult], knn_options: KnnOptions) -> tuple[str, 
     contents = f"Each datastore contains train and dev of its fold: {sizes} clips."
     if knn_options.is_given:
         return (f"k {knn_options.k} and weight {knn_options.knn_weight:g} were given; nothing was tuned.", contents)
-    if knn_options.selection == "oracle":
-        return ORACLE, contents
-    return "k and the weight were tuned on each fold's dev, with a datastore of only its train.", contents
+    tuned = "k and the weight were tuned"
+    if knn_options.k is not None:
+        tuned = f"k {knn_options.k} was given; the weight was tuned"
+    elif knn_options.knn_weight is not None:
+        tuned = f"k was tuned, for the given weight {knn_options.knn_weight:g},"
+    if knn_options.is_oracle:
+        return f"ORACLE, optimistic: {tuned} on the test sets that are evaluated here, as in wang2023.", contents
+    return f"{tuned} on each fold's dev, with a datastore of only its train.", contents

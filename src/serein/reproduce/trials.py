@@ -30,6 +30,7 @@ from serein.evaluation.scores import score_run, write_scores
 from serein.evaluation.systems import Split, align_predictions, read_systems
 from serein.evaluation.task_scores import task_scores
 from serein.experiment import run as runs
+from serein.knn.evaluation import KnnOptions
 from serein.progress import Report
 from serein.recipe import Recipe
 from serein.reproduce.table import Row, Table
@@ -259,8 +260,10 @@ _SUMMARIES: dict[Selection, str] = {"dev": "knn.json", "oracle": "knn_oracle.jso
 
 
 def is_evaluated_with_knn(trial: Trial, selection: Selection) -> bool:
-    """Return whether a trial was evaluated with kNN."""
-    return (trial.folder / _SUMMARIES[selection]).exists()
+    """Return whether a trial was evaluated with kNN as in a table: with k and the weight tuned, and default options."""
+    found, options = read_json(trial.folder / _SUMMARIES[selection]), KnnOptions(selection)
+    wanted = {name: getattr(options, name) for name in ("selection", "votes", "metric", "given")}
+    return bool(found) and all(found.get(name, value) == value for name, value in wanted.items())
 
 
 def chosen_note(row: Row, trials: Sequence[Trial]) -> str:
