@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from serein.evaluation.predictions import Prediction, write_predictions
+from serein.metrics import concordance
 from serein.reproduce.extras import conflict_table, task_table
 from serein.reproduce.table import Published, Row
 from serein.tasks.task import TaskSpec
@@ -67,6 +69,23 @@ def test_every_task_beside_what_was_published(run: Path) -> None:
     assert gender == "100.0 [100.0, 100.0]"  # stage 2 learned it, too
     assert wer.startswith("25.0 [")
     assert wer.endswith("]*")  # stage 1 alone did
+
+
+def test_numbers_keep_three_digits(run: Path) -> None:
+    """They are no percentages: a CCC of 0.485 would be 0.5."""
+    spec = TaskSpec("valence", "valence", "regression", monitor="ccc")
+    (run / "data.json").write_text(json.dumps({"tasks": [asdict(each) for each in [SPECS[0], spec]]}))
+    rows = [
+        Prediction(id=str(n), truth=str(n), prediction=str(n + n % 2 * 1.5), speaker=str(n % 3), fold="1")
+        for n in range(4)
+    ]
+    write_predictions(rows, run / "fold-1" / "seed-0" / "valence_predictions.jsonl")
+    table = task_table([(Row(name="a", published=Published(values={"ccc valence": 0.512})), [run])])
+    (cells,) = table.rows
+    found = concordance([float(p.truth or 0) for p in rows], [p.value for p in rows])
+    assert table.headings[-2:] == ["CCC valence published", "CCC valence ours"]
+    assert cells[-2] == "0.512"
+    assert cells[-1].startswith(f"{found:.3f} [")
 
 
 def test_conflicts(run: Path) -> None:

@@ -266,10 +266,13 @@ def task_table(rows: Rows) -> ExtraTable:
             if own:
                 predictions = [p for place in places for p in read_run_predictions(place, kind=spec.name)]
                 pooled = score_task(spec, predictions)
-                ours = f"{pooled.value:.1f} {interval_text(pooled.interval)}".rstrip() + ("*" if own[0].stage else "")
-            cells += [number(row.published.values.get(title.lower()), 2), ours]
+                form = ".1f" if pooled.unit else ".3f"
+                ours = f"{pooled.value:{form}} {interval_text(pooled.interval, form)}".rstrip()
+                ours += "*" if own[0].stage else ""
+            digits = 3 if spec.problem == "regression" else 2
+            cells += [number(row.published.values.get(title.lower()), digits), ours]
         rows_of_cells.append(cells)
-    title = "Every task, in per cent; * evaluated with the model of the last stage that trained it"
+    title = "Every task: UA, WA and WER in per cent; * evaluated with the model of the last stage that trained it"
     return ExtraTable(title, headings, rows_of_cells)
 
 
