@@ -58,6 +58,9 @@ def test_several_corpora_are_scored_together_and_one_by_one() -> None:
         ("one", "male", 50.0, 1),
     ]
     assert groups[2].cells() == ("gender: female", "one", "100.0", "+50.0", "1", "2")
+    nameless = clips("c", "sc", gender="female") + clips("d", "sy", gender="male")
+    corpora = [g.cells()[1] for g in group_scores([*one, *nameless], CLASSES)]
+    assert corpora == ["all", "all", "own", "own", "one", "one"]
 
 
 def test_intervals_are_those_of_drawing_speakers_by_hand() -> None:

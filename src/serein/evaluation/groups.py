@@ -51,7 +51,7 @@ class GroupScore:
     Attributes:
         attribute: `gender`, `age` or `language`.
         name: The group, such as `female`, `below 30` or `de`.
-        corpus: The corpus of the speakers; `None` for all corpora.
+        corpus: The corpus of the speakers, empty if it has no name; `None` for all corpora.
         ua: Unweighted accuracy over the classes that the group has.
         interval: 95 % interval of `ua` over speakers; `None` if there are too few.
         to_others: Lead, in points, over all others whose attribute is known, over the classes that both have; `None` if
@@ -76,7 +76,7 @@ class GroupScore:
         ahead = "–" if self.to_others is None else f"{self.to_others:+.1f}"
         return (
             f"{self.attribute}: {self.name}",
-            self.corpus or "all",
+            "all" if self.corpus is None else self.corpus or "own",
             f"{self.ua:.1f} {interval_text(self.interval)}".strip(),
             f"{ahead} {interval_text(self.to_others_interval, '+.1f')}".strip(),
             "–" if self.num_speakers is None else str(self.num_speakers),
