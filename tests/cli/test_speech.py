@@ -16,7 +16,7 @@ from cli_fixtures import Call, write_recipe, write_speech
 from serein import recipe as recipes
 from serein.data import manifest
 from serein.evaluation.report import write_report
-from serein.evaluation.scores import score_run
+from serein.evaluation.scores import Scores, score_run
 from serein.experiment import predict as predicting
 from serein.experiment import run as runs
 from serein.inference.predictor import load
@@ -103,6 +103,14 @@ def test_probabilities_of_hundreds_of_voices_are_not_written(
     lines = (found / "fold-1" / "seed-0" / "predictions.jsonl").read_text().splitlines()
     assert all("probabilities" not in json.loads(line) for line in lines)
     assert score_run(found).verification is not None
+
+
+def test_a_model_of_hundreds_of_voices_is_evaluated(model: Path, voices: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without probabilities there is nothing to calibrate."""
+    monkeypatch.setattr(predicting, "MAX_PROBABILITIES", 2)
+    predictions, scores = predicting.evaluate(model, voices, allow_seen_speakers=True)
+    assert isinstance(scores, Scores)
+    assert (scores.num_utterances, scores.calibration) == (len(predictions), None)
 
 
 # -- serein verify ---------------------------------------------------------------------------------------------------

@@ -97,7 +97,8 @@ def test_a_run_without_dev_is_calibrated_by_its_other_folds(tmp_path: Path) -> N
     found = scores.calibration
     assert found is not None
     assert found.after is not None
-    assert (found.fitted_on, len(found.temperatures)) == ("other folds", 6)
+    assert (found.fitted_on, len(found.temperatures), found.is_applied) == ("other folds", 6, False)
+    assert found.coverage[-1].min_confidence == found.probabilities.max(axis=1).min()
     assert found.after.log_loss < found.before.log_loss
     others = [p for n in range(2, 7) for p in read_predictions(run / f"fold-{n}" / "seed-0" / "predictions.jsonl")]
     fitted = fitted_temperature(others, CLASSES)
@@ -136,22 +137,27 @@ def test_one_fold_without_dev_is_judged_as_it_is(tmp_path: Path) -> None:
 def test_no_probabilities_no_calibration(tmp_path: Path) -> None:
     predictions = [Prediction(id=str(n), truth="sad", prediction="sad") for n in range(30)]
     assert run_calibration(tmp_path, predictions, ["sad"]) is None
+    assert model_calibration(predictions, ["sad"], 2.0) is None
 
 
 @pytest.mark.slow
 def test_the_report_shows_both_sides(tmp_path: Path) -> None:
     page = write_report(write_run(tmp_path / "run", with_embeddings=False)).read_text(encoding="utf-8")
     assert "as predicted: error" in page
-    assert "calibrated: error" in page
-    assert "fitted to the test predictions of the other folds, rescale probabilities" in " ".join(page.split())
+    assert "with temperatures (not applied): error" in page
+    text = " ".join(page.split())
+    assert "fitted to the test predictions of the other folds, would rescale probabilities" in text
+    assert "The run&#39;s models do not use them." in text
 
 
 def test_a_models_own_temperature() -> None:
     predictions, _ = fake_predictions(["01", "02"], "1", 0)
     found = model_calibration(predictions, CLASSES, 2.0)
-    assert found.fitted_on == "model"
+    assert found is not None
+    assert (found.fitted_on, found.is_applied) == ("model", True)
     softened = with_temperature(predictions, 2.0)
     again = model_calibration(softened, CLASSES, None)
+    assert again is not None
     assert found.after is not None
     assert again.before.log_loss == pytest.approx(found.after.log_loss)
     assert [p.prediction for p in softened] == [p.prediction for p in predictions]

@@ -112,17 +112,23 @@ class RunCalibration:
 
     @property
     def is_applied(self) -> bool:
-        """Whether models use these temperatures; a run's models do not if calibration on its test sets gets worse."""
-        return self.after is not None and (self.fitted_on == "model" or not self.after.is_worse_than(self.before))
+        """Whether models use these temperatures.
+
+        A run's models do not if calibration on its test sets gets worse; those fitted to other folds are no model's.
+        """
+        is_better = self.after is not None and not self.after.is_worse_than(self.before)
+        return self.fitted_on == "model" or (self.fitted_on == "dev" and is_better)
 
     def __str__(self) -> str:
         """Return sentences on what was fitted, its effect, and whether it is applied; empty if nothing was fitted."""
         if self.after is None:
             return ""
         declined = [name for name, temperature in self.temperatures.items() if temperature == 1.0]
-        why = "on dev speakers that it was not fitted to, the temperature made calibration worse"
+        of_dev = "" if self.fitted_on == "other folds" else "dev "
+        why = f"on {of_dev}speakers that it was not fitted to, the temperature made calibration worse"
         if len(declined) == len(self.temperatures):
             return f"No temperature is applied: {why}."
+        but = f" None in {', '.join(declined)}: {why}." if declined else ""
         values = ", ".join(f"{value:.2f}" for value in list(self.temperatures.values())[:10])
         origin = {
             "dev": "its dev set",
@@ -131,10 +137,11 @@ class RunCalibration:
         }
         fitted = f"Temperatures ({values}), each fitted to {origin[self.fitted_on or 'dev']}"
         effect = _change(self.before, self.after)
+        if self.fitted_on == "other folds":
+            return f"{fitted}, would rescale probabilities: {effect}.{but} The run's models do not use them."
         if not self.is_applied:
             why = "make calibration worse, so none is applied"
             return f"{fitted}, {why}: {effect}. Only this decision uses the test sets; no label depends on it."
-        but = f" None in {', '.join(declined)}: {why}." if declined else ""
         return f"{fitted}, rescale probabilities: {effect}.{but}"
 
     def to_json(self) -> dict[str, Any]:
@@ -227,9 +234,16 @@ def run_calibration(
 
 def model_calibration(
     predictions: Sequence[Prediction], classes: Sequence[str], temperature: float | None
-) -> RunCalibration:
-    """Score the calibration of one model on new data, with the model's own temperature if it has one."""
-    truth, probabilities = _columns(_with_probabilities(predictions), classes)
+) -> RunCalibration | None:
+    """Score the calibration of one model on new data, with the model's own temperature if it has one.
+
+    Returns:
+        `None` when no prediction has truth and probabilities.
+    """
+    scored = _with_probabilities(predictions)
+    if not scored:
+        return None
+    truth, probabilities = _columns(scored, classes)
     if temperature is None:
         return _calibration_of(None, {}, truth, probabilities, probabilities)
     return _calibration_of("model", {"model": temperature}, truth, probabilities, tempered(probabilities, temperature))

@@ -298,7 +298,7 @@ def evaluate(
         predictions = among(predictions, names)
         notes.append(f"Predictions are restricted to the classes of the corpus: {', '.join(names)}.")
     calibration = model_calibration(predictions, names, None if brought is None else brought.temperature)
-    if brought is not None:
+    if brought is not None and calibration is not None:
         predictions = with_temperature(predictions, brought.temperature)
         notes.append(f"Probabilities are calibrated with the model's temperature of {brought.temperature:.2f}.")
         if calibration.after is not None and calibration.after.is_worse_than(calibration.before):
