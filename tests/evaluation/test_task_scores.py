@@ -6,7 +6,11 @@ import pytest
 
 from serein.errors import RunError
 from serein.evaluation.predictions import Prediction
-from serein.evaluation.task_scores import score_transcripts
+from serein.evaluation.task_scores import score_task, score_transcripts
+from serein.metrics import FloatArray, root_mean_square_error
+from serein.tasks import TASKS
+from serein.tasks.dimensions import DimensionTask
+from serein.tasks.task import TaskSpec
 
 
 def said(name: str, truth: str | None, heard: str, speaker: str | None = "1", fold: str = "1") -> Prediction:
@@ -53,3 +57,21 @@ def test_what_nobody_knows_is_left_out_and_all_of_it_is_an_error() -> None:
     assert score_transcripts([said("a", "go", "go"), said("b", None, "stay")]).num_utterances == 1
     with pytest.raises(RunError, match="no transcript has a truth"):
         score_transcripts([said("a", None, "go"), said("b", "...", "go")])
+
+
+def test_an_interval_of_own_scores_is_of_the_mean_over_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One seed is right and the other is off by 1: each draw of speakers has a mean error of 0.5."""
+
+    class Own(DimensionTask):
+        @classmethod
+        def score_numbers(cls, truth: FloatArray, prediction: FloatArray) -> dict[str, float]:
+            return {"own": root_mean_square_error(truth, prediction)}
+
+    monkeypatch.setitem(TASKS, "own", Own)
+    rows = [
+        Prediction(id=str(n), truth=str(n), prediction=str(n + seed), speaker=str(n % 5), seed=seed)
+        for n in range(20)
+        for seed in (0, 1)
+    ]
+    score = score_task(TaskSpec("own", "own", "regression"), rows)
+    assert (score.value, score.interval) == (pytest.approx(0.5), pytest.approx((0.5, 0.5)))

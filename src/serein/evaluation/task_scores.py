@@ -193,8 +193,13 @@ def score_task(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | N
         raise RunError("no number has a truth to be scored with", remedy='Add the key "truth" to every line.')
     truth, predicted = np.array([p.true_value for p in known], float), np.array([p.value for p in known])
     seeds = np.array([p.seed for p in known])
-    each = [score_numbers(truth[seeds == seed], predicted[seeds == seed]) for seed in np.unique(seeds)]
-    means = {name: float(np.mean([scores[name] for scores in each])) for name in each[0]}
+
+    def mean_over_seeds(rows: NDArray[np.int64]) -> dict[str, float]:
+        of_seeds = [rows[seeds[rows] == seed] for seed in np.unique(seeds[rows])]
+        each = [score_numbers(truth[own], predicted[own]) for own in of_seeds]
+        return {name: float(np.mean([scores[name] for scores in each])) for name in each[0]}
+
+    means = mean_over_seeds(np.arange(len(known)))
     first, *further = means
     speakers, speaker = _speakers(known)
     interval = None
@@ -202,7 +207,7 @@ def score_task(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | N
         clips = [np.flatnonzero(speaker == number) for number in range(len(speakers))]
         draws = np.random.default_rng(0).integers(len(speakers), size=(NUM_RESAMPLES, len(speakers)))
         resamples = (np.concatenate([clips[n] for n in draw]) for draw in draws)
-        interval = percentile_interval(np.array([score_numbers(truth[r], predicted[r])[first] for r in resamples]))
+        interval = percentile_interval(np.array([mean_over_seeds(resample)[first] for resample in resamples]))
     return TaskScore(
         task=spec.name,
         name=first,
