@@ -228,6 +228,11 @@ def test_runs_of_several_dimensions_are_compared_by_their_mean_and_by_each(tmp_p
     one = numbers_run(tmp_path / "one", TaskSpec("arousal", "arousal", "regression"), alone)
     with pytest.raises(RunError, match="predicts arousal, and rough arousal, valence"):
         compare([runs[0], one])
+    nobody = [[Prediction(str(n), "1 nan", "2 3", speaker=f"s{n % 10}", fold="1") for n in range(60)]] * 2
+    blank = [numbers_run(tmp_path / f"blank {n}", spec, rows) for n, rows in enumerate(nobody)]
+    assert compare(blank, score="mae").pairs[0].difference == 0
+    with pytest.raises(RunError, match="no utterance has a truth of 'valence'"):
+        compare(blank, score="mae valence")
 
 
 def test_runs_of_words_are_compared_by_word_errors(tmp_path: Path, serein: Call) -> None:

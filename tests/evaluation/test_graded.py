@@ -19,6 +19,9 @@ from serein.evaluation.graded import (
     rater_agreement,
 )
 from serein.evaluation.predictions import Prediction
+from serein.evaluation.tables import task_rows
+from serein.evaluation.task_scores import score_task
+from serein.tasks.task import TaskSpec
 
 CLASSES = ("calm", "sad")
 
@@ -69,6 +72,27 @@ def test_unknown_numbers_are_left_out_of_their_dimension_alone() -> None:
     assert found["mae arousal"].value == pytest.approx(expected)
     with pytest.raises(RunError, match="2 numbers"):
         measured_numbers(rows, ("arousal",))
+
+
+def test_a_dimension_without_any_truth_has_no_score() -> None:
+    """Sums of nothing are 0, which as errors would be perfect."""
+    names = ("arousal", "valence")
+    blank = [[replace(p, truth=f"{p.true_values[0]} nan") for p in numbers(noise)] for noise in (0.1, 0.2)]
+    found = graded_scores(measured_numbers(blank[0], names))
+    assert all(np.isnan(found[f"{score} valence"].value) for score in ("ccc", "pearson", "mae", "rmse"))
+    assert found["mae valence"].interval is None
+    assert found["mae"].value == found["mae arousal"].value
+    difference = graded_differences(*(measured_numbers(rows, names) for rows in blank))["mae valence"]
+    assert (difference.interval, difference.to_json()["a"]) == (None, None)
+    score = score_task(TaskSpec("dimensions", "arousal", "regression", dimensions=names), blank[0])
+    assert [row[1:] for row in task_rows(score) if row[0] == "mae valence"] == [("–", "–")]
+    assert score.to_json()["others"]["mae valence"] is None
+
+
+def test_a_resample_without_a_truth_of_a_dimension_counts_in_no_interval() -> None:
+    rows = [p if p.speaker == "0" else replace(p, truth=f"{p.true_values[0]} nan") for p in numbers(0.1)]
+    found = graded_scores(measured_numbers(rows, ("arousal", "valence")))["mae valence"]
+    assert found.interval == pytest.approx((found.value, found.value))  # one speaker has no spread
 
 
 def test_the_better_of_two_systems_is_found_whichever_way_a_score_goes() -> None:

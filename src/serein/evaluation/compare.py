@@ -220,6 +220,9 @@ def compare(
         score_of[run], score_of[baseline] = factor * difference.a, factor * difference.b
         p_value, num_permutations, is_exact = permutation_test(exchanged, num_seeds[run], score, rng)
         bounds = difference.interval
+        if np.isnan(difference.a):
+            what = f"no utterance has a truth of '{score.partition(' ')[2]}'"
+            raise RunError(what, where="--score", remedy="Choose the score of another dimension.")
         pairs.append(
             ComparedPair(
                 run=labels[run],

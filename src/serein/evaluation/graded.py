@@ -105,7 +105,8 @@ def _mean(score: Score, sums: FloatArray) -> FloatArray:
 
 
 def _of_part(score: Score, first: int, sums: FloatArray) -> FloatArray:
-    return score(sums[..., first : first + NUM_MOMENTS])
+    own = sums[..., first : first + NUM_MOMENTS]
+    return np.where(own[..., 0] > 0, score(own), np.nan)  # without any truth, sums of 0 would be no errors
 
 
 def measured_distributions(predictions: Sequence[Prediction], classes: Sequence[str]) -> Measured | None:
@@ -204,6 +205,7 @@ def graded_differences(a: Measured, b: Measured) -> dict[str, Difference]:
         found[name] = Difference(float(means[0]), float(means[1]), interval, improved, drawn)
     return found
 
+            gains = gains[np.isfinite(gains)]  # a resample may lack every truth of a dimension
 
 def _unit_sums(systems: Sequence[Measured]) -> tuple[tuple[str, ...], FloatArray]:
     """Return the speakers, and (speaker, run, column) sums; a run is one seed of one system.

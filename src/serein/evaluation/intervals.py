@@ -391,6 +391,9 @@ def unit_differences(
         if resampled is not None and not (units.why_not and name in MEANS_OF_CLASSES):
             values = resampled.scores[name]
             gains = mean_of_known(values[:, :num_runs_a]) - mean_of_known(values[:, num_runs_a:])
-            bounds, improved = percentile_interval(gains), float((gains > 0).mean())
-        differences[name] = Difference(mean_a, mean_b, bounds, improved, drawn, tuple(notes))
+            gains = gains[np.isfinite(gains)]  # a resample may lack every truth of a dimension
+            if gains.size:
+                bounds, improved = percentile_interval(gains), float((gains > 0).mean())
+        own_notes = tuple(notes) if bounds is None else (*notes, *few)
+        differences[name] = Difference(mean_a, mean_b, bounds, improved, drawn, own_notes)
     return differences

@@ -124,9 +124,11 @@ class TaskScore:
     scale: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain lists and numbers."""
+        """Return plain lists and numbers; `None` for a score that is not defined."""
         intervals = {name: bounds and list(bounds) for name, bounds in self.intervals.items()}
-        return asdict(self) | {"interval": self.interval and list(self.interval), "intervals": intervals}
+        own = asdict(self) | {"interval": self.interval and list(self.interval), "intervals": intervals}
+        others = {name: value if np.isfinite(value) else None for name, value in self.others.items()}
+        return own | {"value": self.value if np.isfinite(self.value) else None, "others": others}
 
 
 @dataclass(frozen=True)
@@ -339,7 +341,7 @@ def write_scores(scores: Scores | Sequence[TaskScore], run: str | Path) -> Path:
     """
     content = scores.to_json() if isinstance(scores, Scores) else {"tasks": {s.task: s.to_json() for s in scores}}
     path = Path(run) / "scores.json"
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=not isinstance(scores, Scores))
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
     return path
 

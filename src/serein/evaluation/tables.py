@@ -186,7 +186,7 @@ def differences_table(differences: Mapping[str, Difference], titles: tuple[str, 
     for name, found in differences.items():
         bounds = interval_text(found.interval, ".3f") or "–"
         won = "–" if found.probability_of_improvement is None else f"{100 * found.probability_of_improvement:.0f} %"
-        numbers = (f"{value:.3f}" for value in (found.a, found.b, found.difference))
+        numbers = ("–" if np.isnan(value) else f"{value:.3f}" for value in (found.a, found.b, found.difference))
         rows.append((name, *numbers, bounds, won))
     headings = ("score", *titles, "difference", "95 % interval", "better in")
     return table_of(f"{task}: paired on the same utterances, fractions of 1", headings, rows)
@@ -214,7 +214,10 @@ def task_rows(score: TaskScore) -> list[tuple[str, str, str]]:
     of_all = [(score.name, score.value, score.interval)]
     of_all += [(name, value, score.intervals.get(name)) for name, value in score.others.items()]
     form = f".{digits}f"
-    return [(names[name], f"{value:{form}}", interval_text(bounds, form) or "–") for name, value, bounds in of_all]
+    return [
+        (names[name], "–" if np.isnan(value) else f"{value:{form}}", interval_text(bounds, form) or "–")
+        for name, value, bounds in of_all
+    ]
 
 
 def number(value: float | None, digits: int = 1) -> str:
