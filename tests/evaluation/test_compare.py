@@ -13,11 +13,13 @@ import pytest
 from scipy.stats import permutation_test as scipy_permutation_test
 
 from cli_fixtures import Call
+from serein.data.splits import NO_TEST_SET
 from serein.errors import RunError
 from serein.evaluation import compare as comparing
 from serein.evaluation.compare import compare, holm, word_error_rate
 from serein.evaluation.intervals import paired_difference, resampling_units
 from serein.evaluation.predictions import Prediction, code, write_predictions
+from serein.evaluation.task_scores import compare_runs
 from serein.metrics import concordance, mean_absolute_error, root_mean_square_error, unweighted_accuracy
 from serein.tasks.task import TaskSpec
 
@@ -144,6 +146,8 @@ def test_other_utterances_labels_and_classes_are_refused(files: Callable[..., li
     other = [replace(p, truth="calm" if p.truth == "sad" else "sad") for p in a[:3]]
     with pytest.raises(RunError, match=r"b\.jsonl: the truth of 3 utterances differs: s0-0, s0-1, s0-2"):
         compare(files(a, [*other, *a[3:]]))
+    with pytest.raises(RunError, match=r"b\.jsonl: 34 utterances lack a seed, such as 's2-2'\. Predict every"):
+        compare(files(a, [*a, *said(0.9, seed=1)[:20]]))
     with pytest.raises(RunError, match=r"a single run cannot be compared"):
         compare(files(a))
     with pytest.raises(RunError, match=r"a run is given twice"):
@@ -224,15 +228,15 @@ def test_runs_of_several_dimensions_are_compared_by_their_mean_and_by_each(tmp_p
     assert "CCC arousal" in serein("compare", *runs, "--score", "ccc arousal").out
     with pytest.raises(RunError, match="'ccc joy'"):
         compare(runs, score="ccc joy")
-    alone = [Prediction(id=str(n), truth="1", prediction="2", speaker="s", fold="1") for n in range(60)]
-    one = numbers_run(tmp_path / "one", TaskSpec("arousal", "arousal", "regression"), alone)
-    with pytest.raises(RunError, match="predicts arousal, and rough arousal, valence"):
-        compare([runs[0], one])
     nobody = [[Prediction(str(n), "1 nan", "2 3", speaker=f"s{n % 10}", fold="1") for n in range(60)]] * 2
     blank = [numbers_run(tmp_path / f"blank {n}", spec, rows) for n, rows in enumerate(nobody)]
     assert compare(blank, score="mae").pairs[0].difference == 0
     with pytest.raises(RunError, match="no utterance has a truth of 'valence'"):
         compare(blank, score="mae valence")
+    alone = [Prediction(id=str(n), truth="1", prediction="2", speaker="s", fold="1") for n in range(60)]
+    one = numbers_run(tmp_path / "one", TaskSpec("arousal", "arousal", "regression"), alone)
+    with pytest.raises(RunError, match="predicts arousal, and rough arousal, valence"):
+        compare([runs[0], one])
 
 
 def test_runs_of_words_are_compared_by_word_errors(tmp_path: Path, serein: Call) -> None:
@@ -254,6 +258,21 @@ def test_runs_of_words_are_compared_by_word_errors(tmp_path: Path, serein: Call)
 
 def test_word_errors_add_up_over_speakers() -> None:
     assert word_error_rate(np.array([[1.0, 4.0], [0.0, 2.0]])).tolist() == [0.25, 0.0]
+
+
+def test_few_speakers_and_a_scored_dev_set_are_said(tmp_path: Path, files: Callable[..., list[Path]]) -> None:
+    few = "Only 6 speakers: a bootstrap interval over so few is too narrow."
+    assert few in compare(files(said(0.5), said(0.9, draw=2))).notes
+    many = compare(files(said(0.5, 10), said(0.9, 10, draw=2)))
+    assert not [note for note in many.notes if note.startswith("Only")]
+    spec, runs = TaskSpec("emotion", "emotion", "classes", CLASSES), []
+    for name, skill in (("one", 0.5), ("other", 0.9)):
+        runs.append(numbers_run(tmp_path / name, spec, [replace(p, fold="1") for p in said(skill)]))
+        folds = [{"name": "1", "train": [], "dev": [], "test": []}]
+        (runs[-1] / "folds.json").write_text(json.dumps({"folds": folds}))
+    assert compare(runs).notes[0] == f"one, other: {NO_TEST_SET}"
+    (differences,) = compare_runs(*runs).values()
+    assert differences["ua"].notes == (NO_TEST_SET, few)
 
 
 def test_files_are_written_by_their_suffix(tmp_path: Path, files: Callable[..., list[Path]]) -> None:

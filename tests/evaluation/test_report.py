@@ -14,9 +14,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from cli_fixtures import Call
+from serein.data.splits import NO_TEST_SET
 from serein.errors import RunError
-from serein.evaluation.predictions import read_predictions, write_predictions
+from serein.evaluation.intervals import SPEAKERS_UNKNOWN
+from serein.evaluation.predictions import Prediction, read_predictions, write_predictions
 from serein.evaluation.report import read_curves, worst_mistakes, write_report
+from serein.evaluation.scores import score_predictions
+from serein.evaluation.tables import notices
 
 MakeRun = Callable[..., Path]
 HOSTILE = "<script>alert('x')</script>\"><img src=http://evil.example onerror=alert(1)>${{7*7}}$"
@@ -102,6 +107,32 @@ def test_how_it_was_made_is_said(html: str) -> None:
         assert fact in text
     assert "Train and test share both sentences" in text
     assert "Checkpoint: the epoch with the best UA on dev (held-out training speakers)" in text
+
+
+def test_a_scored_dev_set_is_a_warning_and_selected_the_checkpoint() -> None:
+    recipe = {"protocol": {"dev": "official"}, "stages": [{"checkpoint": "best"}]}
+    rows = [Prediction(id=str(n), truth="sad", prediction="sad", speaker=str(n)) for n in range(12)]
+    scores = score_predictions(rows, ["sad"], notes=[NO_TEST_SET])
+    found = notices(scores, recipe, {}, {"notes": [NO_TEST_SET]})
+    assert [each.level for each in found if each.text == NO_TEST_SET] == ["warning"]
+    assert not any("nothing was selected on test data" in each.text for each in found)
+    assert any("nothing was selected on test data" in each.text for each in notices(None, recipe, {}, {}))
+
+
+def test_two_runs_are_compared_with_all_caveats(tmp_path: Path, make_run: MakeRun, serein: Call) -> None:
+    runs = [make_run(tmp_path / name, seeds=(0,), num_folds=2, with_embeddings=False) for name in ("a", "b")]
+    call = ("report", runs[0], "--against", runs[1])
+    printed = serein(*call).out
+    assert "Only 8 speakers: a bootstrap interval over so few is too narrow." in printed
+    assert "95 % interval: 2000 resamples of 8 speakers." in printed
+    for path in tmp_path.glob("*/fold-*/seed-0/predictions.jsonl"):
+        write_predictions([replace(p, speaker=None) for p in read_predictions(path)], path)
+    found = json.loads(serein(*call, "--json").out)["emotion"]["ua"]
+    assert found["notes"] == [SPEAKERS_UNKNOWN]
+    (runs[1] / "fold-2" / "seed-0" / "predictions.jsonl").unlink()
+    outcome = serein(*call)
+    assert outcome.status == 1
+    assert "Unfinished: fold 2, seed 0 lacks" in outcome.complaint
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from serein.data.files import write_text
+from serein.data.splits import NO_TEST_SET
 from serein.errors import RunError, expected_one_of
 from serein.evaluation.graded import measured_numbers
 from serein.evaluation.intervals import (
@@ -31,6 +33,7 @@ from serein.evaluation.predictions import (
     SpeakerKey,
     class_names,
     code,
+    has_test_set,
     missing_predictions,
     numbered,
     read_predictions,
@@ -217,12 +220,12 @@ def compare(
             units = exchanged = _sum_units([labelled[run], labelled[baseline]], speakers, numbers)
         rng = np.random.default_rng(seed)
         difference = unit_differences(units, num_seeds[run], names, rng=rng)[score]
-        score_of[run], score_of[baseline] = factor * difference.a, factor * difference.b
-        p_value, num_permutations, is_exact = permutation_test(exchanged, num_seeds[run], score, rng)
-        bounds = difference.interval
         if np.isnan(difference.a):
             what = f"no utterance has a truth of '{score.partition(' ')[2]}'"
             raise RunError(what, where="--score", remedy="Choose the score of another dimension.")
+        score_of[run], score_of[baseline] = factor * difference.a, factor * difference.b
+        p_value, num_permutations, is_exact = permutation_test(exchanged, num_seeds[run], score, rng)
+        bounds = difference.interval
         pairs.append(
             ComparedPair(
                 run=labels[run],
@@ -244,7 +247,10 @@ def compare(
         ComparedRun(label, str(path), score_of[number], num_seeds[number])
         for number, (label, path) in enumerate(zip(labels, paths, strict=True))
     )
-    return Comparison(score, len(truths[0]), compared, tuple(pairs), _notes(score, compared, pairs, systems[0]))
+    notes = _notes(score, compared, pairs, systems[0])
+    if of_dev := [label for path, label in zip(paths, labels, strict=True) if not has_test_set(path)]:
+        notes = (f"{', '.join(of_dev)}: {NO_TEST_SET}", *notes)
+    return Comparison(score, len(truths[0]), compared, tuple(pairs), notes)
 
 
 def permutation_test(
@@ -310,7 +316,7 @@ def read_comparable(
     """Return the kind of task, classes if any, names of numbers, and the runs' test predictions without probabilities.
 
     Raises:
-        RunError: A run is unfinished, or its task or labels differ from those of the first.
+        RunError: A run is unfinished, lacks utterances of a seed, or has another task or other labels than the first.
     """
     systems: list[tuple[TaskSpec, tuple[str, ...] | None, list[Prediction]]] = []
     for path in paths:
@@ -325,7 +331,7 @@ def read_comparable(
         systems.append((spec, classes if "ua" in SCORES_OF[spec.problem] else None, predictions))
     first, first_classes, _ = systems[0]
     numbers = first.numbers if first.problem == "regression" else ()
-    for path, (spec, classes, _) in zip(paths, systems, strict=True):
+    for path, (spec, classes, predictions) in zip(paths, systems, strict=True):
         own = spec.numbers if spec.problem == "regression" else ()
         is_alike = SCORES_OF[spec.problem] == SCORES_OF[first.problem] and own == numbers
         if not is_alike or (classes and first_classes and {*classes} != {*first_classes}):
@@ -334,6 +340,13 @@ def read_comparable(
             )
             what = f"predicts {theirs}, and {labels[0]} {ours}"
             raise RunError(what, where=path, remedy="Compare runs of the same task and labels.")
+        seeds_of: dict[str, set[int]] = defaultdict(set)
+        for prediction in predictions:
+            seeds_of[prediction.id].add(prediction.seed)
+        num_seeds = len(set.union(*seeds_of.values()))
+        if lacking := [name for name, seeds in seeds_of.items() if len(seeds) < num_seeds]:
+            what = f"{len(lacking)} utterances lack a seed, such as '{lacking[0]}'"
+            raise RunError(what, where=path, remedy="Predict every utterance with every seed.")
     return first.problem, first_classes, numbers, [predictions for _, _, predictions in systems]
 
 

@@ -21,6 +21,7 @@ from serein.evaluation.intervals import (
     NUM_RESAMPLES,
     Bounds,
     Difference,
+    few_speakers_notes,
     interval_text,
     percentile_interval,
 )
@@ -190,8 +191,12 @@ def graded_differences(a: Measured, b: Measured) -> dict[str, Difference]:
         raise RunError(what, remedy="Compare two systems on the same utterances, evaluated with the same labels.")
     units, sums = _unit_sums([a, b])
     num_runs_a = len({p.seed for p in a.rows})
-    drawn = f"{len(units)} speakers"
+    drawn, notes = f"{len(units)} speakers", few_speakers_notes(len(units))
     resampled = None if len(units) < FEWEST_UNITS else _resampled(sums, a.scores)
+    if any(p.speaker is None for p in (*a.rows, *b.rows)):
+        drawn, notes = "unknown speakers", ["No interval: speakers are unknown."]
+    elif resampled is None:
+        notes = [f"No interval: {drawn}, but an interval needs at least {FEWEST_UNITS}."]
     found = {}
     for name, score in a.scores.items():
         points = score(sums.sum(axis=0))
@@ -200,12 +205,12 @@ def graded_differences(a: Measured, b: Measured) -> dict[str, Difference]:
         if resampled is not None and np.isfinite(resampled[name]).any():
             parts = (resampled[name][:, :num_runs_a], resampled[name][:, num_runs_a:])
             gains = metrics.mean_of_known(parts[0]) - metrics.mean_of_known(parts[1])
+            gains = gains[np.isfinite(gains)]  # a resample may lack every truth of a dimension
             is_better = gains < 0 if name.split()[0] in ERRORS else gains > 0
             interval, improved = percentile_interval(gains), float(is_better.mean())
-        found[name] = Difference(float(means[0]), float(means[1]), interval, improved, drawn)
+        found[name] = Difference(float(means[0]), float(means[1]), interval, improved, drawn, tuple(notes))
     return found
 
-            gains = gains[np.isfinite(gains)]  # a resample may lack every truth of a dimension
 
 def _unit_sums(systems: Sequence[Measured]) -> tuple[tuple[str, ...], FloatArray]:
     """Return the speakers, and (speaker, run, column) sums; a run is one seed of one system.

@@ -32,6 +32,7 @@ from serein.metrics import SCORES, FloatArray, mean_of_known, ratio
 LEVEL = 0.95
 NUM_RESAMPLES = 2000
 FEWEST_UNITS = 3
+ENOUGH_SPEAKERS = 10
 SPEAKERS_UNKNOWN = "Speakers are unknown: intervals resample utterances, and are too narrow if speakers repeat."
 MEANS_OF_CLASSES = ("ua", "macro_f1")
 _NUMBERS_AT_ONCE = 4_000_000
@@ -147,6 +148,7 @@ class Difference:
             "interval": self.interval and list(self.interval),
             "probability_of_improvement": self.probability_of_improvement,
             "resampled": self.resampled,
+            "notes": list(self.notes),
         }
 
 
@@ -273,6 +275,13 @@ def interval_text(bounds: Bounds | None, form: str = ".1f") -> str:
     return "" if bounds is None else f"[{bounds[0]:{form}}, {bounds[1]:{form}}]"
 
 
+def few_speakers_notes(num_speakers: int) -> list[str]:
+    """Return a note if there is an interval, but over few speakers; otherwise nothing."""
+    if not FEWEST_UNITS <= num_speakers < ENOUGH_SPEAKERS:
+        return []
+    return [f"Only {num_speakers} speakers: a bootstrap interval over so few is too narrow."]
+
+
 def percentile_interval(values: FloatArray, level: float = LEVEL) -> Bounds:
     """Return the bounds of the middle `level` of the values.
 
@@ -383,6 +392,7 @@ def unit_differences(
     notes = [] if units.note is None else [units.note]
     resampled = None if units.too_few else resampled_scores(units, rng, num_resamples)
     notes += [f"No interval: {units.too_few}."] if resampled is None else resampled.notes(units, classes)
+    few = few_speakers_notes(units.num_units if units.kind == "speakers" else 0)
     drawn = f"{units.num_units} {units.kind}"
     differences = {}
     for name, score in points.items():

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from serein.evaluation.intervals import NUM_RESAMPLES, interval_text
+from serein.data.splits import NO_TEST_SET
+from serein.evaluation.intervals import NUM_RESAMPLES, few_speakers_notes, interval_text
 from serein.evaluation.scores import SCORE_TITLES, Scores
 
 if TYPE_CHECKING:
@@ -72,22 +73,25 @@ def notices(
         )
     warnings += missing
     remarks = [*map(str, folds.get("notes") or ()), *(scores.notes if scores else ())]
+    if is_dev_scored := NO_TEST_SET in remarks:
+        warnings.append(NO_TEST_SET)
+        remarks = [remark for remark in remarks if remark != NO_TEST_SET]
+    of_test = "" if is_dev_scored else "; nothing was selected on test data"
     stage: dict[str, Any] = (recipe.get("stages") or [{}])[-1]
     protocol = recipe.get("protocol") or {}
     dev = protocol.get("dev")
     if protocol.get("name") == "random" and dev in ("speakers", "sessions", "dialogue-partner"):
         dev = "random"  # whole speakers would not be new
     if stage.get("checkpoint") == "last" or dev == "none":
-        remarks.append("Checkpoint: the last epoch; nothing was selected on test data.")
+        remarks.append(f"Checkpoint: the last epoch{of_test}.")
     elif stage.get("checkpoint") == "best":
         which = f" ({_DEV_SETS[dev]})" if dev in _DEV_SETS else ""
         monitor = stage.get("monitor") or ("ua" if scores else "score")
         title = SCORE_TITLES.get(monitor, monitor)
-        remarks.append(f"Checkpoint: the epoch with the best {title} on dev{which}; nothing was selected on test data.")
+        remarks.append(f"Checkpoint: the epoch with the best {title} on dev{which}{of_test}.")
     if scores is not None:
         num_speakers, num_seeds = len(scores.speakers), len(scores.seeds)
-        if 3 <= num_speakers < 10:
-            remarks.append(f"Only {num_speakers} speakers: a bootstrap interval over so few is too narrow.")
+        remarks += few_speakers_notes(num_speakers)
         if num_seeds > 1:
             remarks.append(f"{num_seeds} seeds: scores are averaged over them, confusion matrix counts are summed.")
     levels: list[tuple[Level, list[str]]] = [("warning", warnings), ("note", remarks)]
@@ -181,7 +185,9 @@ def table_of(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]])
 
 
 def differences_table(differences: Mapping[str, Difference], titles: tuple[str, str], task: str) -> Table:
-    """Return a table of the scores of two systems and their paired differences."""
+    """Return a table of the scores of two systems and their paired differences, with the notes on them below."""
+    from rich.text import Text
+
     rows = []
     for name, found in differences.items():
         bounds = interval_text(found.interval, ".3f") or "–"
@@ -189,7 +195,12 @@ def differences_table(differences: Mapping[str, Difference], titles: tuple[str, 
         numbers = ("–" if np.isnan(value) else f"{value:.3f}" for value in (found.a, found.b, found.difference))
         rows.append((name, *numbers, bounds, won))
     headings = ("score", *titles, "difference", "95 % interval", "better in")
-    return table_of(f"{task}: paired on the same utterances, fractions of 1", headings, rows)
+    table = table_of(f"{task}: paired on the same utterances, fractions of 1", headings, rows)
+    drawn = dict.fromkeys(each.resampled for each in differences.values() if each.interval is not None)
+    lines = [f"95 % interval: {NUM_RESAMPLES} resamples of {' or '.join(drawn)}."] if drawn else []
+    lines += dict.fromkeys(note for each in differences.values() for note in each.notes)
+    table.caption, table.caption_justify = Text("\n".join(lines)), "left"
+    return table
 
 
 def tasks_table(scores: Sequence[TaskScore]) -> Table:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serein.choices import choose, names
+from serein.data.splits import NO_TEST_SET
 from serein.errors import RunError
 from serein.evaluation.graded import graded_differences, graded_scores, measured_distributions, measured_numbers
 from serein.evaluation.intervals import (
@@ -24,6 +25,8 @@ from serein.evaluation.predictions import (
     Prediction,
     SpeakerKey,
     class_names,
+    has_test_set,
+    missing_predictions,
     natural_key,
     read_recipe,
     read_run_predictions,
@@ -133,9 +136,12 @@ def compare_runs(a: str | Path, b: str | Path) -> dict[str, dict[str, Difference
         and distributions cover the utterances for which both have a truth.
 
     Raises:
-        RunError: The utterances differ, or the systems disagree about a truth.
+        RunError: A run is unfinished, the utterances differ, or the systems disagree about a truth.
     """
     runs, found = (Path(a), Path(b)), {}
+    for run in runs:
+        if lacking := missing_predictions(run, read_run_predictions(run, keep_probabilities=False)):
+            raise RunError(lacking[0], where=run, remedy="Finish the run with --resume.")
     others = {spec.name for spec in read_specs(runs[1])}
     for spec in read_specs(runs[0]):
         if spec.name not in others or spec.problem == "sequence":
@@ -153,7 +159,12 @@ def compare_runs(a: str | Path, b: str | Path) -> dict[str, dict[str, Difference
         rated = [measured_distributions([p for p in each if p.id in shared], classes) for each in pair]
         if rated[0] is not None and rated[1] is not None:
             found[spec.name] |= graded_differences(rated[0], rated[1])
-    return found
+    if all(map(has_test_set, runs)):
+        return found
+    return {
+        task: {name: replace(each, notes=(NO_TEST_SET, *each.notes)) for name, each in own.items()}
+        for task, own in found.items()
+    }
 
 
 def score_task(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | None = None) -> TaskScore:
