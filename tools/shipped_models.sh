@@ -13,9 +13,9 @@ made librispeech || serein corpus prepare csv "$LIBRISPEECH" --language en -o $w
 # half of LibriSpeech's speakers teach neutral speech, the other half are never seen
 python tools/neutral_halves.py $work/data/librispeech.jsonl $work/data/neutral.jsonl $work/data/unseen-neutral.jsonl
 for corpus in ravdess emodb cremad urdu nemo neutral; do
-	case $corpus in nemo) copies=1 ;; neutral) copies=2 ;; *) copies=3 ;; esac
+	case $corpus in nemo) copies=1 speeds=1 ;; neutral) copies=2 speeds=1 ;; *) copies=3 speeds=2 ;; esac
 	made copies/$corpus || serein corpus augment $work/data/$corpus.jsonl -o $work/data/copies/$corpus.jsonl \
-		--copies $copies --noises "$NOISES" --rooms "$ROOMS" --simulated-rooms 64 --jobs "$(nproc)"
+		--copies $copies --speeds $speeds --noises "$NOISES" --rooms "$ROOMS" --simulated-rooms 64 --jobs "$(nproc)"
 done
 made all || serein corpus merge $work/data/copies/*.jsonl -o $work/data/all.jsonl # named as their corpora
 python tools/shipped_model.py default --recipe recipes/default.yaml --data $work/data/all.jsonl \
