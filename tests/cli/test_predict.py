@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -317,6 +318,39 @@ def test_broken_recordings_are_listed_at_the_end_and_tried_again(
     shutil.copy(clips[0], lost)
     assert serein("predict", "--model", model, lost, *clips, "--out", out).status == 0
     assert [json.loads(line)["file"] for line in out.read_text().splitlines()] == [str(lost), *clips, str(lost)]
+
+
+def test_other_recordings_of_the_same_name_are_not_done(
+    model: Path, clips: list[str], tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two recordings on stdin, on a pipe, and with one id in two manifests; the same manifest again adds nothing."""
+    out, pipe = tmp_path / "predictions.jsonl", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    utterances = [package.Utterance(id="1", audio=clips[0]), package.Utterance(id="1", audio=clips[0], start_s=0.25)]
+    for clip, utterance in zip(clips[:2], [utterances[0], package.Utterance(id="1", audio=clips[1])], strict=True):
+        content = Path(clip).read_bytes()
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+        assert serein("predict", "--model", model, "-", "--out", out).status == 0
+        writer = threading.Thread(target=pipe.write_bytes, args=(content,))
+        writer.start()
+        assert serein("predict", "--model", model, pipe, "--out", out).status == 0
+        writer.join()
+        manifest.write([utterance], tmp_path / "m.jsonl")
+        for _ in range(2):
+            assert serein("predict", "--model", model, tmp_path / "m.jsonl", "--out", out).status == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["file"] for line in lines] == ["-", str(pipe), clips[0], "-", str(pipe), clips[1]]
+    assert len({json.dumps(line["probabilities"]) for line in lines}) > 1
+    manifest.write(utterances[1:], tmp_path / "m.jsonl")  # another part of a recording
+    assert serein("predict", "--model", model, tmp_path / "m.jsonl", "--out", out).status == 0
+    assert json.loads(out.read_text().splitlines()[-1])["start_s"] == 0.25
+
+
+def test_only_a_file_can_be_resumed(clips: list[str], tmp_path: Path, serein: Call) -> None:
+    for out in (tmp_path, "/dev/null", "/dev/full"):
+        outcome = serein("predict", *clips, "--model", "none", "--out", out)
+        assert (outcome.status, outcome.out) == (2, "")
+        assert "name a file, or use --json" in in_words(outcome.err)
 
 
 @pytest.mark.parametrize("content", [b'{"id": "a", "emotion": "sad"}\n', b"Dear diary,\n", b"Dear diary, no line ends"])

@@ -152,6 +152,7 @@ def predict(
         (plot and plot.suffix.lower() not in (".png", ".svg", ".pdf"), ("plot",), "name a .png, .svg or .pdf file"),
         (transcribe is not None and is_heard_once, ("transcribe",), "a pipe can be read only once; name files"),
         (out and shown in ("table", "csv"), ("out",), f"predictions are appended as JSON lines, not as {shown}"),
+        (out and shown == "json" and out.exists() and not out.is_file(), ("out",), "name a file, or use --json"),
         (out is None and getattr(sys.stdout, "name", "") == os.devnull, ("out",), "stdout is closed; name a file"),
         (engine == "ray" and is_joined, ("engine",), "ensembles and datastores run only on this machine"),
         (workers is not None and is_joined, ("workers",), "ensembles and datastores predict in one process"),
@@ -297,12 +298,11 @@ def append_json(
     Args:
         identity: Values that identify the model and the options of a prediction file.
     """
-    from serein.inference.sources import utterance_of
     from serein.inference.writers import PredictionFile
 
     fingerprint = hashlib.sha256("\n".join(map(str, identity)).encode()).hexdigest()[:16]
     with PredictionFile(out, fingerprint) as file:
-        missing = [source for source in files if utterance_of(source).id not in file.done]
+        missing = [source for source in files if not file.has(source)]
         there = f", {len(files) - len(missing)} were done before" if len(missing) < len(files) else ""
         for done, (source, prediction) in enumerate(predicted(missing, file.write), start=1):
             file.write(source, prediction)

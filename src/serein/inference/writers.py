@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from serein.audio import Upload
 from serein.data.files import lock, replacing, require_suffix, write_text
 from serein.errors import (
     AudioError,
@@ -297,9 +298,6 @@ class PredictionFile(AbstractContextManager["PredictionFile"]):
         path: Created if it does not exist.
         fingerprint: Identifies the model and the options; written into every line.
 
-    Attributes:
-        done: Utterances (by id) and recordings (by path) whose predictions are in the file.
-
     Raises:
         RunError: It is not a prediction file, it is of another model or other options, or another process writes to it.
     """
@@ -308,8 +306,8 @@ class PredictionFile(AbstractContextManager["PredictionFile"]):
         self.path, self.fingerprint = path, fingerprint
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file: IO[bytes] = open(path, "a+b")  # noqa: SIM115  (closed by __exit__)
-        self.done: set[str] = set()
-        self._errors: dict[str, dict[str, Any]] = {}
+        self._done: set[tuple[Any, ...]] = set()  # id (or path), path and start
+        self._errors: dict[tuple[Any, ...], dict[str, Any]] = {}  # of id (or path) and path
         try:
             lock(self.file, path, "another process writes to it")
             # read what is done; cut off an incomplete last line, left by a killed process
@@ -324,15 +322,16 @@ class PredictionFile(AbstractContextManager["PredictionFile"]):
                     break
                 try:
                     content: Any = json.loads(line)
-                    key, fingerprint = str(content["id"] or content["file"]), content["fingerprint"]
+                    name, fingerprint = (content["id"] or content["file"], content["file"]), content["fingerprint"]
+                    error = content.get("error")
+                    if error is None:
+                        self._done.add((*name, content["start_s"]))
+                    else:
+                        self._errors[name] = error
                 except (ValueError, KeyError, TypeError):
                     raise foreign from None
                 if fingerprint != self.fingerprint:
                     raise RunError("was predicted by another model or with other options", where=where, remedy=remedy)
-                if (error := content.get("error")) is None:
-                    self.done.add(key)
-                else:
-                    self._errors[key] = error
                 place += len(line)
             self.file.truncate(place)
             self.file.seek(0, os.SEEK_END)
@@ -340,12 +339,21 @@ class PredictionFile(AbstractContextManager["PredictionFile"]):
             self.file.close()
             raise
 
+    def has(self, source: Source) -> bool:
+        """Return whether the file has a prediction of a recording; never for a pipe, which may bring another one."""
+        utterance = utterance_of(source)
+        if isinstance(source, Upload) or Path(utterance.audio).is_fifo():
+            return False
+        return (utterance.id, utterance.audio, round(utterance.start_s, 3)) in self._done
+
     def write(self, source: Source, result: Prediction | SereinError) -> None:
         """Append a prediction, or an error unless the file already contains the same one.
 
         Once this returns, other processes can read it.
         """
-        if isinstance(result, SereinError) and self._errors.get(utterance_of(source).id) == result.to_dict():
+        utterance = utterance_of(source)
+        known_error = self._errors.get((utterance.id, utterance.audio))
+        if isinstance(result, SereinError) and result.to_dict() == known_error:
             return
         content = result.to_dict() if isinstance(result, Prediction) else error_dict(source, result)
         line = {**content, "fingerprint": self.fingerprint}
