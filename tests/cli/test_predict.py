@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,8 +33,9 @@ from cli_fixtures import (
     write_speech,
     write_wav,
 )
+from serein import audio
 from serein.data import manifest
-from serein.inference import predictor, processes
+from serein.inference import predictor, processes, transcription
 from speech_sounds import RATE_HZ, voiced
 
 RNG = np.random.default_rng(5)
@@ -580,6 +582,33 @@ def test_words_stand_beside_the_emotion(
     refused = serein("predict", "-", "--model", model, "--transcribe", whisper)
     assert refused.status == 2
     assert "a pipe can be read only once" in refused.err
+
+
+def test_recordings_that_cannot_be_transcribed_do_not_stop_the_others(
+    model: Path, clips: list[str], tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Headerless samples have the given rate for the transcript too; the second recording is too long for one."""
+    waveform, _ = soundfile.read(clips[0], dtype="int16")
+    (tmp_path / "x.raw").write_bytes(waveform.tobytes())
+    loaded = audio.load
+
+    def load(path: str, *part: float, **how: Any) -> np.ndarray:
+        return loaded(path, *part, most_s=0.5 if path == clips[1] else 60.0, **how)
+
+    class Cache(transcription.TranscriptCache):
+        def __init__(self, transcriber: object) -> None: ...
+        def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str | None]:
+            return [f"{len(each)} samples" for each in waveforms]
+
+    monkeypatch.setattr(transcription, "load_transcriber", lambda *_: None)
+    monkeypatch.setattr(transcription, "TranscriptCache", Cache)
+    monkeypatch.setattr(transcription, "audio", mock.Mock(load=load))
+    call = ("predict", tmp_path / "x.raw", *clips[1:3], "--model", model, "--raw-rate", 16000, "--transcribe", "w")
+    outcome = serein(*call, "--json")
+    assert outcome.status == 1
+    assert f"error: {clips[1]}: is 1 s long, but at most 0.5 s are read at once" in outcome.complaint
+    texts = {row["file"]: row["tasks"]["asr"]["label"] for row in map(json.loads, outcome.out.splitlines())}
+    assert texts == {str(tmp_path / "x.raw"): f"{RATE_HZ} samples", clips[2]: f"{RATE_HZ} samples"}
 
 
 @pytest.mark.slow

@@ -229,6 +229,18 @@ def test_neighbours_are_shown(model: Path, datastore: Path, tones: Path, tmp_pat
     assert "neighbours" not in json.loads(serein(*call, "--json").out)
 
 
+def test_predictions_with_another_datastore_of_the_same_name_are_not_mixed(
+    model: Path, datastore: Path, tones: Path, tmp_path: Path, serein: Call
+) -> None:
+    call = ("predict", tones, "--model", model, "--knn", datastore, "--max-files", 1, "--out", tmp_path / "out.jsonl")
+    for _ in range(2):
+        assert serein(*call).status == 0
+    few = part(tones, tmp_path / "few.jsonl", "abc")
+    shutil.rmtree(datastore)
+    assert serein("knn", "build", "--model", model, "--data", few, "-o", datastore).status == 0
+    assert "out.jsonl:1: was predicted by another model or with other options" in serein(*call).complaint
+
+
 @pytest.mark.slow
 def test_each_segment_has_neighbours_of_its_own(
     model: Path, datastore: Path, tones: Path, tmp_path: Path, serein: Call

@@ -34,17 +34,17 @@ from serein.cli.app import (
     sliding_window_of,
 )
 from serein.cli.knn import K, KnnWeight
-from serein.errors import SereinError
+from serein.errors import AudioError, SereinError
 from serein.progress import Bars
 
 if TYPE_CHECKING:
     from serein.inference.prediction import Prediction
     from serein.inference.predictor import Predictor
     from serein.inference.sources import Source
-    from serein.inference.transcription import TranscriptCache
 
     Pair = tuple[Source, Prediction]
     OnError = Callable[[Source, SereinError], None]
+    Transcribed = Callable[[Prediction, Source], Prediction]
 
 Format = Literal["table", "json", "csv", "textgrid", "audacity", "srt", "audformat", "msp-challenge"]
 FILE_FORMATS = ("textgrid", "audacity", "srt", "audformat", "msp-challenge")
@@ -167,7 +167,7 @@ def predict(
     files, num_absent = _recordings(sources, shown, max_files, plot)
     words = None if labels is None else [word.strip() for word in labels.split(",")]
     failed: list[SereinError] = []
-    transcripts = None if transcribe is None else _transcripts_of(transcribe, device)
+    transcribed = None if transcribe is None else _transcribed_by(transcribe, device, raw_rate)
     load_model = partial(load_for, model, runtime, precision=precision, backbone=backbone, task=task, labels=words)
     with Bars() as bars:
         show = partial(_show_reading, bars)
@@ -191,12 +191,13 @@ def predict(
                 results = predict_in_processes(load_model, some, options, num_processes)
             else:
                 results = predictor.predict_files(some, options=options, on_error="return", on_progress=show)
-            return _readable(zip(some, results, strict=True), failed, plot, on_error, transcripts)
+            return _readable(zip(some, results, strict=True), failed, plot, on_error, transcribed)
 
         if shown in FILE_FORMATS:
             write_files(predicted(files), files, shown, out)
         elif out is not None:
-            more = [knn.resolve(), getattr(predictor, "interpolation", None), show_neighbours] if knn else []
+            datastore, interpolation = (getattr(predictor, name, None) for name in ("datastore", "interpolation"))
+            more = [] if datastore is None else [datastore.digest, interpolation, show_neighbours]
             more += [each for each in (task, transcribe, precision) if each is not None]
             append_json(predicted, files, out, [predictor.identity["sha256"], options, words, *more], bars)
         else:
@@ -212,10 +213,10 @@ def _refuse(*combinations: tuple[object, Sequence[str], str]) -> None:
             raise typer.BadParameter(why, param_hint=", ".join(f"'--{name}'" for name in options))
 
 
-def _transcripts_of(name: str, device: str) -> TranscriptCache:
+def _transcribed_by(name: str, device: str, raw_rate_hz: int | None) -> Transcribed:
     from serein.inference.transcription import TranscriptCache, load_transcriber  # would slow down every prediction
 
-    return TranscriptCache(load_transcriber(name, device))
+    return partial(TranscriptCache(load_transcriber(name, device)).beside, raw_rate_hz=raw_rate_hz)
 
 
 def _recordings(
@@ -238,12 +239,17 @@ def _readable(
     failed: list[SereinError],
     plot: Path | None,
     on_error: OnError | None,
-    transcripts: TranscriptCache | None,
+    transcribed: Transcribed | None,
 ) -> Iterator[Pair]:
     """Yield recordings with their predictions, drawn and transcribed on request; collect the errors in `failed`."""
     from serein.inference.prediction import Prediction
 
     for source, result in results:
+        if transcribed is not None and isinstance(result, Prediction):
+            try:
+                result = transcribed(result, source)
+            except AudioError as error:  # it may be too long to be read at once
+                result = error
         if isinstance(result, SereinError):
             failed.append(result)
             if on_error is not None:
@@ -254,7 +260,7 @@ def _readable(
             from serein.inference.picture import save_picture
 
             save_picture(result, plot)
-        yield source, result if transcripts is None else transcripts.beside(result, source)
+        yield source, result
 
 
 def _with_neighbours(

@@ -318,12 +318,20 @@ class TranscriptCache:
                     file.write("\n" * (file.tell() > 0) + json.dumps({"samples": key, "text": text}))
         return [self.known[key] for key in keys]
 
-    def beside(self, prediction: Prediction, source: Source) -> Prediction:
-        """Add the transcript of a recording to its prediction, as the task `asr`; empty if no speech was found."""
+    def beside(self, prediction: Prediction, source: Source, raw_rate_hz: int | None = None) -> Prediction:
+        """Add the transcript of a recording to its prediction, as the task `asr`; empty if no speech was found.
+
+        Args:
+            raw_rate_hz: As in `audio.open`.
+
+        Raises:
+            AudioError: The recording cannot be read at once.
+        """
         text: str | None = None
         if prediction.segments:
             utterance = utterance_of(source)
-            (text,) = self.transcribe([audio.load(utterance.audio, utterance.start_s, utterance.end_s)])
+            part = audio.load(utterance.audio, utterance.start_s, utterance.end_s, raw_rate_hz=raw_rate_hz)
+            (text,) = self.transcribe([part])
         return replace(prediction, tasks={**prediction.tasks, "asr": TaskPrediction(text or "")})
 
 

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from serein.audio import Waveform
 from serein.corpora import licence_of
 from serein.data import manifest
-from serein.data.files import replacing, write_text
+from serein.data.files import replacing, sha256, write_text
 from serein.data.manifest import Utterance
 from serein.errors import ModelError, imported
 from serein.metrics import FloatArray
@@ -194,6 +194,12 @@ class Datastore:
     folder: Path
     header: Header
     embeddings: Embeddings
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the header, the vectors and the clips."""
+        parts = "".join(sha256(self.folder / part) for part in (_HEADER, _VECTORS, _CLIPS))
+        return hashlib.sha256(parts.encode()).hexdigest()
 
     def require_model(self, digest: str, where: str | Path) -> None:
         """Raise ModelError when the datastore contains the embeddings of another model."""
