@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from asr_models import write_ctc
 from cli_fixtures import Call, write_recipe, write_speech
 from serein import recipe as recipes
 from serein.data import manifest
@@ -291,3 +295,22 @@ def test_an_unknown_embedding_is_refused_with_the_known_ones(
     )
     assert outcome.status == 1
     assert "unknown embedding of this model 'emotion', expected one of: speaker" in outcome.complaint
+
+
+# -- transcripts -------------------------------------------------------------------------------------------------------
+
+
+def test_stdin_and_pipes_are_transcribed_as_files_are(
+    tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctc, recording, pipe = write_ctc(tmp_path / "ctc"), write_speech(tmp_path / "a.wav"), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(recording.read_bytes(),))
+    writer.start()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(recording.read_bytes())))
+    outcome = serein("transcribe", "-", pipe, recording, "--model", ctc, "--json")
+    writer.join()
+    assert outcome.status == 0, outcome.err
+    texts = {row["file"]: row["transcript"] for row in map(json.loads, outcome.out.splitlines())}
+    assert texts == dict.fromkeys(["-", str(pipe), str(recording)], texts["-"])
+    assert texts["-"]

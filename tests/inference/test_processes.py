@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +16,13 @@ import numpy as np
 import pytest
 
 from cli_fixtures import read_answers, write_speech
+from serein.audio import Upload
 from serein.errors import MissingExtraError, RunError
 from serein.inference import processes
 from serein.inference.predictor import Predictor
 from serein.inference.processes import CLIPS_AT_ONCE, predict_over_ray, suitable_processes
 from serein.inference.recording import PredictOptions
+from serein.inference.sources import Source
 
 
 def never(device: str) -> Predictor:
@@ -39,6 +43,27 @@ def test_as_many_processes_as_are_worth_their_start(
 ) -> None:
     monkeypatch.setattr(processes, "num_cores", lambda: num_cores)
     assert suitable_processes(num_files) == expected
+
+
+def test_the_content_of_pipes_is_sent_to_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`/dev/fd/63` names another file in another process."""
+
+    class Pool:
+        def __init__(self, *_: object) -> None: ...
+        def shutdown(self, **_: object) -> None: ...
+        def submit(self, function: object, part: list[Source]) -> Future[list[Source]]:
+            future: Future[list[Source]] = Future()
+            future.set_result(part)
+            return future
+
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", Pool)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"RIFF",))
+    writer.start()
+    sent = list(processes.predict_in_processes(never, ["a.wav", str(pipe)], PredictOptions(), 2))
+    writer.join()
+    assert sent == ["a.wav", Upload(b"RIFF", str(pipe))]
 
 
 @pytest.mark.slow  # Ray starts processes, each of which imports torch

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,29 @@ def test_a_folder_holds_every_recording_that_can_be_named(tmp_path: Path) -> Non
     for name in ("a.wav", "b.m4a", "c.webm", "d.raw", "notes.md"):
         (tmp_path / name).touch()
     assert [Path(str(source)).name for source in sources_in([tmp_path])] == ["a.wav", "b.m4a", "c.webm", "d.raw"]
+
+
+def test_a_folder_that_cannot_be_opened_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.wav", "locked/b.wav", "open/c.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    listed = Path.iterdir
+
+    def iterdir(folder: Path) -> Iterator[Path]:  # permissions do not hold for root
+        if folder.name == "locked":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    errors: list[SereinError] = []
+    assert [Path(str(source)).name for source in sources_in([tmp_path], errors=errors)] == ["a.wav", "c.wav"]
+    assert not sources_in([tmp_path / "locked"], errors=errors)
+    says = f"{tmp_path / 'locked'}: cannot be opened (Permission denied). Check the path and its permissions."
+    assert [str(error) for error in errors] == [says] * 2
+    with pytest.raises(AudioError, match="locked: cannot be opened"):
+        sources_in([tmp_path])
 
 
 def test_a_folder_without_recordings_is_called_what_it_is(tmp_path: Path) -> None:

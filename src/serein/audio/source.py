@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from serein.errors import AudioError
+from serein.errors import AudioError, SereinError
 
 MOST_BYTES_PIPED = 2**31  # of a stream, which is copied so that it can be read twice
 
@@ -182,15 +182,21 @@ class View(io.RawIOBase):
         return self.place
 
 
-def find(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Path]:
+def find(folder: Path, suffixes: Collection[str] = SUFFIXES, errors: list[SereinError] | None = None) -> list[Path]:
     """Return every file below `folder` with one of the suffixes, sorted, without hidden files and pipes.
 
     Linked folders are followed, once each. Broken links are returned, so that reading them raises an error.
+
+    Args:
+        errors: Collects the errors of folders that cannot be read; `None`: the first is raised.
+
+    Raises:
+        AudioError: A folder cannot be read.
     """
-    return [path for path in find_files(folder) if path.suffix.lower() in suffixes and not path.is_fifo()]
+    return [path for path in find_files(folder, errors) if path.suffix.lower() in suffixes and not path.is_fifo()]
 
 
-def find_files(folder: Path) -> list[Path]:
+def find_files(folder: Path, errors: list[SereinError] | None = None) -> list[Path]:
     """Return every file below `folder`, sorted, like `find` but with any suffix."""
     found: list[Path] = []
     seen: set[str] = set()
@@ -200,9 +206,16 @@ def find_files(folder: Path) -> list[Path]:
         if (real := os.path.realpath(folder)) in seen:
             continue
         seen.add(real)
-        paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-        found += [path for path in paths if not path.is_dir()]
-        waiting += [path for path in reversed(paths) if path.is_dir()]
+        try:
+            paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+            found += [path for path in paths if not path.is_dir()]
+            waiting += [path for path in reversed(paths) if path.is_dir()]
+        except OSError as error:
+            what, remedy = f"cannot be opened ({error.strerror})", "Check the path and its permissions."
+            unreadable = AudioError(what, where=folder, remedy=remedy)
+            if errors is None:
+                raise unreadable from None
+            errors.append(unreadable)
     return sorted(found)
 
 

@@ -56,14 +56,13 @@ def transcribe(
     from serein.errors import AudioError
     from serein.evaluation.predictions import Prediction
     from serein.evaluation.task_scores import score_transcripts
-    from serein.inference.sources import utterance_of
     from serein.inference.transcription import transcribe_with
     from serein.tasks.ctc import normalised
 
     files, num_failed = recordings_in(sources)
-    utterances, num_all = [utterance_of(source) for source in files], len(files) + num_failed
+    num_all = len(files) + num_failed
     transcripts: list[Transcript] = []
-    for utterance, text in transcribe_with(model, utterances, device=device, backbone=backbone):
+    for utterance, text in transcribe_with(model, files, device=device, backbone=backbone):
         if isinstance(text, AudioError):
             num_failed += 1
             print(f"error: {text}", file=sys.stderr)

@@ -17,7 +17,7 @@ from serein.errors import RunError
 from serein.inference.predictor import Predictor, load
 from serein.inference.recording import PredictOptions
 from serein.inference.runtimes import PrecisionName, RuntimeName
-from serein.inference.sources import Source
+from serein.inference.sources import Source, without_pipe
 
 CLIPS_AT_ONCE = 64  # files in one part of the work
 THREADS_PER_PROCESS = 2  # more would wait for Python's lock
@@ -68,7 +68,8 @@ def predict_in_processes(
     waiting: deque[Future[list[Any]]] = deque()
     try:
         for start in range(0, len(files), CLIPS_AT_ONCE):
-            waiting.append(pool.submit(_predict_part, files[start : start + CLIPS_AT_ONCE]))
+            part = [without_pipe(file) for file in files[start : start + CLIPS_AT_ONCE]]
+            waiting.append(pool.submit(_predict_part, part))
             if len(waiting) > 2 * num_workers:
                 yield from waiting.popleft().result()
         while waiting:
@@ -139,7 +140,8 @@ def predict_over_ray(
                     (done, *_), _ = ray.wait(list(busy), num_returns=1)
                     idle.append(busy.pop(done))
                 worker = idle.popleft()
-                waiting.append(part := worker.predict.remote(files[start : start + CLIPS_AT_ONCE]))
+                some = [without_pipe(file) for file in files[start : start + CLIPS_AT_ONCE]]
+                waiting.append(part := worker.predict.remote(some))
                 busy[part] = worker
                 while waiting and (waiting[0] not in busy or len(waiting) > PARTS_AHEAD * num_workers):
                     yield from ray.get(waiting.popleft())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +34,15 @@ def utterance_of(source: Source) -> Utterance:
     return source if isinstance(source, Utterance) else Utterance(id=str(source), audio=str(source))
 
 
+def without_pipe(source: Source) -> Source:
+    """Return a source that can be read twice, and by other processes: a pipe's content in place of its path."""
+    if isinstance(source, str | Path):
+        with suppress(OSError):  # reading the recording reports it
+            if Path(source).is_fifo():
+                return Upload(Path(source).read_bytes(), str(source))
+    return source
+
+
 def is_list_of_files(source: Any) -> bool:
     """Return whether a source is a list of paths or utterances, not samples."""
     return isinstance(source, list | tuple) and all(
@@ -54,7 +64,7 @@ def sources_in(
             error is raised.
 
     Raises:
-        AudioError: A folder contains no audio, or a pattern matches nothing.
+        AudioError: A folder contains no audio or cannot be read, or a pattern matches nothing.
         ManifestError: A `.jsonl` file is not a manifest, a list is invalid, or a table is not yet a manifest.
     """
     sources: list[Source] = []
@@ -83,7 +93,9 @@ def _named(name: Path, lists: tuple[Path, ...], errors: list[SereinError] | None
         return list(manifest.read(name))
     if name.is_dir():
         suffixes = (*audio.SUFFIXES, *audio.MEDIA_SUFFIXES, *audio.RAW_SUFFIXES)
-        if not (recordings := audio.find(name, suffixes)):
+        num_errors = len(errors or ())
+        recordings = audio.find(name, suffixes, errors)
+        if not recordings and len(errors or ()) == num_errors:
             other = next((path.name for path in sorted(name.rglob("*")) if path.is_file()), None)
             what = "is an empty folder" if other is None else f"contains no recordings, but files such as {other}"
             raise AudioError(what, where=name, remedy=f"Known suffixes: {', '.join(suffixes)}.")

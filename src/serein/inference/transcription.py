@@ -24,7 +24,7 @@ import torch
 
 from serein import audio, hub
 from serein import checkpoint as model_folder
-from serein.audio import SAMPLE_RATE_HZ, Waveform
+from serein.audio import SAMPLE_RATE_HZ, Upload, Waveform
 from serein.cache import cache_folder, claim
 from serein.checkpoint import is_model_folder
 from serein.data.manifest import Utterance
@@ -34,7 +34,7 @@ from serein.inference.batching import batches_by_length
 from serein.inference.prediction import Prediction
 from serein.inference.predictor import Predictor, shipped_models
 from serein.inference.runtimes import log_runtime
-from serein.inference.sources import Source, utterance_of
+from serein.inference.sources import Source, utterance_of, without_pipe
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.pretrained import FAMILIES, HAVE_FEATURES, quiet_transformers
 from serein.tasks.task import TaskPrediction
@@ -336,22 +336,26 @@ class TranscriptCache:
 
 
 def transcribe_each(
-    transcriber: Transcriber, utterances: Sequence[Utterance], *, language: str | None = None
+    transcriber: Transcriber, sources: Sequence[Source], *, language: str | None = None
 ) -> Iterator[tuple[Utterance, str | AudioError | None]]:
-    """Yield the transcript, or the error, of each of many utterances; only one batch is in memory at a time.
+    """Yield the transcript, or the error, of each of many recordings; only one batch and pipes are in memory at a time.
 
     Args:
+        sources: Their ids, or paths, must be distinct.
         language: Spoken language; `None` uses each utterance's own.
 
     Yields:
         Utterance and text (`None`: no words), language by language, longest first.
     """
+    utterances = [utterance_of(source) for source in sources]
+    uploads = {str(each): each for each in map(without_pipe, sources) if isinstance(each, Upload)}
     languages = {u.id: language or u.language for u in utterances}
     for spoken in dict.fromkeys(languages.values()):
         audible, durations_s = [], []
         for utterance in (u for u in utterances if languages[u.id] == spoken):
             try:
-                durations_s.append(audio.info(utterance.audio, utterance.start_s, utterance.end_s).duration_s)
+                sound = uploads.get(utterance.id, utterance.audio)
+                durations_s.append(audio.info(sound, utterance.start_s, utterance.end_s).duration_s)
                 audible.append(utterance)
             except AudioError as error:
                 yield utterance, error
@@ -359,7 +363,8 @@ def transcribe_each(
             loaded = []
             for utterance in (audible[i] for i in batch):
                 try:
-                    loaded.append((utterance, audio.load(utterance.audio, utterance.start_s, utterance.end_s)))
+                    sound = uploads.get(utterance.id, utterance.audio)
+                    loaded.append((utterance, audio.load(sound, utterance.start_s, utterance.end_s)))
                 except AudioError as error:
                     yield utterance, error
             texts = transcriber.transcribe([waveform for _, waveform in loaded], language=spoken)
@@ -424,7 +429,7 @@ TRANSCRIBERS: dict[str, type[WhisperTranscriber] | type[CtcTranscriber]] = {
 
 
 def transcribe_with(
-    model: str | Path, utterances: Sequence[Utterance], *, device: str = "auto", backbone: Path | None = None
+    model: str | Path, sources: Sequence[Source], *, device: str = "auto", backbone: Path | None = None
 ) -> Iterator[tuple[Utterance, str | AudioError]]:
     """Yield the transcript, or the error, of each recording.
 
@@ -438,7 +443,7 @@ def transcribe_with(
         ModelError: The model cannot be loaded, or was not trained on transcription.
     """
     if not is_model_folder(model):
-        for utterance, text in transcribe_each(load_transcriber(str(model), device), utterances):
+        for utterance, text in transcribe_each(load_transcriber(str(model), device), sources):
             yield utterance, "" if text is None else text
         return
     checkpoint = model_folder.load(model, backbone=backbone)
@@ -451,8 +456,8 @@ def transcribe_with(
         )
     predictor, task = Predictor(checkpoint, device), sequences[0]
     log_runtime(checkpoint.name, predictor.runtime)
-    results = predictor.predict_files(utterances, on_error="return")
-    for utterance, result in zip(utterances, results, strict=True):
+    results = predictor.predict_files(sources, segments="never", on_error="return")
+    for utterance, result in zip(map(utterance_of, sources), results, strict=True):
         if isinstance(result, Prediction):
             said = result if predictor.task == task else result.tasks[task]
             yield utterance, said.label or ""
