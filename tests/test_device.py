@@ -67,6 +67,12 @@ def test_an_unknown_device_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", [None, "quantum"])
+def test_a_value_that_names_no_device(name: Any) -> None:
+    with pytest.raises(ModelError, match=f"no device '{name}' on this machine. Choose auto or cpu"):
+        devices.device_of(name)
+
+
 @pytest.mark.slow
 def test_training_says_and_writes_where_it_ran(tones: Path, tmp_path: Path, serein: Call) -> None:
     recipe = write_recipe(tmp_path / "r.yaml", {"protocol": {"dev": "none"}}, {"epochs": 1, "checkpoint": "last"})

@@ -246,9 +246,10 @@ def device_of(name: str | torch.device = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        why = "" if reason.startswith("Expected one of") else f" ({reason})"  # a list of PyTorch's device types
+        # a list of PyTorch's device types, or of its arguments
+        why = "" if reason.startswith("Expected one of") or isinstance(error, TypeError) else f" ({reason})"
         raise ModelError(
             f"no device '{name}' on this machine{why}",
             where="--device",

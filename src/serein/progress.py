@@ -41,7 +41,7 @@ class Bars:
     def say(self, line: str) -> None:
         """Print a line above the bars."""
         if self.is_live:
-            self.progress.console.print(line, highlight=False)
+            self.progress.console.print(line, highlight=False, markup=False)
         else:
             print(line, file=sys.stderr, flush=True)
 

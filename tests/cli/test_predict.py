@@ -476,16 +476,29 @@ def test_what_serein_does_not_do_is_said(serein: Call) -> None:
     assert outcome.complaint.startswith("error: push: serein uploads nothing. Publish a model folder")
 
 
+def test_labels_in_brackets_are_no_markup(model: Path, clips: list[str], tmp_path: Path, serein: Call) -> None:
+    labels = ["[laugh]", "[/laugh]", ":smile:"]
+    utterances = [
+        package.Utterance(id=f"[b]{place}", audio=clip, emotion=label)
+        for place, (clip, label) in enumerate(zip(clips, labels, strict=False))
+    ]
+    manifest.write(utterances, tmp_path / "m.jsonl")
+    _, *table = serein("predict", tmp_path / "m.jsonl", "--model", model).out.splitlines()
+    assert [line.split()[:2] for line in table] == [[f"[b]{place}", label] for place, label in enumerate(labels)]
+
+
 @pytest.mark.slow
 def test_a_terminal_without_a_letter_loses_nothing(
     model: Path, tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_speech(tmp_path / "süß.wav")
+    path = write_speech(tmp_path / "süß😀.wav")
     for form in ("--json", "--csv", "--format=table"):
         terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
         monkeypatch.setattr(sys, "stdout", terminal)
         assert serein("predict", "--model", model, path, form).status == 0
-        assert b"s\\xfc\\xdf.wav" in terminal.buffer.getvalue()  # type: ignore[attr-defined]
+        printed = terminal.buffer.getvalue()  # type: ignore[attr-defined]
+        assert rb"s\u00fc\u00df\ud83d\ude00.wav" in printed
+        assert form != "--json" or json.loads(printed)["file"] == str(path)
 
 
 @pytest.mark.slow

@@ -42,6 +42,16 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Callable[[np.ndarray], None]:
     return put
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--max-mb", "0"), ("--max-mb", "nan"), ("--max-mb", "inf"), ("--max-seconds", "inf"), ("--max-requests", "0")],
+)
+def test_limits_of_a_service_are_finite_and_positive(option: str, value: str, serein: Call) -> None:
+    outcome = serein("serve", option, value)
+    assert outcome.status == 2
+    assert f"Invalid value for '{option}': {value} is not a finite number above 0" in outcome.err
+
+
 @pytest.mark.slow
 def test_a_pipe_is_predicted_as_its_file(
     model: Path, tmp_path: Path, pipe: Callable[[np.ndarray], None], serein: Call

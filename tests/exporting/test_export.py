@@ -152,6 +152,8 @@ def test_a_file_tells_all_that_a_service_needs(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelError, match="stays where it was loaded"):
         theirs.to("cpu")
+    with pytest.raises(ModelError, match="an exported file cannot be exported again. Name the model folder"):
+        serein.export(theirs, tmp_path / "again.onnx")
     with pytest.raises(ModelError, match="does not run in PyTorch"):
         serein.load(path, runtime="torch")
     with pytest.raises(ModelError, match=r"computes only in float32, as it was exported\. Leave out --precision"):

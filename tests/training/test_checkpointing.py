@@ -463,7 +463,12 @@ def test_two_cannot_work_in_one_folder(tiny_run: Path, tiny: Path, tones: Path, 
     ("number", "status", "says"),
     [
         (signal.SIGTERM, 128 + signal.SIGTERM, ""),
-        (signal.SIGINT, 128 + signal.SIGINT, "error: interrupted from the keyboard. Continue a run with --resume.\n"),
+        (
+            signal.SIGINT,
+            128 + signal.SIGINT,
+            "error: interrupted from the keyboard. "
+            "Continue a run with --resume, and predict --out with the same command.\n",
+        ),
     ],
 )
 def test_gentle_signals_stop_a_run_too(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import logging
@@ -86,9 +87,10 @@ def main() -> None:
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  (closed by the caller, `<&-`: nothing to read)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  (closed by the caller, `>&-`; otherwise,
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  other files would get their descriptors)
+    codecs.register_error("json", _json_escapes)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and (stream.encoding or "").lower().replace("-", "") != "utf8":
-            stream.reconfigure(errors="backslashreplace")  # the terminal's encoding may lack a character
+            stream.reconfigure(errors="json")  # the terminal's encoding may lack a character
     package = logging.getLogger("serein")
     package.setLevel(logging.INFO)
     package.handlers, package.propagate = [Notes()], False  # a library may set up the root logger
@@ -101,7 +103,8 @@ def main() -> None:
         _fail(str(error))
     except SystemExit as stop:
         if stop.code == _STOPPED:  # typer's status of a keyboard interrupt
-            _fail("interrupted from the keyboard. Continue a run with --resume.", _STOPPED)
+            remedy = "Continue a run with --resume, and predict --out with the same command."
+            _fail(f"interrupted from the keyboard. {remedy}", _STOPPED)
         raise
     except BrokenPipeError:
         sys.stderr.close()
@@ -110,6 +113,12 @@ def main() -> None:
         _fail(f"{error.filename2 or error.filename}: is a folder. Name a file to write to.")
     except OSError as error:
         _fail(f"{error.filename2 or error.filename or 'system'}: {error.strerror or error}.")
+
+
+def _json_escapes(error: UnicodeError) -> tuple[str, int]:
+    r"""Return the characters that an encoding lacks as JSON may contain them, `\u00f6`, not as `\xf6`."""
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def _fail(message: str, status: int = 1) -> None:
@@ -269,7 +278,8 @@ def print_tables(tables: Iterable[Any]) -> None:
     """Print rich tables."""
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else 10_000)  # tables in files do not wrap
+    # tables in files do not wrap; a label such as [laugh] is not markup
+    console = Console(width=None if sys.stdout.isatty() else 10_000, markup=False, emoji=False)
     for table in tables:
         console.print(table)
 

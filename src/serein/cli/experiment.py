@@ -87,7 +87,7 @@ def ensemble(
         for place, (row, own) in enumerate(values, start=1):
             is_rival = row.kind != "in sample"
             cells = [
-                f"[bold]{number(value)}[/bold]" if is_rival and value == most else number(value)
+                Text(number(value), "bold" if is_rival and value == most else "")
                 for value, most in zip(own, best, strict=True)
             ]
             style = None if is_rival else "dim"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -100,6 +101,10 @@ def serve(
     from serein.server.middleware import names, read_keys
     from serein.server.service import Service, ServiceInfo, open_neighbours
 
+    given = {"max-mb": max_mb, "max-seconds": max_seconds, "max-requests": max_requests}
+    for name, value in (given | {"max-per-client": per_client, "max-streams": max_streams}).items():
+        if not 0 < value < math.inf:
+            raise typer.BadParameter(f"{value:g} is not a finite number above 0", param_hint=f"'--{name}'")
     limits = Limits(
         upload_bytes=round(max_mb * MEGABYTE),
         recording_s=max_seconds,

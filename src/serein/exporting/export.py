@@ -25,7 +25,7 @@ from torch.nn.utils import parametrize
 
 import serein
 from serein.audio import SAMPLE_RATE_HZ, Waveform, trimmed, without_offset
-from serein.checkpoint import FORMAT, Checkpoint
+from serein.checkpoint import FORMAT, AbsentModel, Checkpoint
 from serein.data.dataset import fix_length
 from serein.data.files import make_readable
 from serein.errors import MissingExtraError, ModelError
@@ -161,6 +161,9 @@ def export(
         what = f"a {type(predictor).__name__} combines a model with others or a datastore, which cannot be exported"
         raise ModelError(what, where="export", remedy="Export its model folders one by one.")
     checkpoint = predictor.checkpoint
+    if isinstance(checkpoint.model, AbsentModel):
+        remedy = "Name the model folder that it was exported from."
+        raise ModelError("an exported file cannot be exported again", where=checkpoint.name, remedy=remedy)
     graph = ExportGraph(checkpoint)
     if clips is not None:
         clips = [trimmed(without_offset(clip), checkpoint.options.clips.trim_db) for clip in clips]
