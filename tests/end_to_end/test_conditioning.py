@@ -69,10 +69,53 @@ def test_both_attributes_are_judged_and_reported(tones: Path, told: Path, tmp_pa
 def test_without_predictions_the_remedy_is_named(tones: Path, told: Path, tmp_path: Path, serein: Call) -> None:
     outcome = serein("run", told, "--data", tones, "--out", tmp_path / "run")
     assert outcome.status == 1
-    assert "no utterance has a predicted gender" in outcome.complaint
+    assert "no dev utterance has a predicted gender" in outcome.complaint
     assert "corpus annotate --gender" in outcome.complaint
     assert "inference.conditions=oracle" in outcome.complaint
     assert not (tmp_path / "run").exists()
+
+
+def test_dev_that_is_scored_needs_predictions_too(tones: Path, told: Path, tmp_path: Path, serein: Call) -> None:
+    """A challenge's release has no labelled test set, and `serein train` never has one."""
+    parts = {"dan": "dev", "eva": "dev", "finn": "test3"}
+    release = changed(
+        tones,
+        tmp_path / "release.jsonl",
+        split=lambda u: parts.get(u.speaker, "train"),
+        emotion=lambda u: None if u.speaker == "finn" else u.emotion,
+    )
+    official = ("--set", "protocol.name=official", "--set", "protocol.dev=official")
+    options = (*official, "--set", "labels.unknown_labels=drop")
+    for command in ("run", "train"):
+        outcome = serein(command, told, "--data", release, "--out", tmp_path / command, *options)
+        assert outcome.status == 1
+        assert "no dev utterance has a predicted gender" in outcome.complaint
+        assert not (tmp_path / command).exists()
+    half = changed(release, tmp_path / "half.jsonl", predicted=lambda u: wrong(u) if u.speaker == "dan" else None)
+    assert serein("run", told, "--data", half, "--out", tmp_path / "half", "--jobs", 1, *options).status == 0
+    notes = json.loads((tmp_path / "half" / "folds.json").read_text())["notes"]
+    assert "6 of 12 dev utterances have no predicted gender: it is unknown to the model." in notes
+
+
+def test_labels_where_known_and_predictions_elsewhere(tones: Path, told: Path, tmp_path: Path, serein: Call) -> None:
+    """As on the paper's dev set: `known` is the label, or else the prediction."""
+    mixed = changed(
+        tones,
+        tmp_path / "mixed.jsonl",
+        gender=lambda u: None if u.id.endswith("0") else u.gender,
+        predicted=lambda u: Predicted(gender=u.gender) if u.id.endswith("0") else wrong(u),
+    )
+    units = {}
+    for source, data in (("known", mixed), ("oracle", tones)):
+        out = tmp_path / source
+        choice = ("--jobs", 1, "--set", f"inference.conditions={source}")
+        assert serein("run", told, "--data", data, "--out", out, *choice).status == 0
+        units[source] = out / "fold-1" / "seed-0"
+    known, oracle = (probabilities(unit / "predictions.jsonl") for unit in units.values())
+    assert known == oracle  # every predicted gender that is used is right
+    assert probabilities(units["known"] / "predicted_predictions.jsonl") != known
+    scores = json.loads((tmp_path / "known" / "scores.json").read_text())
+    assert any("or else as a model predicted them" in note for note in scores["notes"])
 
 
 def test_oracle_alone_needs_no_predictions(tones: Path, told: Path, tmp_path: Path, serein: Call) -> None:

@@ -250,7 +250,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the predictions (.jsonl).")] = None,
     allow_seen_speakers: AllowSeenSpeakers = False,
     conditions: Annotated[
-        Literal["predicted", "oracle"] | None,
+        Literal["predicted", "known", "oracle"] | None,
         typer.Option(help="Source of the gender and text for a conditioned model.", show_default="the recipe's"),
     ] = None,
     label_map: LabelMapFile = None,

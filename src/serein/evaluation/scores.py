@@ -315,7 +315,8 @@ def score_run(run: str | Path) -> Scores:
     names = sorted({name for task in tasks if task for name in (task.get("conditioning") or {}).get("attributes", ())})
     if names:
         condition_source = (recipe.get("inference") or {}).get("conditions", "predicted")
-        notes.append(f"Conditions of each test clip: {' and '.join(names)}, {_CONDITIONS[condition_source]}.")
+        conditions = f"{' and '.join(names)}, {_CONDITIONS[condition_source]}"
+        notes.append(f"Conditions of the scored clips: {conditions}; unknown where there is none.")
         other = "oracle" if condition_source == "predicted" else "predicted"
         with_other = read_run_predictions(run, classes, other)
         if len(with_other) == len(predictions):
@@ -330,7 +331,11 @@ def score_run(run: str | Path) -> Scores:
 
 
 SCORE_TITLES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1"}
-_CONDITIONS = {"predicted": "as a model predicted them", "oracle": "as the corpus labels them (oracle)"}
+_CONDITIONS = {
+    "predicted": "as a model predicted them",
+    "known": "as the corpus labels them, or else as a model predicted them",
+    "oracle": "as the corpus labels them (oracle)",
+}
 
 
 def write_scores(scores: Scores | Sequence[TaskScore], run: str | Path) -> Path:

@@ -146,14 +146,17 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
         speakers = {u.id: speaker_key(u).lstrip("/") for u in originals if u.speaker is not None and u.id in labels}
         folds = replace(folds, notes=(*folds.notes, *class_notes(labels, speakers, folds.folds)))
     require_attributes(utterances, recipe.tasks.conditions, "known")
-    if any(fold.test for fold in folds.folds):
-        require_attributes(utterances, recipe.tasks.conditions, recipe.inference.conditions)
-        if main.needs_shared_speakers and folds.is_speaker_independent:
-            raise RecipeError(
-                f"the test speakers of protocol '{recipe.protocol.name}' do not occur in training",
-                where=f"tasks.{recipe.tasks.main}",
-                remedy="Choose protocol.name=clips-out or random, or official with protocol.speakers=shared.",
-            )
+    for split in ("dev", "test"):
+        ids = {name for fold in folds.folds for name in (fold.dev if split == "dev" else fold.test)}
+        if evaluated := [u for u in labelled if u.id in ids]:
+            notes = require_attributes(evaluated, recipe.tasks.conditions, recipe.inference.conditions, split)
+            folds = replace(folds, notes=(*folds.notes, *notes))
+    if any(fold.test for fold in folds.folds) and main.needs_shared_speakers and folds.is_speaker_independent:
+        raise RecipeError(
+            f"the test speakers of protocol '{recipe.protocol.name}' do not occur in training",
+            where=f"tasks.{recipe.tasks.main}",
+            remedy="Choose protocol.name=clips-out or random, or official with protocol.speakers=shared.",
+        )
     return Experiment(recipe, manifest_path, utterances, left_out, tasks, recordings, pairs, folds)
 
 

@@ -233,7 +233,7 @@ def evaluate(
     data: str | Path,
     *,
     allow_seen_speakers: bool = False,
-    conditions: Literal["predicted", "oracle"] | None = None,
+    conditions: Literal["predicted", "known", "oracle"] | None = None,
     labels: LabelMap = NO_MAP,
     classes: AllowedClasses = "model",
     device: str = "auto",
@@ -270,9 +270,9 @@ def evaluate(
     )
     notes = list(found)
     condition_source = conditions or checkpoint.options.inference.conditions
-    require_attributes(utterances, checkpoint.options.tasks.conditions, condition_source)
     if checkpoint.options.tasks.conditions:
         notes.append(f"Conditions of each clip: {', '.join(checkpoint.options.tasks.conditions)} ({condition_source}).")
+    notes += require_attributes(utterances, checkpoint.options.tasks.conditions, condition_source)
     recordings = Recordings(utterances, trim_db=checkpoint.options.clips.trim_db)
     positions = range(len(utterances))
     outcome = predictions_of(

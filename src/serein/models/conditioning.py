@@ -70,24 +70,43 @@ def attribute_vectors(
 
 
 def require_attributes(
-    utterances: Sequence[Utterance], names: Iterable[str], condition_source: ConditionSource
-) -> None:
-    """Raise ManifestError if no utterance has a required attribute."""
+    utterances: Sequence[Utterance], names: Iterable[str], condition_source: ConditionSource, split: str = ""
+) -> tuple[str, ...]:
+    """Return notes on the utterances that lack a required attribute.
+
+    Args:
+        split: `dev` or `test`, for the texts, if these are its utterances.
+
+    Raises:
+        ManifestError: No utterance has it.
+
+    Example:
+        >>> utterances = [Utterance(id="a", audio="a.wav", gender="male"), Utterance(id="b", audio="b.wav")]
+        >>> require_attributes(utterances, ["gender"], "known", "dev")
+        ('1 of 2 dev utterances have no gender: it is unknown to the model.',)
+    """
+    notes = []
+    kind = "predicted " if condition_source == "predicted" else ""
     for name in names:
-        if any(attribute(utterance, name, condition_source) for utterance in utterances):
+        lacking = sum(attribute(utterance, name, condition_source) is None for utterance in utterances)
+        if lacking < len(utterances):
+            what = f"{split} utterances have no {kind}{_FIELDS[name]}: it is unknown to the model."
+            notes += [f"{lacking} of {len(utterances)} {what.lstrip()}"] if lacking else []
             continue
         option = {"gender": "--gender", "text": "--transcripts --all"}[name]
+        which = f"{split} utterance".lstrip()
         if condition_source == "predicted":
             raise ManifestError(
-                f"no utterance has a predicted {_FIELDS[name]}, which the model needs in evaluation",
+                f"no {which} has a predicted {_FIELDS[name]}, which the model needs in evaluation",
                 where="inference.conditions",
                 remedy=f"Predict it: serein corpus annotate {option}; or use the labels: inference.conditions=oracle.",
             )
         raise ManifestError(
-            f"no utterance has a {_FIELDS[name]}, which the model needs",
+            f"no {which} has a {_FIELDS[name]}, which the model needs",
             where="tasks.emotion.conditioning",
             remedy=f"Fill it in, or predict it: serein corpus annotate {option}.",
         )
+    return tuple(notes)
 
 
 def agreement(utterance: Utterance, emotion: str, class_of: Callable[[str], str | None] = plain_label) -> float | None:

@@ -175,13 +175,14 @@ class Inference(Options):
         precision: `float32` gives the same predictions in any batch; `bfloat16` is faster if the processor or GPU
             supports it; `auto` uses bfloat16 on such a GPU, and float32 on processors.
         conditions: The conditions that a conditioned model is given for dev and test clips: those `predicted` by models
-            (`serein corpus annotate`), or the corpus's labels (`oracle`). A run reports both if it can, and is scored
+            (`serein corpus annotate`), the corpus's labels (`oracle`), or the labels and, where they are missing, the
+            predictions (`known`). A run also reports the predicted ones if it can, or else the labels, and is scored
             by this one.
     """
 
     batch_s: Annotated[float, Field(gt=0.0, le=36_000.0)] = 120.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    conditions: Literal["predicted", "oracle"] = "predicted"
+    conditions: Literal["predicted", "known", "oracle"] = "predicted"
 
 
 class Recipe(Options):
