@@ -310,6 +310,20 @@ def test_a_row_that_fails_leaves_the_others(tones: Path, tmp_path: Path, serein:
     assert "There are no published scores to compare with." in text
 
 
+def test_a_table_that_cannot_be_reproduced_leaves_the_others(
+    tones: Path, tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "recipes" / "doe2020" / "tables"
+    write_table(folder, "table1", base="../tiny.yaml", rows=[{"name": "mean", "set": {"protocol.dev": "none"}}])
+    write_table(folder, "table2", base="../tiny.yaml", rows=ROWS[:1], table=2)
+    (folder / "tiny.yaml").rename(folder.parent / "tiny.yaml")
+    monkeypatch.chdir(tmp_path)
+    outcome = serein("reproduce", "doe2020", "--data", tones, "--split", "dev", "--seeds", 1, "--json", *ONE_JOB)
+    assert outcome.status == 1
+    assert outcome.complaint.startswith("error: doe2020-table1: --split dev: the rows mean have no dev set")
+    assert json.loads(outcome.out)["rows"][0]["ours"] is not None
+
+
 def test_rows_of_other_utterances_are_not_compared(tones: Path, tmp_path: Path, serein: Call) -> None:
     rows = [ROWS[0], {"name": "two", "set": {"labels.classes": ["sad", "angry"], "labels.unknown_labels": "drop"}}]
     table = write_table(tmp_path, rows=rows)

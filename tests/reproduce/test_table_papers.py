@@ -9,6 +9,8 @@ import pytest
 
 from serein import recipe as recipes
 from serein.cli.reproduce import with_manifests
+from serein.data import manifest
+from serein.data.manifest import Utterance
 from serein.reproduce.table import load
 from serein.reproduce.trials import row_recipe
 
@@ -98,3 +100,18 @@ def test_a_table_of_the_embedded_corpus_is_not_measured_on_the_papers() -> None:
     assert [(table.name, str(path)) for table, path in found] == [(tables[1].name, "a.jsonl")]
     found = with_manifests(tables, ["synth=s.jsonl"])
     assert [table.name for table, _ in found] == [tables[0].name]
+
+
+def test_a_lone_manifest_is_for_the_tables_of_its_corpora(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`reproduce diatlova2024 --data msp.jsonl` must not try the table of RAVDESS; of one table, any corpus may do."""
+    tables = [load(name) for name in ("diatlova2024/ravdess", "diatlova2024/table3", "gao2023/table1")]
+    found = {}
+    for corpora in (("msp-podcast",), ("ravdess", "iemocap"), ("mine",)):
+        path = tmp_path / "m.jsonl"
+        manifest.write([Utterance(id=name, audio="a.wav", corpus=name) for name in corpora], path)
+        found[corpora] = [table.corpus for table, _ in with_manifests(tables, [str(path)])]
+        assert len(with_manifests(tables[:1], [str(path)])) == 1
+    assert list(found.values()) == [["MSP-Podcast"], ["RAVDESS", "IEMOCAP"], ["RAVDESS", "MSP-Podcast", "IEMOCAP"]]
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == 2
+    assert notes[0].endswith("diatlova2024-ravdess (RAVDESS), gao2023-table1 (IEMOCAP)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ from serein.data.splits import make_folds
 from serein.errors import RecipeError
 from serein.recipe import HuggingFace, Recipe
 from serein.reproduce.cost import LOGMEL_MULTIPLY_ADDS, Estimator, network_of, plan, trained_part
-from serein.reproduce.reproduction import Request
-from serein.reproduce.table import Row, Table
+from serein.reproduce.reproduction import Request, reproduce
+from serein.reproduce.table import Row, Table, load
 from serein.reproduce.trials import configuration_hash, fair_part, row_recipe, take_data, trial_of
 
 BASE = {"name": "r", "encoder": {"name": "cnn2d"}}
@@ -174,6 +175,24 @@ def test_a_plan_counts_what_is_shared(tmp_path: Path) -> None:
     assert first.problem is not None  # one speaker cannot be divided
     assert first.hours is None
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_missing_models_to_start_from_are_planned_and_stop_a_table_before_any_training(
+    tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = load(str(Path(__file__).parents[2] / "recipes" / "park2023" / "tables" / "table6.yaml"))
+    monkeypatch.chdir(tmp_path)
+    request = Request(num_seeds=1, out=tmp_path / "out")
+    (planned,) = plan([(table, tones)], request)
+    with pytest.raises(RecipeError, match="no finished model in runs/vox-ce, from which specific-ce-k1, ") as error:
+        reproduce(table, tones, request, lambda *progress: None)
+    assert planned.problem == str(error.value)
+    assert "; runs/vox, from which specific-arcface-k1, " in planned.problem
+    assert "park2023/README.md" in planned.problem
+    assert not (tmp_path / "out").exists()
+    (planned,) = plan([(table, tones)], replace(request, rows=("alone-arcface-k4",)))
+    assert "no finished model" not in str(planned.problem)
 
 
 def test_costs_by_hand(tones: Path) -> None:

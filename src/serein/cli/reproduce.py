@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from serein.cli.app import Device, Json, Metric, Overrides, Split, app, print_tables
+from serein.errors import SereinError
 
 if TYPE_CHECKING:
     from serein.reproduce.reproduction import Request
@@ -35,8 +36,9 @@ def reproduce(
         typer.Option(
             "--data",
             metavar="MANIFEST|CORPUS=MANIFEST",
-            help="Manifest (.jsonl). For tables of several corpora, repeat the option with the name of each corpus; "
-            "tables of other corpora are left out.",
+            help="Manifest (.jsonl). Of several tables, those of its corpora are reproduced, or all if it has none of "
+            "these. For several manifests, repeat the option with the name of each corpus; tables of other corpora are "
+            "left out.",
             show_default=False,
         ),
     ] = None,
@@ -117,22 +119,40 @@ def reproduce(
             "Stages that stop early take less."
         )
         return
-    has_failed = [_reproduce(each, path, request, as_json) for each, path in chosen]
-    if any(has_failed):
+    has_failed = False
+    for own, path in chosen:
+        try:
+            has_failed |= _reproduce(own, path, request, as_json)
+        except SereinError as error:
+            if len(chosen) == 1:
+                raise
+            print(f"error: {own.name}: {error}", file=sys.stderr)
+            has_failed = True
+    if has_failed:
         raise typer.Exit(1)
 
 
 def with_manifests(tables: Sequence[Table], data: Sequence[str]) -> list[tuple[Table, Path]]:
-    """Return each table with the manifest of its corpus, or with the only manifest, given without a corpus."""
+    """Return each table with the manifest of its corpus.
+
+    An only manifest, given without a corpus, is that of the tables of its corpora; of all tables, if there are none.
+    """
+    from serein.data import manifest
     from serein.reproduce.comparison import plain_name
 
     pairs = [each.partition("=") for each in data]
     named = {plain_name(corpus): Path(path) for corpus, separator, path in pairs if separator}
+    corpora_of = {table.name: table.measured_on or table.corpus for table in tables}
     if len(data) == 1 and not named:
-        return [(table, Path(data[0])) for table in tables]
+        path = Path(data[0])
+        present = {plain_name(u.corpus or "") for u in manifest.read(path)} if len(tables) > 1 else set()
+        own = [table for table in tables if plain_name(corpora_of[table.name]) in present] or list(tables)
+        others = [f"{table.name} ({corpora_of[table.name]})" for table in tables if table not in own]
+        if others:
+            print(f"note: left out, as {path} has no utterance of their corpus: {', '.join(others)}", file=sys.stderr)
+        return [(table, path) for table in own]
     if len(named) < len(data):
         raise typer.BadParameter("give each manifest with its corpus: IEMOCAP=iemocap.jsonl", param_hint="'--data'")
-    corpora_of = {table.name: table.measured_on or table.corpus for table in tables}
     found = [(table, named[name]) for table in tables if (name := plain_name(corpora_of[table.name])) in named]
     if not found:
         corpora = ", ".join(sorted({*corpora_of.values()}))

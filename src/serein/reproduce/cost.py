@@ -29,7 +29,7 @@ from serein.models.pretrained import is_own, place_of
 from serein.recipe import Lora, Recipe
 from serein.reproduce.reproduction import Request
 from serein.reproduce.table import Table
-from serein.reproduce.trials import is_finished, row_recipe, take_data, trial_of
+from serein.reproduce.trials import is_finished, require_pretrained, row_recipe, take_data, trial_of
 from serein.tasks.task import keep_labelled
 from serein.training.stages import chosen_precision
 
@@ -245,7 +245,7 @@ class PlannedTable:
         num_shared_stages: Those of these stages that are trained once because several runs begin with them.
         hours: Hours of training and prediction on this device if no stage stops early; `None` if there is a `problem`.
         gigabytes: Disk space of the finished runs.
-        problem: Why the data does not fit; `None` if it does.
+        problem: Why the data does not fit, or the models that are missing to start from; `None` if there is none.
     """
 
     name: str
@@ -300,6 +300,7 @@ def plan(tables: Sequence[tuple[Table, Path]], request: Request) -> list[Planned
         problem: str | None = None
         hours = gigabytes = None
         try:
+            require_pretrained(table, new)
             costs = [estimators[path].cost(trial.recipe) for trial in new]
         except SereinError as error:
             problem = str(error)

@@ -27,6 +27,7 @@ from serein.reproduce.trials import (
     ensemble_rows,
     is_evaluated_with_knn,
     is_finished,
+    require_pretrained,
     row_recipe,
     take_data,
     train,
@@ -79,7 +80,7 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
     A row that fails does not stop the others; its failure is returned.
 
     Raises:
-        RecipeError: A row or its recipe is invalid; raised before any training.
+        RecipeError: A row or its recipe is invalid, or starts from a model that is missing; raised before any training.
         ManifestError: The data cannot be read; raised before any training.
     """
     if distributed_info().size > 1:
@@ -115,6 +116,7 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
     }
     trained = [row for row in picked if row.is_trained]
     wanted = [trials[row.name][seed] for seed in range(request.num_seeds) for row in trained]  # a full table early
+    require_pretrained(table, [trial for trial in wanted if not is_finished(trial)])
     errors = _train(table, trained, wanted, data, request, report)
     first = {
         row.name: [errors[trial.folder] for trial in trials[row.name] if trial.folder in errors] for row in trained

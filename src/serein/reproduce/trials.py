@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from serein import recipe as recipes
+from serein.checkpoint import is_model_folder
 from serein.data import manifest
 from serein.data.manifest import Utterance
 from serein.ensemble.evaluation import divide
@@ -30,6 +31,7 @@ from serein.evaluation.scores import score_run, write_scores
 from serein.evaluation.systems import Split, align_predictions, read_systems
 from serein.evaluation.task_scores import task_scores
 from serein.experiment import run as runs
+from serein.inference.predictor import shipped_models
 from serein.knn.evaluation import KnnOptions
 from serein.progress import Report
 from serein.recipe import Recipe
@@ -198,6 +200,31 @@ def trial_of(row: str, recipe: Recipe, seed: int, data: Data, out: Path) -> Tria
 
 
 # -- training --------------------------------------------------------------------------------------------------------
+
+
+def require_pretrained(table: Table, trials: Sequence[Trial]) -> None:
+    """Check that the finished models exist that the networks of trials start `from`.
+
+    Raises:
+        RecipeError: Some do not; the error names them and their rows.
+    """
+    rows_of: dict[str, dict[str, None]] = defaultdict(dict)
+    for trial in trials:
+        for branch in trial.recipe.branches.values():
+            if branch.start is not None and branch.start not in shipped_models():
+                root = Path(branch.start).expanduser()
+                if not any(map(is_model_folder, (root, root / "model", *root.glob("fold-*/seed-*/model")))):
+                    rows_of[branch.start][trial.row] = None
+    if not rows_of:
+        return
+    needed = "; ".join(f"{source}, from which {', '.join(rows)} start" for source, rows in rows_of.items())
+    readme = table.path.parent.parent / "README.md"
+    commands = f" (commands: {readme})" if readme.is_file() else ""
+    raise RecipeError(
+        f"there is no finished model in {needed}",
+        where=table.path,
+        remedy=f"Train it first{commands}, or choose other rows with --rows.",
+    )
 
 
 def is_finished(trial: Trial) -> bool:
