@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serein.errors import SereinError, VocabularyError
+from serein import hub
+from serein.errors import ModelError, SereinError, VocabularyError
 from serein.text import word_vectors
 from serein.text.word_vector_files import OnError, WordVectorFile
 from serein.text.word_vectors import Vocabulary, open_vocabulary, prepare, prepare_encoder, whole_words
@@ -244,7 +245,7 @@ def test_damaged_files_are_refused(name: str, tmp_path: Path) -> None:
         open_vocabulary(tmp_path / "made")
 
 
-def test_what_is_no_vocabulary_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_vocabulary_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "glove.txt").write_text("a 1 2\n")
     with pytest.raises(VocabularyError, match="serein words prepare"):
         open_vocabulary(tmp_path / "glove.txt")
@@ -252,6 +253,9 @@ def test_what_is_no_vocabulary_is_refused(tmp_path: Path) -> None:
         open_vocabulary(tmp_path)
     with pytest.raises(VocabularyError, match="no such file"):
         prepare(tmp_path / "absent.txt", tmp_path / "out")
+    monkeypatch.setattr(hub, "is_reachable", lambda library: False)
+    with pytest.raises(ModelError, match="serein words prepare FILE -o glove.840B.300d.* hf download glove.840B.300d"):
+        open_vocabulary("glove.840B.300d")
     for content, what in (
         ('{"format": 1}', "format 1, this version reads 2"),
         ("{", "is damaged"),

@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from serein import hub
 from serein.cache import cache_folder, claim
 from serein.data.files import sha256
-from serein.errors import VocabularyError, expected_one_of
+from serein.errors import ModelError, VocabularyError, expected_one_of
 from serein.nearest import ExactIndex, FaissIndex, write_faiss
 from serein.text.sentences import DEFAULT_ENCODER, SentenceEncoder
 from serein.text.word_vector_files import BUFFER_BYTES, OnError, Progress, Vectors, WordVectorFile
@@ -381,7 +381,14 @@ def open_vocabulary(source: str | Path = DEFAULT_ENCODER) -> Vocabulary:
     if (folder / HEADER).exists() or (folder.is_dir() and not (folder / "modules.json").exists()):
         header, _ = map_folder(folder)
         return Vocabulary(folder, header.name, header.digest, header.size, header.encoder)
-    encoder = load_encoder(str(source))
+    try:
+        encoder = load_encoder(str(source))
+    except ModelError as error:
+        if folder.exists():
+            raise
+        prepare_it = f"Prepare word vectors: serein words prepare FILE -o {source}."
+        remedy = f"{prepare_it} For a Sentence-Transformers model: {error.remedy}"
+        raise ModelError(error.what, where=source, remedy=remedy) from error
     digest = digest_of(hub.folder_digest(encoder.folder))
     cached = cache_folder() / "vocabularies" / f"{digest[:32]}-{FORMAT}"
     return Vocabulary(cached, encoder.name, digest, encoder.size, str(source))
