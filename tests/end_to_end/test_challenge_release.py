@@ -74,6 +74,7 @@ def test_a_table_is_reproduced_on_dev(serein: Call, recipe: Path, release: Path,
     found = json.loads(outcome.out)
     assert all(row["ours"] for row in found["rows"])
     assert "dev predictions for 12 utterances" in " ".join(found["notes"])
+    assert "fitted by COBYLA to the other of five parts, which divide the speakers." in " ".join(found["notes"])
 
 
 def test_an_ensemble_is_fitted_on_dev_with_nested_folds(serein: Call, run: Path, tmp_path: Path) -> None:

@@ -118,14 +118,19 @@ def test_a_table_of_targets_trains_no_model(vocabulary: Path, tones: Path, tmp_p
     write_recipe(tmp_path / "r.yaml", {"tasks": tasks, "words": {"vocabulary": str(vocabulary)}}, {"epochs": 1})
     content = {"paper": "doe2020", "table": 4, "caption": "Words.", "corpus": "TalkShow", "published_on": "test"}
     rows = [{"name": "targets", "targets_only": True}]
-    table = {**content, "base": "r.yaml", "measures": ["target-neighbours"], "rows": rows}
+    labels = ("anger, happiness", "anger, unheard-of")
+    printed = [{"of": of, "label": label, "words": ["rage"]} for label in labels for of in ("S2", "M1")]
+    table = {**content, "base": "r.yaml", "measures": ["target-neighbours"], "neighbours": printed, "rows": rows}
     (tmp_path / "t.yaml").write_text(yaml.safe_dump(table))
     out = tmp_path / "out"
     call = ("reproduce", tmp_path / "t.yaml", "--data", tones, "--out", out)
     outcome = serein(*call, "--json")
     assert outcome.status == 0, outcome.err
-    (further,) = json.loads(outcome.out)["further"]
+    _, further = json.loads(outcome.out)["further"]
     assert ["s1", "anger", "anger", "fury"] in [row[:4] for row in further["rows"]]
+    (row,) = (row for row in further["rows"] if "printed" in row[0])  # the other label has a word without a vector
+    assert row[:2] == ["S2, as printed", "anger, happiness"]
+    assert {"anger", "happiness"} <= set(row[2:])
     assert not list(out.glob("*/recipe.yaml"))
     assert "| set | label |" in (out / "doe2020-table4.md").read_text()
     (plan,) = json.loads(serein(*call, "--plan", "--json").out)

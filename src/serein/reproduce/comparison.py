@@ -189,7 +189,7 @@ def compare(
     notes += [notice.text for level in ("warning", "note") for notice in qualifications if notice.level == level]
     targets_only = [row_recipe(table, row, overrides) for row in table.rows if row.targets_only]
     measured = [(row.row, row.places) for row in rows]
-    extras = extra_tables(table.measures, measured, data.manifest, targets_only)
+    extras = extra_tables(table.measures, measured, data.manifest, targets_only, table.neighbours)
     if table.neighbours:
         most = max(len(each.words) for each in table.neighbours)
         headings = ["of", "label", *(str(number + 1) for number in range(most))]
@@ -259,11 +259,14 @@ def provenance(
         notes.append("Our scores are on dev, where each row's checkpoint was chosen, so they are optimistic.")
     if len({row.seeds for row in rows if row.seeds}) > 1:
         notes.append("Rows have different numbers of finished seeds.")
-    if any(row.row.ensemble and row.scores for row in rows):
-        notes.append(
-            "Ensemble: for each seed, one weight per row and class, fitted by COBYLA to a fold's dev predictions, or "
-            "else to the other folds, and evaluated on the fold."
-        )
+    combined = next((row.scores for row in rows if row.row.ensemble and row.scores), None)
+    if combined is not None:
+        divided = "speakers" if len(combined.speakers) > 1 else "utterances"
+        is_one_fold = len({fold.fold for fold in combined.folds}) == 1
+        fitted_to = f"the other of five parts, which divide the {divided}" if is_one_fold else "the other folds"
+        if split == "test":
+            fitted_to = f"a fold's dev predictions, or, if a row has none, to {fitted_to}"
+        notes.append(f"Ensemble: for each seed, one weight per row and class, fitted by COBYLA to {fitted_to}.")
     return notes
 
 

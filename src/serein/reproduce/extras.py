@@ -36,7 +36,7 @@ from serein.evaluation.task_scores import score_task, task_scores
 from serein.evaluation.verification import run_verification
 from serein.models.hidden_states import Backbone
 from serein.models.model import SpeechModel
-from serein.reproduce.table import Row
+from serein.reproduce.table import PublishedNeighbours, Row
 from serein.tasks.classes import ClassLabels, class_labels_of
 from serein.tasks.word_vectors import NOUNS, distinct_targets, first_and_second, mean_vectors, normalised, target_words
 from serein.text.word_vectors import Vocabulary, open_vocabulary
@@ -55,19 +55,24 @@ class ExtraTable:
 
 
 def extra_tables(
-    measures: Sequence[str], rows: Rows, manifest_path: Path, targets_only: Sequence[recipes.Recipe] = ()
+    measures: Sequence[str],
+    rows: Rows,
+    manifest_path: Path,
+    targets_only: Sequence[recipes.Recipe] = (),
+    neighbours: Sequence[PublishedNeighbours] = (),
 ) -> list[ExtraTable]:
     """Return the further tables that a table file lists.
 
     Args:
         rows: The trained rows.
         targets_only: Recipes of the rows for which only targets are measured.
+        neighbours: The nearest words that the paper prints.
     """
     tables = verification_tables(rows) if "verification" in measures else []
     tables += time_tables(rows) if "time" in measures else []
     tables += [TASK_MEASURES[name](rows) for name in measures if name in TASK_MEASURES]
     words = [name for name in measures if name in WORD_MEASURES]
-    return tables + (word_tables(words, rows, manifest_path, targets_only) if words else [])
+    return tables + (word_tables(words, rows, manifest_path, targets_only, neighbours) if words else [])
 
 
 # -- words -----------------------------------------------------------------------------------------------------------
@@ -110,7 +115,11 @@ class WordRun(WordTargets):
 
 
 def word_tables(
-    measures: Sequence[str], rows: Rows, manifest_path: Path, targets_only: Sequence[recipes.Recipe]
+    measures: Sequence[str],
+    rows: Rows,
+    manifest_path: Path,
+    targets_only: Sequence[recipes.Recipe],
+    neighbours: Sequence[PublishedNeighbours],
 ) -> list[ExtraTable]:
     """Return the tables that a table file lists for rows whose main task is `words`."""
     known = {u.id: u for u in manifest.read(manifest_path)}
@@ -135,7 +144,7 @@ def word_tables(
     tables = []
     for name in measures:
         if name == "target-neighbours" and targets:
-            tables.append(target_neighbours(targets))
+            tables.append(target_neighbours(targets, neighbours))
         elif runs:
             tables.append(WORD_MEASURES[name](runs))
     return tables
@@ -184,10 +193,19 @@ def top_table(runs: Sequence[WordRun]) -> ExtraTable:
     return ExtraTable(title, _headings("model", [name.upper() for name in names]), rows)
 
 
-def target_neighbours(runs: Sequence[WordTargets]) -> ExtraTable:
-    """Return the words nearest to the classes and to the most common targets of several words (Table 4)."""
+def target_neighbours(runs: Sequence[WordTargets], published: Sequence[PublishedNeighbours] = ()) -> ExtraTable:
+    """Return the words nearest to the targets that the paper prints, and to the most common ones (Table 4).
+
+    Printed targets are those of a label set whose words all have a vector; the most common ones are the classes, and
+    targets of several words.
+    """
     run = runs[0]
     rows = []
+    for each in published:
+        printed = each.label.split(", ")
+        if each.of.casefold() in LABEL_SETS and all(word in run.vocabulary for word in printed):
+            nearest, _ = run.vocabulary.nearest(mean_vectors([tuple(printed)], run.vocabulary), NUM_NEIGHBOURS)
+            rows.append([f"{each.of}, as printed", each.label, *nearest[0]])
     for label_set in LABEL_SETS:
         counted = Counter(tuple(sorted(words)) for words in run.words(label_set) if words)
         mixed = [words for words, _ in counted.most_common() if label_set == "s1" or len(set(words)) > 1]
