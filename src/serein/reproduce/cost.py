@@ -300,7 +300,7 @@ def plan(tables: Sequence[tuple[Table, Path]], request: Request) -> list[Planned
         problem: str | None = None
         hours = gigabytes = None
         try:
-            require_pretrained(table, new)
+            require_pretrained(table, [trial for trial in trials.values() if not is_finished(trial)])
             costs = [estimators[path].cost(trial.recipe) for trial in new]
         except SereinError as error:
             problem = str(error)

@@ -217,13 +217,13 @@ def require_pretrained(table: Table, trials: Sequence[Trial]) -> None:
                     rows_of[branch.start][trial.row] = None
     if not rows_of:
         return
-    needed = "; ".join(f"{source}, from which {', '.join(rows)} start" for source, rows in rows_of.items())
+    needed = ", ".join(f"{source} (for {', '.join(rows)})" for source, rows in rows_of.items())
     readme = table.path.parent.parent / "README.md"
     commands = f" (commands: {readme})" if readme.is_file() else ""
     raise RecipeError(
-        f"there is no finished model in {needed}",
+        f"rows start from finished models that do not exist: {needed}",
         where=table.path,
-        remedy=f"Train it first{commands}, or choose other rows with --rows.",
+        remedy=f"Train these first{commands}, or choose other rows with --rows.",
     )
 
 
