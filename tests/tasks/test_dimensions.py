@@ -203,6 +203,16 @@ def test_utterances_without_a_rating_change_nothing() -> None:
     torch.testing.assert_close(task.loss(truth, output), torch.stack(columns).mean())
 
 
+@pytest.mark.parametrize("name", ["ccc", "mse", "mae"])
+def test_a_batch_of_mixed_clips_that_lacked_different_ratings_has_no_loss(name: str) -> None:
+    output = torch.randn(2, 3).requires_grad_()
+    loss = several(loss=name).loss(torch.full((2, 3), torch.nan), output)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert output.grad is not None
+    assert output.grad.tolist() == [[0.0] * 3] * 2
+
+
 def test_in_bfloat16_the_loss_is_that_of_rounded_outputs_in_float32() -> None:
     truth, output = (tensor.detach().float() for tensor in double(64))
     rounded = output.bfloat16().requires_grad_()

@@ -121,7 +121,8 @@ class DimensionTask(Task):
     def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Return the mean over the dimensions of their losses over the batch; arguments are (batch, dimension).
 
-        Each dimension counts only the clips with a known rating; one without any is left out.
+        Each dimension counts only the clips with a known rating; one without any is left out. Mixed clips that lacked
+        different ratings may have none: the loss is then 0.
         """
         loss = choose("number-loss", self.options.loss)
         if self.num_outputs == 1:  # every clip with a target has it
@@ -130,12 +131,11 @@ class DimensionTask(Task):
         if loss is losses.concordance:
             is_there = is_known.any(dim=0)
             by_dimension = losses.concordance(truth.nan_to_num(), output, is_known)
-            mean: torch.Tensor = (by_dimension * is_there).sum() / is_there.sum()
+            mean: torch.Tensor = (by_dimension * is_there).sum() / is_there.sum().clamp_min(1)
             return mean
         columns = [(column, is_known[:, column]) for column in range(self.num_outputs)]
-        return torch.stack(
-            [loss(truth[k, c : c + 1], output[k, c : c + 1]).mean() for c, k in columns if k.any()]
-        ).mean()
+        each = [loss(truth[k, c : c + 1], output[k, c : c + 1]).mean() for c, k in columns if k.any()]
+        return torch.stack(each).mean() if each else output.sum() * 0.0
 
     def scores(self, truth: torch.Tensor, kept: torch.Tensor) -> dict[str, float]:
         """Return concordance and correlation of a whole set, averaged and for each dimension, and the loss."""
