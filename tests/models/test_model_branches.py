@@ -216,6 +216,24 @@ def test_names_of_parts(name: str, expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("all", ["adapter", "encoder layer 1", "heads", "speaker.cnn", "speaker.encoder"]),
+        ("backbone", ["adapter"]),
+        ("layers 1-1", ["layer 1"]),
+        ("transformer", ["projection", "layer 1"]),
+        ("speaker.all", ["speaker.cnn", "speaker.encoder"]),
+        ("speaker.backbone", ["speaker.cnn"]),
+    ],
+)
+def test_an_adapted_backbones_own_weights_are_trained_only_by_their_own_names(name: str, expected: list[str]) -> None:
+    own = ["cnn", "projection", "layer 1", "adapter", "encoder layer 1", "heads"]
+    assert expand(name, [*own, "speaker.cnn", "speaker.encoder"]) == expected
+    swapped = expand("speaker.all", ["cnn", "heads", "speaker.cnn", "speaker.adapter", "speaker.encoder"])
+    assert swapped == ["speaker.adapter", "speaker.encoder"]
+
+
+@pytest.mark.parametrize(
     "name", ["speaker.layer 2", "speakers.encoder", "layers 2-1", "speaker.heads", "x", "voice.all"]
 )
 def test_parts_that_are_not_there(name: str) -> None:

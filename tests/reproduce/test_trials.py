@@ -233,12 +233,14 @@ def test_an_adapter_costs_what_the_layers_above_it_cost_and_saves_no_backbone(to
     values = {**TINY, "backbone": backbone, "tasks": {"emotion": {"pooling": "mean"}}}
     del values["encoder"]
     costs = []
-    for trainable, adapter in ((["layers 4-6"], None), (["adapter"], {"name": "lora", "layers": [4, 6]})):
+    lora_of_half = {"name": "lora", "layers": [4, 6]}
+    for trainable, adapter in ((["layers 4-6"], None), (["adapter"], lora_of_half), (["all"], lora_of_half)):
         recipe = Recipe.model_validate(
             {**values, "adapter": adapter, "stages": [{"epochs": 2, "trainable": trainable}]}
         )
         costs.append(Estimator(manifest.read(tones)).cost(recipe))
-    layers, lora = costs
+    layers, lora, lora_by_default = costs
+    assert lora_by_default == lora
     assert lora.multiply_adds == pytest.approx(layers.multiply_adds)
     num_saved = 2 * len(Estimator(manifest.read(tones)).fold_sizes(recipe))  # by the stage, and as a model folder
     assert layers.num_bytes - lora.num_bytes == pytest.approx(num_saved * 4 * network_of(recipe.backbone).num_weights)

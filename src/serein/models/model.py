@@ -24,6 +24,8 @@ from serein.recipe import MAIN, Head, Lora
 def expand(name: str, groups: Iterable[str]) -> list[str]:
     """Return the parameter groups that a name refers to.
 
+    If a backbone has an adapter, `all` and `backbone` leave out the backbone's own weights.
+
     Args:
         name: `all`, `backbone`, `transformer` (the backbone without its CNN), `layers 5-12`, `encoder`,
             `encoder layers 3-4`, or a group; for another branch, with its name before a dot (`speaker.all` is the whole
@@ -38,10 +40,18 @@ def expand(name: str, groups: Iterable[str]) -> list[str]:
         ['layer 1', 'layer 2']
         >>> expand("speaker.backbone", ["cnn", "heads", "speaker.cnn", "speaker.encoder"])
         ['speaker.cnn']
+        >>> expand("all", ["cnn", "layer 1", "adapter", "heads"])
+        ['adapter', 'heads']
     """
     groups = list(groups)
+    frozen = {
+        group
+        for group in groups
+        if f"{group[: group.rfind('.') + 1]}adapter" in groups
+        and group[group.rfind(".") + 1 :].partition(" ")[0] not in ("adapter", "encoder", "heads")
+    }
     if name == "all":
-        return groups
+        return [group for group in groups if group not in frozen]
     branch, dot, part = name.rpartition(".")
     prefix = branch + dot
     own = [group.removeprefix(prefix) for group in groups if group.rpartition(".")[0] == branch]
@@ -50,7 +60,8 @@ def expand(name: str, groups: Iterable[str]) -> list[str]:
     wholes = {"backbone": backbone, "transformer": [group for group in backbone if group not in ("cnn", "adapter")]}
     wholes |= {whole: parts for whole, parts in {"all": own, "encoder": encoder}.items() if parts}
     if part in wholes:
-        return [prefix + group for group in wholes[part]]
+        found = [prefix + group for group in wholes[part]]
+        return found if part == "transformer" else [group for group in found if group not in frozen]
     if layers := re.fullmatch(r"(encoder )?layers (\d+)-(\d+)", part):
         found = [f"{layers[1] or ''}layer {number}" for number in range(int(layers[2]), int(layers[3]) + 1)]
     else:

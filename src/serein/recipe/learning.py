@@ -205,7 +205,8 @@ class Stage(Options):
         trainable: `all`, or any of `cnn`, `projection`, `layers 5-12`, `layer 3`, `transformer` (the projection and all
             layers), `adapter`, `backbone`, `encoder`, `heads` (those of the stage's tasks); for the encoder
             `transformer` also `encoder cnn` or `encoder projection`, and `encoder layers 3-4`; for another branch, with
-            its name before a dot: `speaker.encoder`, `speaker.all`.
+            its name before a dot: `speaker.encoder`, `speaker.all`. With an adapter, `all` and `backbone` leave out the
+            backbone's own weights.
         sampling: Which clips an epoch uses. `all`: all training clips; `balanced`: as many clips of each class of the
             stage's first task as the rarest class has, drawn anew (clips without a class are all used); `corpora`:
             clips drawn with replacement, each corpus in proportion to the square root of its size, and each of its

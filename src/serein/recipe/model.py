@@ -83,7 +83,8 @@ class Lora(Options):
     """Low-rank adaptation (LoRA, Hu 2022) of a pretrained backbone, whose own weights stay frozen (extra `lora`).
 
     Its matrices form the model part `adapter`: `trainable: [adapter, heads]`. A model folder then contains only these
-    matrices and the heads, and identifies the backbone by its hash.
+    matrices and the heads, and identifies the backbone by its hash. `all` and `backbone` include the adapter instead of
+    the backbone's own weights, which only their own names train (`layers 5-12`).
 
     Attributes:
         rank: Rows of the first matrix, columns of the second.

@@ -147,9 +147,10 @@ def trained_part(trainable: Sequence[str], num_layers: int, adapter: Lora | None
     """
     part = 0.0
     for name in trainable:
-        if name in ("all", "backbone", "transformer"):
+        is_whole = name in ("all", "backbone")
+        if name == "transformer" or (is_whole and adapter is None):
             return 1.0
-        if name == "adapter" and adapter is not None:
+        if (is_whole or name == "adapter") and adapter is not None:
             part = max(part, (num_layers + 1 - min(adapter.layers or (1,))) / max(num_layers, 1))
         elif layers := re.fullmatch(r"layers? (\d+)(-\d+)?", name):
             part = max(part, (num_layers + 1 - int(layers[1])) / max(num_layers, 1))
@@ -211,7 +212,8 @@ class Estimator:
         work, num_bytes, is_any_saved = whole_s * (num_dev + num_test), 0.0, False
         for key, stage in zip(stage_keys(recipe), recipe.stages, strict=True):
             trained = trained_part(stage.trainable, network.num_layers, recipe.adapter)
-            saves_backbone = trained_part(stage.trainable, network.num_layers) > 0  # an adapter is small
+            own = [name for name in stage.trainable if recipe.adapter is None or name not in ("all", "backbone")]
+            saves_backbone = trained_part(own, network.num_layers) > 0  # an adapter is small
             is_any_saved |= saves_backbone
             if key in self._seen:
                 continue
