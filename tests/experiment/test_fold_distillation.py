@@ -20,6 +20,7 @@ from serein.experiment import run as runs
 from serein.experiment.build import resolve, tasks_with
 from serein.experiment.data import prepare, targets_of
 from serein.experiment.fold import distilled
+from serein.training.stages import EpochLoaders, TrainingData
 
 STAGE = {"name": "emotion", "epochs": 1, "checkpoint": "last"}
 
@@ -115,6 +116,32 @@ def test_a_copy_is_taught_what_the_teacher_says_of_the_original(teacher: Path, t
         assert np.array_equal(said[name], said[name.removesuffix("-copy")])
     assert "bare" in said  # without a label it is learned all the same
     assert said["bare"].sum() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("sampling", ["balanced", "corpora"])
+def test_a_teachers_class_does_not_count_when_classes_are_balanced(
+    sampling: str, teacher: Path, tones: Path, tmp_path: Path
+) -> None:
+    utterances = manifest.read(tones)
+    cut = {"emotion": None, "end_s": 0.2, "speaker": "new"}
+    bare = [u.model_copy(update={"id": f"{u.id}-bare", **cut}) for u in utterances[:5]]
+    manifest.write([*utterances, *bare], tmp_path / "more.jsonl")
+    recipe = recipe_of(tmp_path, f"stages.0.sampling={sampling}", distillation={"teacher": str(teacher), "weight": 0.3})
+    experiment = prepare(recipe, tmp_path / "more.jsonl", silent)
+    fold = experiment.folds.folds[0]
+    tasks = tasks_with(experiment, fold, {})
+    teachers = {"emotion": resolve(str(teacher), fold.name, 0)}
+    plain = targets_of(experiment, fold, tasks)
+    taught = distilled(
+        experiment, fold, tasks, plain, teachers=teachers, folder=tmp_path / "t", report=silent, label=""
+    )
+    data = [
+        TrainingData(experiment.recordings, targets, experiment.positions(fold.train), [], recipe.clips)
+        for targets in (plain, taught)
+    ]
+    drawn = [list(EpochLoaders(each, recipe.stages[0], 0, tasks).sampler) for each in data]
+    assert drawn[1] == drawn[0]
+    assert taught["emotion"].is_known.sum() == plain["emotion"].is_known.sum() + 5
 
 
 def test_a_teacher_that_learned_tested_speakers_is_refused(teacher: Path, tones: Path, tmp_path: Path) -> None:

@@ -210,7 +210,8 @@ class Stage(Options):
         sampling: Which clips an epoch uses. `all`: all training clips; `balanced`: as many clips of each class of the
             stage's first task as the rarest class has, drawn anew (clips without a class are all used); `corpora`:
             clips drawn with replacement, each corpus in proportion to the square root of its size, and each of its
-            classes equally often.
+            classes equally often (clips without a class as if they had one of their own). A teacher gives a clip no
+            class.
         epoch_clips: Number of clips that `corpora` draws per epoch; `None`: as many as there are.
         monitor: The first task's dev score, which selects the checkpoint and stops training early: `ua`, `wa` or
             `macro_f1` for classes; `word_accuracy` (1 - word error rate) or `character_accuracy` for transcripts;

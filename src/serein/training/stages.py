@@ -147,10 +147,11 @@ class EpochLoaders(lightning.LightningDataModule):
         drawing: dict[str, Any] = {}  # how an epoch draws its clips: by the classes of the stage's first task
         if stage.sampling != "all":
             name = next(iter(stage.tasks or tasks or {}))
-            targets = data.targets[name]
-            found = (tasks or {})[name].classes(torch.from_numpy(targets.values))
+            targets, task = data.targets[name], (tasks or {})[name]
+            found = task.classes(torch.from_numpy(targets.values))
             assert found is not None  # otherwise the recipe would have been rejected
-            drawing = {"classes": np.where(targets.is_known, found.numpy(), -1)}
+            has_own = np.array([task.has_target(each) for each in data.recordings.utterances])  # not only a teacher's
+            drawing = {"classes": np.where(targets.is_known & has_own, found.numpy(), -1)}
         if stage.sampling == "corpora":
             train = list(data.train)
             corpora = np.array([utterance.corpus or "" for utterance in data.recordings.utterances])
