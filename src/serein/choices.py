@@ -69,12 +69,16 @@ def choose(kind: str, name: str) -> Any:
     """Return a choice by name; names that are not the library's own are looked up in installed packages.
 
     Raises:
-        RecipeError: There is no such choice; the message lists the existing ones.
+        RecipeError: There is no such choice, and the message lists the existing ones; or its package is damaged.
     """
     choices = table(kind)
     if name not in choices:
         for entry in entry_points(group=f"serein.{kind}", name=name):
-            choices[name] = entry.load()
+            try:
+                choices[name] = entry.load()
+            except (AttributeError, ImportError) as error:
+                what = f"the entry point of {kind} '{name}' cannot be loaded: {error}"
+                raise RecipeError(what, remedy="Correct it in its package, or install that package again.") from None
     if name not in choices:
         raise RecipeError(expected_one_of(name, names(kind), kind=kind), remedy="Name one of these.")
     return choices[name]

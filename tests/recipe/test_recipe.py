@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
+from serein import choices
 from serein import recipe as recipes
 from serein.data.protocols import TEST_SIDES
 from serein.errors import RecipeError
@@ -230,6 +232,10 @@ def test_a_position_of_what_is_no_list_of_mappings(tmp_path: Path) -> None:
         ("- a\n- b", "r.yaml: contains no keys"),
         ("name: r\nseeds: [0", "r.yaml:2: not YAML"),
         ("name: r\n  seeds: [0]", "r.yaml:2: not YAML"),
+        (
+            "name: r\nstages:\n- {epochs: 1, epochs: 5}",
+            "r.yaml:3: not YAML (the key 'epochs' occurs twice). Check indentation and colons, and name each key once.",
+        ),
         ("name: r\nset: [1]", "r.yaml: 'set' is not a mapping"),
         ("base: r.yaml", "r.yaml: 'base: r.yaml' leads back to itself. Remove the cycle"),
         ("base: none.yaml", "none.yaml: no such recipe"),
@@ -238,6 +244,19 @@ def test_a_position_of_what_is_no_list_of_mappings(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_recipe(tmp_path: Path, text: str, message: str) -> None:
     assert message in complaint_of(write(tmp_path / "r.yaml", text))
+
+
+def test_a_merged_mapping_may_replace_keys(tmp_path: Path) -> None:
+    text = "name: r\nstages:\n- &one {name: one, epochs: 3}\n- &two {<<: *one, name: two}\n- {<<: *two, name: three}"
+    stages = recipes.load(write(tmp_path / "r.yaml", text)).stages
+    assert [(stage.name, stage.epochs) for stage in stages] == [("one", 3), ("two", 3), ("three", 3)]
+
+
+def test_a_damaged_entry_point_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("median", "serein.models.blocks:NoSuchPooling", "serein.pooling")
+    monkeypatch.setattr(choices, "entry_points", lambda group, name=None: [entry] if group == "serein.pooling" else [])
+    with pytest.raises(RecipeError, match="entry point of pooling 'median' cannot be loaded.*'NoSuchPooling'"):
+        recipes.validate({"name": "r", "tasks": {"emotion": {"pooling": "median"}}}, where="r.yaml")
 
 
 def test_a_circle_of_bases_is_found(tmp_path: Path) -> None:
@@ -334,7 +353,23 @@ def test_no_file(tmp_path: Path) -> None:
             {"encoder": {"name": "cnn-blstm", "channels": [1]}},
             "r.yaml: encoder: 1 channels but 3 kernels: give one kernel each",
         ),
-        ({"clips": {"crop_s": 0}}, "r.yaml: clips.crop_s: input should be greater than 0"),
+        ({"clips": {"crop_s": 1e-5}}, "r.yaml: clips.crop_s: input should be greater than or equal to 0.05"),
+        ({"clips": {"max_s": 1e-5}}, "r.yaml: clips.max_s: input should be greater than or equal to 0.05"),
+        ({"seeds": [0, -1]}, "r.yaml: seeds.1: input should be greater than or equal to 0"),
+        ({"protocol": {"seed": -1}}, "r.yaml: protocol.seed: input should be greater than or equal to 0"),
+        ({"encoder": {"name": "cnn2d", "channels": []}}, "r.yaml: encoder.channels: the list should have at least 1"),
+        (
+            {"encoder": {"name": "cnn-blstm", "channels": [], "kernels": []}},
+            "r.yaml: encoder.channels: the list should have at least 1 item",
+        ),
+        (
+            {"stages": [{"optimizer": {"betas": [0.9, 1.0]}}]},
+            "r.yaml: stages.0.optimizer.betas.1: input should be less than 1",
+        ),
+        (
+            {"stages": [{"schedule": {"name": "plateau", "factor": 1.0}}]},
+            "r.yaml: stages.0.schedule: 'plateau' with a factor of 1 never reduces the rate: choose a smaller one",
+        ),
         ({"labels": {"classes": "happy"}}, "r.yaml: labels.classes: input should be a list"),
         ({"labels": {"merge": {"a": 1}}}, "r.yaml: labels.merge.a: input should be a valid string"),
         ({1: 2}, "r.yaml: 1: keys should be strings"),

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from yaml.composer import ComposerError
 
 from serein.choices import Options, names
 from serein.errors import RecipeError, expected_one_of
@@ -205,14 +206,29 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     return values
 
 
+class UniqueKeyLoader(yaml.SafeLoader):
+    """Reads YAML, and rejects a key that a mapping has twice, of which PyYAML would use the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Return a mapping as it is written, before other mappings are merged into it by `<<`."""
+        mapping: yaml.MappingNode = super().compose_mapping_node(anchor)
+        found = set()
+        for key, _ in mapping.value:
+            if key.value in found and key.value != "<<":
+                raise ComposerError(None, None, f"the key '{key.value}' occurs twice", key.start_mark)
+            found |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+        return mapping
+
+
 def _parse_yaml(text: str, *, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}:{mark.line + 1}" if mark else where
         problem = getattr(error, "problem", None) or "cannot be parsed"
-        raise RecipeError(f"not YAML ({problem})", where=place, remedy="Check indentation and colons.") from None
+        remedy = "Check indentation and colons, and name each key once."
+        raise RecipeError(f"not YAML ({problem})", where=place, remedy=remedy) from None
 
 
 def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class Protocol(Options):
     only: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_names)] | None = None
     dev: Literal["speakers", "sessions", "dialogue-partner", "random", "official", "next-fold", "none"] = "speakers"
     dev_fraction: Share = 0.2
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _can_share(self) -> Protocol:
@@ -162,8 +162,8 @@ class Clips(Options):
     trim_db: Positive | None = None
     min_s: Annotated[float, Field(ge=0.0, le=600.0)] = 0.0
     pad_mode: Literal["silence", "repeat", "repeat-whole"] = "silence"
-    max_s: Positive | None = None
-    crop_s: Positive | None = None
+    max_s: Annotated[float, Field(ge=0.05)] | None = None
+    crop_s: Annotated[float, Field(ge=0.05)] | None = None
     window_s: Annotated[float, Field(ge=0.05, le=3600.0)] = 30.0
 
 
@@ -212,7 +212,7 @@ class Recipe(Options):
     feature_cache: FeatureCacheOptions = FeatureCacheOptions()
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(),)
     inference: Inference = Inference()
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
 
     def tasks_of(self, stage: Stage) -> tuple[str, ...]:
         """Return the tasks that a stage trains, the monitored one first."""

@@ -8,6 +8,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from serein.choices import Count, Name, Options, Positive, Share, TaskName
 
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+
 
 class Optimizer(Options):
     """The optimiser and its learning rates.
@@ -23,7 +25,7 @@ class Optimizer(Options):
     backbone_learning_rate: Positive | None = None
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     momentum: Share = 0.9
 
 
@@ -50,6 +52,12 @@ class Schedule(Options):
     monitor: Literal["loss"] | None = None
     final_divisor: Positive = 1000.0
     cycle_momentum: bool = False
+
+    @model_validator(mode="after")
+    def _plateau_reduces(self) -> Schedule:
+        if self.name == "plateau" and self.factor == 1.0:
+            raise ValueError("'plateau' with a factor of 1 never reduces the rate: choose a smaller one, or 'constant'")
+        return self
 
 
 class Batches(Options):

@@ -124,7 +124,7 @@ class Cnn2d(NamedOptions):
     """
 
     name: Literal["cnn2d"] = "cnn2d"
-    channels: tuple[Count, ...] = (32, 48, 96, 160, 224)
+    channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (32, 48, 96, 160, 224)
     convolutions: Count = 1
     stem: Literal["pool", "stride"] = "stride"
     time_downsampling: Annotated[int, Field(ge=0)] = 3
@@ -154,7 +154,7 @@ class CnnBlstm(NamedOptions):
 
     name: Literal["cnn-blstm"] = "cnn-blstm"
     layer: LayerChoice = "last"
-    channels: tuple[Count, ...] = (96, 256, 256)
+    channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (96, 256, 256)
     kernels: tuple[Count, ...] = (15, 5, 3)
     num_pooled: Annotated[int, Field(ge=0)] | None = None
     hidden: Count = 64

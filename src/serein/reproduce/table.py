@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from serein.choices import Name
 from serein.errors import RecipeError, expected_one_of
+from serein.recipe import UniqueKeyLoader
 
 PerCent = Annotated[float, Field(ge=0.0, le=100.0)]
 Metric = Literal["macro_f1", "ua", "wa"]
@@ -297,7 +298,7 @@ def known_tables() -> dict[str, Path]:
 def _values_of(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return the keys of a table file, merged over those of the table that it extends."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except (FileNotFoundError, IsADirectoryError):
         raise RecipeError("no such table file", where=path, remedy="Name a .yaml file, or paper/table.") from None
     except UnicodeDecodeError:
@@ -306,7 +307,8 @@ def _values_of(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or "cannot be parsed"
-        raise RecipeError(f"not YAML ({line}{problem})", where=path, remedy="Check indentation and colons.") from None
+        remedy = "Check indentation and colons, and name each key once."
+        raise RecipeError(f"not YAML ({line}{problem})", where=path, remedy=remedy) from None
     if not isinstance(values, dict):
         raise RecipeError("contains no keys", where=path, remedy="Write a YAML mapping: paper, table, rows, ...")
     other = values.pop("extends", None)
