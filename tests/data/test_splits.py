@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from serein import recipe as recipes
@@ -80,6 +80,7 @@ def divided(utterances: Sequence[Utterance], protocol: Protocol, **rest: object)
 
 def protocol_of(name: str, **fields: object) -> Protocol:
     """Return a protocol of two folds; clips are divided by the end of their ids."""
+    assume(name != "random" or fields.get("dev") not in ("sessions", "dialogue-partner"))
     patterns = (("-0$",), ("-[12]$",)) if name == "clips-out" else None
     return Protocol(name=name, num_folds=2, folds=patterns, **fields)  # type: ignore[arg-type]
 
@@ -210,7 +211,7 @@ def test_among_speakers_of_one_gender_the_largest_are_dealt_first() -> None:
 
 
 def test_one_speaker_out_goes_by_number() -> None:
-    folds = make_folds(people("10", "9", "x", "²"), Protocol(name="leave-one-speaker-out", folds=(("9",),), dev="none"))
+    folds = make_folds(people("10", "9", "x", "²"), Protocol(name="leave-one-speaker-out", dev="none"))
     assert [(fold.name, speakers_of(fold.test)) for fold in folds.folds] == [
         ("9", {"9"}),
         ("10", {"10"}),

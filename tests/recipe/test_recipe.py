@@ -70,6 +70,13 @@ def test_whatever_a_recipe_may_say_comes_back(tmp_path: Path) -> None:
     assert recipes.load(write(tmp_path / "dumped.yaml", recipes.dump(recipe))) == recipe
 
 
+def test_a_dimension_alone_takes_no_contrastive_loss_from_the_main_task(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.yaml", "name: r\ntasks: {emotion: {hidden: [8], contrastive: {weight: 0.1}}}")
+    alone = recipes.load(path, task="valence").tasks.pooled["valence"]
+    assert (alone.hidden, alone.contrastive) == ((8,), None)
+    assert recipes.load(path, task="gender").tasks.pooled["gender"].contrastive is not None
+
+
 def test_a_name_is_a_recipe(tmp_path: Path) -> None:
     recipe = recipes.load(write(tmp_path / "r.yaml", "name: r"))
     assert recipe == Recipe(name="r")
@@ -356,6 +363,34 @@ def test_no_file(tmp_path: Path) -> None:
         ({"clips": {"crop_s": 1e-5}}, "r.yaml: clips.crop_s: input should be greater than or equal to 0.05"),
         ({"clips": {"max_s": 1e-5}}, "r.yaml: clips.max_s: input should be greater than or equal to 0.05"),
         ({"seeds": [0, -1]}, "r.yaml: seeds.1: input should be greater than or equal to 0"),
+        (
+            {"protocol": {"name": "random", "folds": [["a"]]}},
+            "r.yaml: protocol: 'random' cannot have 'folds': set them to null, or choose 'speakers-out'",
+        ),
+        ({"protocol": {"name": "official", "folds": [["a"]]}}, "r.yaml: protocol: 'official' cannot have 'folds'"),
+        (
+            {"protocol": {"name": "leave-one-speaker-out", "folds": [["a"]]}},
+            "r.yaml: protocol: 'leave-one-speaker-out' cannot have 'folds'",
+        ),
+        ({"protocol": {"name": "random", "dev": "sessions"}}, "r.yaml: protocol: 'random' divides sessions, too"),
+        (
+            {"protocol": {"name": "random", "dev": "dialogue-partner"}},
+            "so dev cannot be 'dialogue-partner': choose dev 'random'",
+        ),
+        ({"stages": [{"epoch_clips": 9}]}, "r.yaml: stages.0: 'epoch_clips' needs 'sampling: corpora'"),
+        (
+            {"tasks": {"emotion": None, "valence": {"contrastive": {}}}},
+            "r.yaml: tasks.valence: 'contrastive' needs classes, and a dimension has none",
+        ),
+        ({"tasks": {"emotion": None, "dimensions": {"contrastive": {}}}}, "r.yaml: tasks.dimensions: 'contrastive' ne"),
+        (
+            {
+                "labels": {"target": "distribution"},
+                "tasks": {"gender": {}},
+                "stages": [{"tasks": ["gender"], "monitor": "js_similarity"}, {"name": "last", "tasks": ["emotion"]}],
+            },
+            "stage 'train' monitors 'js_similarity', but its first task is 'gender', not 'emotion'",
+        ),
         ({"protocol": {"seed": -1}}, "r.yaml: protocol.seed: input should be greater than or equal to 0"),
         ({"encoder": {"name": "cnn2d", "channels": []}}, "r.yaml: encoder.channels: the list should have at least 1"),
         (

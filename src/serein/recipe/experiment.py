@@ -81,7 +81,8 @@ class Protocol(Options):
             corpus is tested with a model trained on the others; `official`: the corpus's own split; `random`:
             speaker-dependent; `clips-out`: clips whose ids match patterns, also speaker-dependent, for speaker
             recognition.
-        folds: The test speakers (or sessions, corpora, id patterns) of each fold; replaces `num_folds`.
+        folds: The test speakers (or sessions, corpora, id patterns) of each fold; replaces `num_folds`. Not for
+            `leave-one-speaker-out`, `official` and `random`.
         num_folds: Number of folds if `folds` does not name them.
         speakers: `shared`: train and test may have the same speakers (`official`, `random`), as in speaker recognition;
             otherwise a shared speaker is a leak.
@@ -89,7 +90,7 @@ class Protocol(Options):
         dev: `speakers`: held-out speakers of the training set; `sessions`: a held-out session; `random`: a random part
             of the training utterances, which shares speakers with them; `dialogue-partner`: the partners of the test
             speakers in their sessions; `official`: the corpus's own dev set; `next-fold`: the test set of the next
-            fold; `none`: no dev set and a fixed number of epochs.
+            fold; `none`: no dev set and a fixed number of epochs. With the protocol `random`, `speakers` is `random`.
         dev_fraction: Fraction of the training set's speakers that form the dev set, at least one speaker.
         seed: Seed for drawing the dev set, and the folds if they are not named.
     """
@@ -109,6 +110,14 @@ class Protocol(Options):
     def _can_share(self) -> Protocol:
         if self.speakers == "shared" and self.name not in ("official", "random"):
             raise ValueError(f"'shared' is for 'official' and 'random', not for '{self.name}'")
+        return self
+
+    @model_validator(mode="after")
+    def _rules_apply(self) -> Protocol:
+        if self.folds and self.name in ("leave-one-speaker-out", "official", "random"):
+            raise ValueError(f"'{self.name}' cannot have 'folds': set them to null, or choose 'speakers-out'")
+        if self.name == "random" and self.dev in ("sessions", "dialogue-partner"):
+            raise ValueError(f"'random' divides sessions, too, so dev cannot be '{self.dev}': choose dev 'random'")
         return self
 
     @property
@@ -299,6 +308,8 @@ class Recipe(Options):
                 )
             if stage.monitor == "js_similarity" and self.labels.target != "distribution":
                 raise ValueError(f"{where} monitors 'js_similarity', which needs labels.target 'distribution'")
+            if stage.monitor == "js_similarity" and names[0] != "emotion":
+                raise ValueError(f"{where} monitors 'js_similarity', but its first task is '{names[0]}', not 'emotion'")
             first = choose("task", names[0])
             if stage.sampling != "all" and first.problem not in ("classes", "vector"):
                 raise ValueError(f"{where} balances the classes of its first task, but '{names[0]}' has none")

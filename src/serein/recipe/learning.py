@@ -36,7 +36,7 @@ class Schedule(Options):
         name: `constant`; `one-cycle` (Smith 2018) falls to almost zero over all steps (see `final_divisor`), `cosine`
             and `linear` to zero; `exponential` multiplies by `factor` each epoch; `plateau` multiplies by `factor` when
             the dev score stops improving.
-        warmup: Fraction of all steps in which the rate rises.
+        warmup: For `one-cycle`, `cosine` and `linear`: fraction of all steps in which the rate rises.
         factor: See `name`.
         patience: For `plateau`: epochs without improvement after which the rate is reduced.
         monitor: For `plateau`: the dev score that must improve, `loss` or by default the score that the stage monitors.
@@ -260,3 +260,9 @@ class Stage(Options):
     clip_value: Positive | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False
+
+    @model_validator(mode="after")
+    def _drawn_clips_are_counted(self) -> Stage:
+        if self.epoch_clips is not None and self.sampling != "corpora":
+            raise ValueError("'epoch_clips' needs 'sampling: corpora'")
+        return self

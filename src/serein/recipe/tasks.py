@@ -184,7 +184,7 @@ class Pooled(Head):
         dropout_at: `inputs`: before each of these layers and the output; `hidden`: only after each of these layers, as
             in stanley2023's Figure 1.
         contrastive: Contrastive loss that pulls the embeddings of a class together and those of different classes
-            apart.
+            apart; not for dimensions, which have no classes.
     """
 
     reads: ClassVar[Literal["frames", "clips"]] = "clips"
@@ -276,6 +276,12 @@ class Dimension(Pooled):
 
     loss: Annotated[str, AfterValidator(Choice("number-loss"))] = "ccc"
     scale: Scale | None = None
+
+    @model_validator(mode="after")
+    def _has_no_classes(self) -> Self:
+        if self.contrastive is not None:
+            raise ValueError("'contrastive' needs classes, and a dimension has none: leave it out")
+        return self
 
 
 class Dimensions(Dimension):
@@ -390,5 +396,6 @@ class Tasks(Options):
             kind, main = choose("task", task).Options, self.chosen[self.main]
             base = Pooled if issubclass(kind, Pooled) else Head
             shared = base.model_fields.keys() & type(main).model_fields.keys()
+            shared -= {"contrastive"} if issubclass(kind, Dimension) else set()
             options = kind(**{name: getattr(main, name) for name in shared})
         return Tasks.model_validate({MAIN_TASK: None, task: options})
