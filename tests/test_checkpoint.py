@@ -239,6 +239,15 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         )
     },
     "an unknown option": (changed("model.json", "tasks", "emotion", "colour", to=1), "do not describe a model"),
+    "an unknown pooling": (
+        changed("model.json", "tasks", "emotion", "pooling", to="median"),
+        "tasks.emotion.pooling: unknown pooling 'median', expected .* Install the package that it comes from",
+    ),
+    "an unknown encoder": (
+        changed("model.json", "encoder", to={"name": "mamba"}),
+        "encoder: unknown encoder 'mamba', expected .* Install the package that it comes from",
+    ),
+    "an unknown task": (changed("model.json", "tasks", "mood", to={}), "unknown task 'mood', expected .* Install the"),
     "an unknown layer": (changed("model.json", "tasks", "emotion", "layer", to=9), "no hidden layer 9"),
     "an unknown backbone": (changed("model.json", "backbone", "name", to="ear"), "model.json: unknown backbone 'ear'"),
     "a backbone that is a word": (changed("model.json", "backbone", to="logmel"), "do not describe a model"),

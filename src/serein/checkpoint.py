@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -377,9 +377,16 @@ def described(description: Mapping[str, Any], labels: Mapping[str, Any], where: 
 
 
 def _not_described(where: Path, error: Exception) -> ModelError:
-    reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-    what = f"model.json and labels.json do not describe a model ({reason})"
-    return ModelError(what, where=where, remedy="Copy the folder again.")
+    reason, remedy = (str(error) or type(error).__name__).splitlines()[0], "Copy the folder again."
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        reason = first["msg"].removeprefix("Value error, ")
+        if reason.startswith(("unknown ", "the entry point ")):
+            remedy = "Install the package that it comes from, or a newer serein."
+        reason = f"{'.'.join(map(str, first['loc']))}: {reason}"
+    return ModelError(
+        f"model.json and labels.json do not describe a model ({reason[:200]})", where=where, remedy=remedy
+    )
 
 
 def folder_digest(folder: Path) -> str:
