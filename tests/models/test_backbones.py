@@ -336,7 +336,7 @@ def test_layers_above_the_frozen_ones_go_on_from_what_was_kept(case: str, length
     heard = backbone(*batch(clips(lengths)))
     frames = int(heard.num_frames.max())
     nothing = torch.zeros(0)
-    below = HiddenStates((nothing, heard.layers[1][:, :frames].detach(), nothing), heard.is_frame[:, :frames])
+    below = HiddenStates((nothing, heard.layers[1][:, :frames].detach()), heard.is_frame[:, :frames])
     found = backbone.resume(below)
     assert torch.equal(found.num_frames, heard.num_frames)
     for one, other in ((found.layers[2], heard.layers[2]), (found.last, heard.last)):

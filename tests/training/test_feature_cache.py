@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from cli_fixtures import RATE_HZ, tone
 from serein import recipe as recipes
+from serein.choices import NamedOptions, table
 from serein.data.dataset import Recordings, collate
 from serein.data.manifest import Utterance
 from serein.errors import RunError
@@ -28,6 +29,7 @@ from serein.experiment import data as preparation
 from serein.experiment import fold as experiments
 from serein.experiment.data import Experiment
 from serein.models.backbones import HuggingFaceBackbone
+from serein.models.hidden_states import Backbone, Encoder, HiddenStates
 from serein.models.model import assemble
 from serein.recipe import Category, Clips, FeatureCacheOptions, SpectrogramAugmentation
 from serein.training import feature_cache
@@ -400,6 +402,20 @@ ENCODERS: dict[str, dict[str, Any]] = {
 UPPER = {"trainable": ["layer 2", "heads"]}  # goes on from the first layer's frames
 
 
+def test_averaged_layers_go_on_from_the_cache(tones: Path, wav2vec2: Path, tmp_path: Path) -> None:
+    """No weight of the averaged model is trainable, but its upper layers still start from the stored frames."""
+    quiet = dict.fromkeys(("hidden_dropout", "attention_dropout", "activation_dropout", "layerdrop"), 0.0)
+    backbone = {"backbone": {"name": "huggingface", "source": str(wav2vec2), "overrides": quiet}}
+    plain, cached = (
+        trained(
+            prepared(tones, wav2vec2, backbone | {"feature_cache": {"dtype": dtype}}, epochs=1, ema_decay=0.9, **UPPER),
+            tmp_path / dtype,
+        )
+        for dtype in ("none", "float32")
+    )
+    assert cached[0][0] == pytest.approx(plain[0][0], abs=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "stage"), [*((encoder, {}) for encoder in ENCODERS), ("weighted", UPPER), ("last", UPPER)]
@@ -551,6 +567,47 @@ def test_what_is_kept_is_what_is_tapped(
         )
         == expected
     )
+
+
+class LinearOptions(NamedOptions):
+    """An encoder of a user's package."""
+
+    name: Literal["own-linear"] = "own-linear"
+
+
+class LinearEncoder(Encoder):
+    """Reads the last layer without a `LayerSelection`."""
+
+    Options = LinearOptions
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.linear, self.size, self.sizes = torch.nn.Linear(size, 4), 4, (4,)
+
+    @classmethod
+    def from_options(cls, options: Any, backbone: Backbone) -> LinearEncoder:
+        return cls(backbone.sizes[-1])
+
+    def forward(self, hidden: HiddenStates) -> HiddenStates:
+        return HiddenStates((self.linear(hidden.last),), hidden.is_frame)
+
+
+def test_an_encoder_of_ones_own_trains_from_the_cache(
+    tones: Path, wav2vec2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(table("encoder"), "own-linear", LinearEncoder)
+    own, stage = {"encoder": {"name": "own-linear"}}, {"epochs": 1, "trainable": ["encoder", "heads"]}
+    experiment = prepared(tones, wav2vec2, own)
+    tasks = preparation.tasks_of(experiment, experiment.folds.folds[0])
+    assert tapped_layers(assembling.new_model(experiment.recipe, tasks)) == ("0", "1", "2", "last")
+    plain, cached = (
+        trained(
+            prepared(tones, wav2vec2, own | {"feature_cache": {"dtype": dtype}}, **stage),
+            tmp_path / dtype,
+        )
+        for dtype in ("none", "float32")
+    )
+    assert cached[0][0] == pytest.approx(plain[0][0], abs=1e-4)
 
 
 MEAN = {"emotion": {"layer": "weighted", "pooling": "mean"}}

@@ -491,16 +491,16 @@ class HuggingFaceBackbone(Backbone):
         """Run the layers above the fixed ones."""
         if self.training:
             self._settle_frozen()
-        number, is_frame = self.num_fixed_layers(), below.is_frame
+        is_frame = below.is_frame
         if is_frame.device.type == "cpu":
             extra = -is_frame.shape[1] % PADDED_FRAMES
             is_frame = F.pad(is_frame, (0, extra))
             layers = tuple(F.pad(each, (0, 0, 0, extra)) if each.numel() else each for each in below.layers)
             below = HiddenStates(layers, is_frame)
-        kept = below.layers[:number]
         is_padded = is_frame.device.type != "cpu" or not is_frame.all()  # reading it from a GPU would block
-        layers, output = self._transform(kept[-1], is_frame if is_padded else None, first=number - 1)
-        return HiddenStates((*kept, *layers), is_frame, output)
+        fixed = below.layers
+        layers, output = self._transform(fixed[-1], is_frame if is_padded else None, first=len(fixed) - 1)
+        return HiddenStates((*fixed, *layers), is_frame, output)
 
     def _run(
         self, features: torch.Tensor, num_samples: torch.Tensor, is_frame: torch.Tensor | None

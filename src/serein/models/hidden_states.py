@@ -140,7 +140,8 @@ class Backbone(nn.Module, ABC):
         """Run the layers above the fixed hidden layers.
 
         Args:
-            below: The highest fixed layer and the required layers below it; other entries may have any value.
+            below: The fixed layers, of which the highest and the required ones have their values; the others may have
+                any.
 
         Returns:
             The hidden layers that ``forward`` returns, possibly padded to more frames.

@@ -100,8 +100,9 @@ def encode_batch(
         layers = {name: frames.float() for name, frames in batch.layers.items()}
         any_layer = next(iter(layers.values()))
         nothing = any_layer.new_zeros(0)  # in place of layers that are not read
+        num_layers = 1 + max(map(int, layers)) if goes_on else len(backbone.sizes)
         kept = HiddenStates(
-            tuple(layers.get(str(number), nothing) for number in range(len(backbone.sizes))),
+            tuple(layers.get(str(number), nothing) for number in range(num_layers)),
             frame_mask(batch.num_frames, any_layer.shape[1], any_layer.device),
             layers.get("last"),
         )

@@ -73,7 +73,10 @@ def only_backbone(model: SpeechModel, stage: Stage) -> Backbone | None:
 
 
 def tapped_layers(model: SpeechModel, branches: Iterable[str] = (MAIN,)) -> tuple[str, ...]:
-    """Return the layers that are read from some branches' backbones: `last`, and numbers of hidden layers."""
+    """Return the layers that are read from some branches' backbones: `last`, and numbers of hidden layers.
+
+    An encoder without a `LayerSelection` may read any.
+    """
     names: set[str] = set()
     for branch in branches:
         readers: list[torch.nn.Module] = []  # encoders, or heads without one
@@ -81,9 +84,11 @@ def tapped_layers(model: SpeechModel, branches: Iterable[str] = (MAIN,)) -> tupl
             encoder = member.encoder if branch == MAIN else model.branches[branch].encoder
             heads = list(member.heads.values())
             readers += [head for head in heads if head.branch == branch] if encoder is None else [encoder]
-        for selection in (module for reader in readers for module in reader.modules()):
-            if isinstance(selection, LayerSelection):
-                every = tuple(str(number) for number in range(len(model.backbone_of(branch).sizes)))
+        every = tuple(str(number) for number in range(len(model.backbone_of(branch).sizes)))
+        for reader in readers:
+            selections = [module for module in reader.modules() if isinstance(module, LayerSelection)]
+            names |= set() if selections else {*every, "last"}
+            for selection in selections:
                 names |= set(every if selection.layers is None else selection.layers)
     return tuple(sorted(names))
 
