@@ -191,6 +191,20 @@ def test_values_are_set_by_path(base: Path, override: str, place: tuple[Any, ...
     assert found == value
 
 
+def test_a_value_is_set_where_the_path_leads_and_not_where_an_anchor_repeats_it(tmp_path: Path) -> None:
+    text = """
+name: r
+stages:
+- &first {name: one, batches: &small {max_clips: 4}, trainable: [encoder, heads]}
+- {<<: *first, name: two}
+- {name: three, batches: *small}
+set: {stages.2.batches.max_clips: 5, stages.1.trainable.0: cnn}
+"""
+    stages = recipes.load(write(tmp_path / "r.yaml", text), ["stages.0.batches.max_clips=3"]).stages
+    assert [stage.batches.max_clips for stage in stages] == [3, 4, 5]
+    assert [stage.trainable[0] for stage in stages] == ["encoder", "cnn", "all"]
+
+
 def test_the_default_stage_can_be_set(tmp_path: Path) -> None:
     assert recipes.load(write(tmp_path / "r.yaml", "name: r"), ["stages.0.epochs=3"]).stages == (Stage(epochs=3),)
 
@@ -227,6 +241,27 @@ def test_a_position_of_what_is_no_list_of_mappings(tmp_path: Path) -> None:
     path = write(tmp_path / "r.yaml", "name: r\nseeds: [0, 1]")
     assert recipes.load(path, ["seeds.1=5"]).seeds == (0, 5)
     assert "'1' in 'seeds.1.x' has no keys below it" in complaint_of(path, "seeds.1.x=5")
+
+
+SEVERAL_TASKS = """
+name: r
+branches: {second: {backbone: {name: logmel}}}
+tasks:
+  emotion: {fusion: {inputs: [speaker]}}
+  speaker: {branch: second}
+stages: [{name: s, monitor: ua, weights: {emotion: 0.5, speaker: 0.5}}]
+"""
+
+
+def test_one_task_is_trained_without_what_belongs_to_others(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.yaml", SEVERAL_TASKS)
+    emotion, speaker, arousal = (recipes.load(path, (), task) for task in ("emotion", "speaker", "arousal"))
+    assert (list(emotion.tasks.chosen), emotion.tasks.pooled["emotion"].fusion_inputs) == (["emotion"], ())
+    assert (list(emotion.branches), list(speaker.branches)) == ([], ["second"])
+    assert (emotion.stages[0].monitor, arousal.stages[0].monitor) == ("ua", None)
+    assert emotion.stages[0].weights == {}
+    with pytest.raises(RecipeError, match=r"--task asr: .*mixes clips, but 'asr' cannot be mixed: set spectrogram"):
+        recipes.load(path, ["stages.0.spectrogram_augmentation.mixup=0.3"], "asr")
 
 
 # -- files

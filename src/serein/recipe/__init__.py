@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import yaml
 from pydantic import ValidationError
 from yaml.composer import ComposerError
 
-from serein.choices import Options, names
+from serein.choices import Options, choose, names
 from serein.errors import RecipeError, expected_one_of
 from serein.recipe.experiment import Clips, Inference, Labels, Nouns, Protocol, Recipe, Text
 from serein.recipe.learning import (
@@ -138,9 +139,16 @@ def load(path: str | Path, overrides: Iterable[str] = (), task: str | None = Non
         what = expected_one_of(task, names("task"), kind="task")
         raise RecipeError(what, where="--task", remedy="Name one of these.")
     name = recipe.name if task == recipe.tasks.main else f"{recipe.name}-{task}"
+    tasks, monitors = recipe.tasks.only(task), (None, "loss", *choose("task", task).monitors)
     stages = [stage for stage in recipe.stages if stage.tasks is None or task in stage.tasks] or recipe.stages
-    alone = tuple(stage.model_copy(update={"tasks": None, "main_task_weight": None}) for stage in stages)
-    return recipe.model_copy(update={"tasks": recipe.tasks.only(task), "stages": alone, "name": name})
+    idle: dict[str, Any] = {"tasks": None, "main_task_weight": None, "weights": {}}
+    alone = tuple(
+        stage.model_copy(update=idle | {"monitor": stage.monitor if stage.monitor in monitors else None})
+        for stage in stages
+    )
+    read = {name: branch for name, branch in recipe.branches.items() if name in (MAIN, tasks.chosen[task].branch)}
+    changed = recipe.model_copy(update={"tasks": tasks, "stages": alone, "name": name, "branches": read})
+    return validate(changed.model_dump(mode="json"), where=f"{path} --task {task}")
 
 
 def validate(values: Mapping[str, Any], *, where: str | Path) -> Recipe:
@@ -255,9 +263,11 @@ def _set(values: dict[str, Any], dotted: str, value: Any, *, where: str) -> None
         if number == len(keys):
             target[place] = value
             return
-        target = target[place] if isinstance(target, list) else target.setdefault(place, {})
-        if not isinstance(target, dict | list):
+        below = target[place] if isinstance(target, list) else target.get(place, {})
+        if not isinstance(below, dict | list):
             raise RecipeError(f"'{key}' in '{dotted}' has no keys below it", where=where, remedy="Check the path.")
+        target[place] = below = copy(below)  # a YAML anchor may put the same one in other places
+        target = below
 
 
 def _as_written(location: Sequence[int | str], values: Any) -> list[str]:

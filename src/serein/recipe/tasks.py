@@ -390,7 +390,10 @@ class Tasks(Options):
         return next(iter(self.chosen))
 
     def only(self, task: str) -> Tasks:
-        """Return a single task; one that is not chosen takes the applicable head options of the main one."""
+        """Return a single task, without the others in its fusion.
+
+        A task that is not chosen takes the applicable head options of the main one.
+        """
         options = self.chosen.get(task)
         if options is None:
             kind, main = choose("task", task).Options, self.chosen[self.main]
@@ -398,4 +401,6 @@ class Tasks(Options):
             shared = base.model_fields.keys() & type(main).model_fields.keys()
             shared -= {"contrastive"} if issubclass(kind, Dimension) else set()
             options = kind(**{name: getattr(main, name) for name in shared})
+        if isinstance(options, Pooled) and options.fusion is not None:
+            options = options.model_copy(update={"fusion": options.fusion.model_copy(update={"inputs": ()})})
         return Tasks.model_validate({MAIN_TASK: None, task: options})
