@@ -101,6 +101,12 @@ def test_a_weighted_mean_counts_each_by_its_class() -> None:
     assert weighted_mean(torch.tensor([2.0, 4.0]), truth, None).item() == 3.0
 
 
+def test_a_batch_of_classes_that_do_not_occur_in_training_has_no_loss() -> None:
+    truth, weights = torch.tensor([[0.0, 1.0], [0.0, 1.0]]), balanced_class_weights(torch.tensor([8.0, 0.0]))
+    assert weighted_mean(cross_entropy(truth, torch.zeros(2, 2), weights), truth, weights).item() == 0.0
+    assert weighted_mean(cross_entropy(truth, torch.zeros(2, 2), weights, 0.1), truth, weights).isfinite()
+
+
 def test_balanced_weights_by_hand() -> None:
     """Forty utterances, four classes: N / (4 * N_class); a class that does not occur weighs nothing."""
     assert balanced_class_weights(torch.tensor([20.0, 10.0, 10.0, 0.0])).tolist() == [0.5, 1.0, 1.0, 0.0]

@@ -57,6 +57,8 @@ def _smoothed(truth: torch.Tensor, smoothing: float, is_absent: torch.Tensor | N
 def weighted_mean(losses: torch.Tensor, truth: torch.Tensor, class_weights: torch.Tensor | None) -> torch.Tensor:
     """Mean over the batch, each utterance weighted by its class, as `torch` reduces weighted losses.
 
+    The sum if no class of the batch has a weight, as in a dev batch of classes that do not occur in training.
+
     Args:
         losses: (batch,).
         truth: (batch, class) probabilities.
@@ -64,7 +66,8 @@ def weighted_mean(losses: torch.Tensor, truth: torch.Tensor, class_weights: torc
     """
     if class_weights is None:
         return losses.mean()
-    return losses.sum() / (truth * class_weights).sum()
+    total = (truth * class_weights).sum()
+    return losses.sum() / torch.where(total > 0, total, 1.0)
 
 
 def balanced_class_weights(counts: torch.Tensor) -> torch.Tensor:

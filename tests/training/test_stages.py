@@ -220,6 +220,22 @@ def test_best_without_patience_trains_on(
     assert len(saved) == 2
 
 
+@pytest.mark.parametrize(("scores", "best"), [((math.nan, 0.5, math.nan, 0.4), 1), ((math.nan, math.nan), 1)])
+def test_a_score_that_is_not_a_number_is_kept_only_until_there_is_another(
+    make: Make,
+    saved: list[dict[str, torch.Tensor]],
+    monkeypatch: pytest.MonkeyPatch,
+    scores: tuple[float, ...],
+    best: int,
+) -> None:
+    scripted(monkeypatch, *scores)
+    ground = make(epochs=len(scores))
+    model = ground.train()
+    assert len(saved) == best + 1
+    assert_same(saved[best], weights_of(model))
+    assert len(ground.history()) == len(scores)
+
+
 @pytest.mark.slow
 def test_last_is_kept_when_asked(
     make: Make, saved: list[dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch

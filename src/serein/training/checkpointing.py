@@ -130,8 +130,8 @@ class CheckpointCallback(Checkpoint):
         monitor = self.progress.watched
         score = line.get(monitor)
         sign = -1.0 if monitor == "dev_loss" else 1.0
-        best = sign * self.best.get(monitor, -sign * math.inf)
-        is_best = self.checkpoint == "last" or score is None or sign * score > best
+        best = self.best.get(monitor, math.nan)  # any score is better than one that is not a number
+        is_best = self.checkpoint == "last" or score is None or math.isnan(best) or sign * score > sign * best
         if is_best:
             self.best = line
         if trainer.is_global_zero:
