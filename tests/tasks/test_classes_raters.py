@@ -18,6 +18,7 @@ from serein.tasks.classes import ClassLabels, ClassTask, RatedCategory, drawn_ra
 from serein.tasks.task import keep_labelled
 
 STAGES = {"name": "r", "stages": [{"name": "a"}]}
+TAUGHT = {"emotion": {"distillation": {"teacher": "default"}}}
 CLASSES = ClassLabels(("angry", "happy", "sad"), {"excited": "happy"})
 
 
@@ -181,6 +182,17 @@ def test_raters_without_names_cannot_be_told_apart() -> None:
                 "stages": [{"name": "a", "spectrogram_augmentation": {"mixup": 0.2}}],
             },
             "raters cannot be averaged",
+        ),
+        (
+            {
+                "labels": {"target": "distribution", "rater_dropout": 0.2},
+                "stages": [{"name": "a", "spectrogram_augmentation": {"mixup": 0.2}}],
+            },
+            "labels has 'rater_dropout', and raters cannot be averaged",
+        ),
+        *(
+            ({"labels": {"target": "distribution"} | option, "tasks": TAUGHT}, "leave it out, or tasks.emotion.distil")
+            for option in ({"raters": "each"}, {"rater_dropout": 0.2})
         ),
     ],
 )

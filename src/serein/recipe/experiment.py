@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from serein.choices import Count, Name, Options, Positive, Share, choose
 from serein.recipe.learning import FeatureCacheOptions, Stage
 from serein.recipe.model import MAIN, Backbone, Branch, Encoder, LogMel, Lora
-from serein.recipe.tasks import Tasks
+from serein.recipe.tasks import MAIN_TASK, Tasks
 
 
 class Labels(Options):
@@ -65,6 +65,11 @@ class Labels(Options):
         if self.raters == "each" and (self.rater_weight != 1.0 or self.rater_dropout):
             raise ValueError("'raters: each' learns every rater's own labels: leave out rater_weight and rater_dropout")
         return self
+
+    @property
+    def of_single_raters(self) -> str | None:
+        """The option by which targets are made from single raters' labels in each batch; `None`: there is none."""
+        return "raters: each" if self.raters == "each" else "rater_dropout" if self.rater_dropout else None
 
 
 def _names(value: Any) -> Any:
@@ -284,6 +289,12 @@ class Recipe(Options):
             raise ValueError(
                 f"an ensemble cannot average outputs of '{unmixed[0]}': set ensemble_size to 1, or leave the task out"
             )
+        emotion = self.tasks.chosen.get(MAIN_TASK)
+        if emotion is not None and emotion.taught_by is not None and self.labels.of_single_raters:
+            raise ValueError(
+                f"labels has '{self.labels.of_single_raters}', so that single raters are learned and no teacher: leave "
+                f"it out, or tasks.{MAIN_TASK}.distillation"
+            )
         if self.tasks.main not in self.tasks_of(self.stages[-1]):
             raise ValueError(f"the last stage does not train '{self.tasks.main}', which the model is to predict")
         return self
@@ -301,10 +312,10 @@ class Recipe(Options):
                 raise ValueError(
                     f"{where} mixes clips, but '{unmixed[0]}' cannot be mixed: set spectrogram_augmentation.mixup to 0"
                 )
-            if stage.spectrogram_augmentation.mixup and self.labels.raters == "each":
+            if stage.spectrogram_augmentation.mixup and self.labels.of_single_raters:
                 raise ValueError(
-                    f"{where} mixes clips, but labels.raters is 'each', and raters cannot be averaged: set "
-                    "spectrogram_augmentation.mixup to 0"
+                    f"{where} mixes clips, but labels has '{self.labels.of_single_raters}', and raters cannot be "
+                    "averaged: set spectrogram_augmentation.mixup to 0"
                 )
             if stage.monitor == "js_similarity" and self.labels.target != "distribution":
                 raise ValueError(f"{where} monitors 'js_similarity', which needs labels.target 'distribution'")
