@@ -144,6 +144,23 @@ def test_a_teachers_class_does_not_count_when_classes_are_balanced(
     assert taught["emotion"].is_known.sum() == plain["emotion"].is_known.sum() + 5
 
 
+def test_clips_of_a_class_that_the_teacher_lacks_have_their_label(
+    teacher: Path, tones: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bored = [u.model_copy(update={"emotion": "bored"}) if u.emotion == "sad" else u for u in manifest.read(tones)]
+    manifest.write(bored, tmp_path / "bored.jsonl")
+    recipe = recipe_of(
+        tmp_path, "labels.classes=[angry,bored,happy]", distillation={"teacher": str(teacher), "weight": 0.7}
+    )
+    with caplog.at_level("INFO"):
+        said, train = targets(recipe, tmp_path / "bored.jsonl", tmp_path / "said")
+    emotion_of = {u.id: u.emotion for u in bored if u.id in train}
+    for name, emotion in emotion_of.items():
+        assert (said[name].tolist() == [0.0, 1.0, 0.0]) == (emotion == "bored")
+    num_bored = sum(emotion == "bored" for emotion in emotion_of.values())
+    assert f"does not know bored; the label is the only target of these {num_bored} clips" in caplog.text
+
+
 def test_a_teacher_that_learned_tested_speakers_is_refused(teacher: Path, tones: Path, tmp_path: Path) -> None:
     leaking = recipe_of(tmp_path, distillation={"teacher": str(teacher / "fold-1" / "seed-0" / "model")})
     with pytest.raises(LeakError, match="in both .* and test"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,8 @@ from serein.training.checkpointing import INITIAL_WEIGHTS, WEIGHTS
 from serein.training.feature_cache import FeatureCache, only_backbone, tapped_layers
 from serein.training.module import monitored_score
 from serein.training.stages import TrainingData, chosen_precision, fit_backbones, history, stage_seed, train_stage
+
+logger = logging.getLogger(__name__)
 
 # -- one fold, one seed ---------------------------------------------------------------------------------------------
 
@@ -286,9 +289,20 @@ def distilled(
         softened = probabilities[[row_of[p] for p in originals]] ** (1.0 / options.temperature)
         softened /= softened.sum(axis=1, keepdims=True)
         values, is_known = targets[name].values.copy(), targets[name].is_known.copy()
+        labels, is_lacked = values[train, : task.num_outputs], probabilities.max(axis=0) == 0
+        is_untaught = labels[:, is_lacked].sum(axis=1) > 0  # the teacher would call them something else
+        if is_untaught.any():
+            lacked = ", ".join(np.array(task.spec.classes)[is_lacked].tolist())
+            logger.info(
+                "%s: the teacher of '%s' does not know %s; the label is the only target of these %d clips",
+                label,
+                name,
+                lacked,
+                is_untaught.sum(),
+            )
         weights = np.where(is_known[train], options.weight, 1.0)[:, None]  # only the teacher's where there is no label
-        classes = slice(0, task.num_outputs)
-        values[train, classes] = weights * softened + (1.0 - weights) * values[train, classes]
+        weights = np.where(is_untaught[:, None], 0.0, weights)
+        values[train, : task.num_outputs] = weights * softened + (1.0 - weights) * labels
         is_known[train] = True
         mixed[name] = Targets(values, is_known)
     return mixed

@@ -76,7 +76,8 @@ class Distillation(Options):
     """Learn another model's predictions for the training clips, in addition to their labels (Hinton 2015).
 
     A changed copy is trained on the teacher's prediction for the original. For clips without a label, the teacher is
-    the only target, unless `labels.unlabelled` is `drop`; none of them is tested.
+    the only target, unless `labels.unlabelled` is `drop`; none of them is tested. For clips of a class that the teacher
+    lacks, the label is the only target.
 
     Attributes:
         teacher: A model folder, the name of a shipped model, or a run with the same folds, in which case each fold
