@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -134,6 +135,17 @@ def test_the_same_json_from_other_runtimes(kind: str, tmp_path: Path) -> None:
         del expected["tasks"][name]
     for found in others:
         _assert_close(found, expected)
+
+
+def test_threads_share_an_openvino_model(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    serein.export(GOLDEN / "classes", tmp_path / "m.onnx")
+    model = serein.load(tmp_path / "m.onnx", runtime="openvino")
+    sounds = [_noise(seconds) for seconds in (1.0, 2.0, 3.0, 4.0)]
+    expected = [model.embed(sound, 16_000, segments="never") for sound in sounds]
+    with ThreadPoolExecutor(len(sounds)) as threads:
+        found = list(threads.map(lambda sound: model.embed(sound, 16_000, segments="never"), sounds * 20))
+    np.testing.assert_allclose(found, expected * 20, atol=1e-6)
 
 
 def test_a_file_tells_all_that_a_service_needs(tmp_path: Path) -> None:

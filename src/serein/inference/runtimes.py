@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO, ClassVar, Literal
 
 import numpy as np
@@ -314,6 +315,7 @@ class OpenVinoRuntime(FileRuntime):
             detail = " ".join(str(error).split())[:200]
             raise ModelError(f"OpenVINO cannot read it ({detail})", where=path, remedy="Export it again.") from None
         self.request = compiled.create_infer_request()
+        self._lock = Lock()  # a request has one set of inputs and outputs; threads take turns
         return torch.device("cpu")
 
     def _infer(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
@@ -321,8 +323,9 @@ class OpenVinoRuntime(FileRuntime):
         parts = []
         for row, length in enumerate(inputs[NUM_SAMPLES].tolist()):
             clip = {name: values[row : row + 1] for name, values in inputs.items()}
-            results = self.request.infer({**clip, WAVEFORMS: clip[WAVEFORMS][:, :length]})
-            parts.append([np.array(results[name]) for name in outputs])  # copies: the next clip reuses their memory
+            with self._lock:
+                results = self.request.infer({**clip, WAVEFORMS: clip[WAVEFORMS][:, :length]})
+                parts.append([np.array(results[name]) for name in outputs])  # copies: the next clip reuses their memory
         return [np.concatenate(each) for each in zip(*parts, strict=True)]
 
 
