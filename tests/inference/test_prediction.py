@@ -51,6 +51,15 @@ def test_rejected_stretches_are_segments_without_a_label() -> None:
     assert [each.label for each in found] == ["sad", None]
 
 
+def test_segments_of_short_windows_are_rejected() -> None:
+    option = RejectOption(min_duration_s=2.0)
+    short = [segment_of(most_probable({"calm": 0.2, "sad": 0.8}), start, start + 1.0, "too short") for start in (0, 1)]
+    found = merged(*short, window(3, 6, 0.9), reject_option=option)
+    assert rows(found) == [(0, 2, "too short", 0.8), (3, 6, "sad", 0.9)]
+    assert [(each.label, each.rejected) for each in found] == [(None, "too short"), ("sad", None)]
+    assert rows(merged(window(0, 3, 0.9), short[0], reject_option=option)) == [(0, 3, "sad", 0.883)]
+
+
 def test_segments_of_many_windows_tile_the_speech() -> None:
     rng = np.random.default_rng(0)
     found = merged(*(window(start, start + 3.0, rng.uniform()) for start in np.arange(0, 300, 1.5)))

@@ -245,7 +245,9 @@ def moments(windows: Sequence[Segment], reject_option: RejectOption) -> list[Seg
                 inside.append(window)
         if inside:
             mean = mean_of(inside, [1.0] * len(inside))
-            found.append(segment_of(mean, start_s, end_s, reject_option.reason(mean.confidence)))
+            are_short = all(window.rejected == TOO_SHORT for window in inside)
+            rejected = TOO_SHORT if are_short else reject_option.reason(mean.confidence)
+            found.append(segment_of(mean, start_s, end_s, rejected))
     return found
 
 
@@ -265,7 +267,7 @@ def merged_segments(windows: Sequence[Segment], reject_option: RejectOption) -> 
     merged = []
     for run in runs:
         mean = mean_of(run, [each.duration_s for each in run])
-        merged.append(segment_of(mean, run[0].start_s, run[-1].end_s, reject_option.reason(mean.confidence)))
+        merged.append(segment_of(mean, run[0].start_s, run[-1].end_s, run[0].rejected))
     return tuple(merged)
 
 
