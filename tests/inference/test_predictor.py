@@ -105,6 +105,13 @@ def test_samples_need_a_rate(model: Predictor) -> None:
         model.predict(SPEECH)
 
 
+def test_silent_samples_are_rejected_like_silent_files(model: Predictor) -> None:
+    silence = np.zeros(RATE_HZ, np.float32)
+    with pytest.raises(AudioError, match="^samples: silent"):
+        model.predict(silence, RATE_HZ, segments="never")
+    assert model.predict(silence, RATE_HZ).rejected == "no speech"
+
+
 def test_a_recording_is_cut_and_an_utterance_is_not(model: Predictor, recording: Path) -> None:
     utterance = serein.Utterance(id="u1", audio=str(recording), start_s=0.5, end_s=3.5)
     whole = model.predict(utterance)

@@ -16,6 +16,7 @@ from serein.audio.recording import (
     info,
     load,
     open,
+    require_audible,
 )
 from serein.audio.samples import (
     MOST_CHANNELS,
@@ -49,6 +50,7 @@ __all__ = [
     "open",
     "Recording",
     "load",
+    "require_audible",
     "decode",
     "blocks",
     "info",

@@ -268,13 +268,22 @@ def load(
         AudioError: As in `decode`, or the recording is silent.
     """
     waveform = decode(path, start_s, end_s, most_s=most_s, sampling_rate=sampling_rate, raw_rate_hz=raw_rate_hz)
+    require_audible(waveform, name_of(path))
+    return waveform
+
+
+def require_audible(waveform: Waveform, where: str) -> None:
+    """Reject silence, for which a model would predict a class all the same.
+
+    Raises:
+        AudioError: No sample of (sample,) exceeds `SILENCE_PEAK`.
+    """
     if float(np.abs(waveform).max(initial=0.0)) < SILENCE_PEAK:
         raise AudioError(
             f"silent: the peak is below {20 * np.log10(SILENCE_PEAK):.0f} dB of full scale",
-            where=name_of(path),
+            where=where,
             remedy="Record it again, or remove it from the list.",
         )
-    return waveform
 
 
 def decode(

@@ -371,7 +371,10 @@ class Predictor:
             return list(self.predict_files(files, options=options, embedding=embedding))
         recording = Recording(self.task, options, is_whole=options.segments == "never")
         if not (isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read")):
-            blocks: Iterable[Waveform] = [audio.as_waveform(source, sampling_rate)]
+            waveform = audio.as_waveform(source, sampling_rate)
+            if options.segments == "never":
+                audio.require_audible(waveform, "samples")
+            blocks: Iterable[Waveform] = [waveform]
         else:
             blocks = [audio.load(source)] if options.segments == "never" else audio.blocks(source)
         windows = [window for block in blocks for window in recording.feed(block)] + recording.finish()
