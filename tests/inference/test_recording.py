@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from serein.errors import RecipeError
 from serein.inference.prediction import ClipPrediction, RejectOption
 from serein.inference.recording import PEAK_S, PredictOptions, Recording, SlidingWindow, Window
+from serein.inference.vad import FRAME
 from serein.tasks.task import TaskPrediction, most_probable
 from speech_sounds import RATE_HZ, voiced
 
@@ -66,6 +69,18 @@ def test_times_are_those_of_the_file() -> None:
             recording.add(window, says(0.9))
     for one, other in zip(here[0].prediction().segments, there[0].prediction().segments, strict=True):
         assert (one.start_s + 5.0, one.end_s + 5.0) == pytest.approx((other.start_s, other.end_s))
+
+
+def test_peaks_of_long_streams_take_little_memory() -> None:
+    recording = Recording("emotion", PredictOptions(), is_live=True)
+    block, speech = np.zeros(3 * FRAME, np.float32), np.zeros(3, np.float32)
+    tracemalloc.start()
+    for _ in range(4000):
+        recording.feed(block, speech)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(recording.prediction().peaks) == pytest.approx(4000 * 0.096 / 0.05, abs=1)
+    assert taken < 200_000
 
 
 def test_peaks_draw_the_recording() -> None:

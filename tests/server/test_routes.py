@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 from typing import Any
 
@@ -21,7 +22,7 @@ from serein.server.app import create_app
 from serein.server.limits import Limits
 from serein.server.middleware import Keys
 from serein.server.routes import file_name
-from server.ingredients import MakeService, encoded
+from server.ingredients import MakeService, Waiting, encoded
 
 KEY = "a-key-of-this-test"
 
@@ -52,6 +53,28 @@ def test_answers_are_those_of_the_predictor(
     assert [(part["start_s"], part["end_s"], part["label"]) for part in body["segments"]] == [
         (part["start_s"], part["end_s"], part["label"]) for part in expected["segments"]
     ]
+
+
+def test_silence_that_is_not_cut_is_no_emotion(client: TestClient) -> None:
+    answer = send(client, encoded(np.zeros(16_000, np.float32)), params={"segments": "never"})
+    assert "a.wav: silent" in problem(answer, 422, "unusable-recording")
+
+
+def test_a_charset_that_is_none(client: TestClient, short: bytes) -> None:
+    form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + short + b"\r\n--x--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=x; charset=undefined"}
+    assert "Send UTF-8" in problem(client.post("/v1/predict", content=form, headers=headers), 400, "unreadable-form")
+
+
+def test_late_answers_leave_nothing_in_the_log(
+    make_service: MakeService, predictor: Predictor, short: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = make_service(Waiting(predictor), limits=Limits(answer_s=0.1))
+    with TestClient(create_app(service)) as client:
+        problem(send(client, short), 503, "busy")
+        service.predictor.may_predict.set()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_withheld_answers_have_no_label(make_service: MakeService, short: bytes) -> None:

@@ -6,7 +6,7 @@ Streams that are cut together: as each alone, what comes meanwhile waits, and on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
@@ -16,10 +16,13 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+from serein import audio
+from serein.audio import Upload
 from serein.inference.predictor import Predictor
 from serein.inference.streams import Stream
 from serein.server import service as batching
 from serein.server.service import BATCH_S, BatchedVad, Batcher, FullError
+from server.ingredients import MakeService, Waiting, encoded
 
 SECOND = np.ones(16_000, np.float32)
 
@@ -126,6 +129,53 @@ def test_batches_are_told(model: Ear) -> None:
     heard(batcher.submit([SECOND, SECOND]))
     batcher.close()
     assert body == [(2, 2.0)]
+
+
+def test_a_recording_is_decoded_no_faster_than_predicted(
+    make_service: MakeService, predictor: Predictor, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+
+    def blocks(_: Upload) -> Iterator[np.ndarray]:
+        for number in range(20):
+            decoded.append(number)
+            yield speech
+
+    async def scenario() -> None:
+        service = make_service(Waiting(predictor))
+        answer = asyncio.ensure_future(service.predict(Upload(encoded(speech), "a.wav")))
+        assert await asyncio.to_thread(service.predictor.has_started.wait, 20)
+        assert 1 < len(decoded) < 15
+        service.predictor.may_predict.set()
+        assert (await answer).duration_s == 100.0
+        assert len(service.predictor.batches) > 1
+
+    monkeypatch.setattr(audio, "blocks", blocks)
+    asyncio.run(scenario())
+    assert len(decoded) == 20
+
+
+def test_few_recordings_are_decoded_at_once(
+    make_service: MakeService, predictor: Predictor, short: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+
+    def blocks(upload: Upload, own: Any = audio.blocks) -> Iterator[np.ndarray]:
+        decoded.append(upload.name)
+        return own(upload)
+
+    async def scenario() -> None:
+        service = make_service(Waiting(predictor))
+        answers = asyncio.gather(*(service.predict(Upload(short, f"{number}.wav")) for number in range(20)))
+        while len(decoded) < 16:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        assert len(decoded) == 16
+        service.predictor.may_predict.set()
+        assert [answer.file for answer in await answers] == [f"{number}.wav" for number in range(20)]
+
+    monkeypatch.setattr(audio, "blocks", blocks)
+    asyncio.run(scenario())
 
 
 @pytest.fixture

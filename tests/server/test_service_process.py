@@ -106,6 +106,12 @@ def test_keys_that_protect_nothing(tmp_path: Path, text: str, complaint: str) ->
         read_keys(path)
 
 
+def test_keys_of_windows_editors(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("0123456789abcdef\n", encoding="utf-8-sig")  # with a byte order mark
+    assert read_keys(path).allows("Bearer 0123456789abcdef")
+
+
 def test_a_missing_extra_is_named(serein: Call, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from serein.cli import serve as serving
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,10 @@ from starlette.websockets import WebSocketDisconnect
 from serein.audio import resample
 from serein.inference.predictor import Predictor
 from serein.inference.streams import Stream, pcm16
-from serein.server.app import create_app
+from serein.server.app import create_app, uvicorn_server
 from serein.server.limits import Limits
 from serein.server.middleware import Keys
-from serein.server.streaming import StreamBuffer
+from serein.server.streaming import StreamBuffer, Streams
 from server.ingredients import MakeService
 
 END = json.dumps({"type": "end"})
@@ -137,6 +138,73 @@ def test_shutting_down_says_what_was_heard(make_service: MakeService, speech: np
         said = rest(socket)
     assert said[-1]["reason"] == "shutdown"
     assert said[-1]["end_s"] == 5.0
+
+
+def test_a_fault_of_the_model_is_told_and_raised(make_service: MakeService, predictor: Predictor, speech: Any) -> None:
+    class Faulty(Predictor):
+        def predict_clips(self, *_: Any, **__: Any) -> Any:
+            raise RuntimeError("CUDA error")
+
+    def conversation() -> None:
+        app = create_app(make_service(Faulty(predictor.checkpoint)))
+        with TestClient(app) as client, client.websocket_connect("/v1/stream") as socket:
+            socket.send_bytes(as_pcm16(speech))
+            with pytest.raises(WebSocketDisconnect) as closed:
+                rest(socket)
+            assert (closed.value.code, closed.value.reason) == (1011, "Internal error; see the service's log.")
+
+    with pytest.raises(RuntimeError, match="CUDA error"):  # for uvicorn's log
+        conversation()
+
+
+def test_empty_messages_are_idle() -> None:
+    class Silent:
+        async def receive(self) -> dict[str, Any]:
+            await asyncio.sleep(0.01)
+            return {"type": "websocket.receive", "bytes": b""}
+
+    async def scenario() -> str | None:
+        streams: Any = Streams(SimpleNamespace(limits=Limits(idle_s=0.1)))  # type: ignore[arg-type]
+        buffer = StreamBuffer(least=2, most=4)
+        await asyncio.wait_for(streams._read(Silent(), buffer, 16_000), 10)
+        return buffer.why_closed
+
+    assert asyncio.run(scenario()) == "idle"
+
+
+def test_a_client_that_leaves_at_once_is_no_fault(make_service: MakeService) -> None:
+    app = create_app(make_service())
+    sent: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.disconnect", "code": 1006} if sent else {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+        if message["type"] == "websocket.send":
+            raise OSError("connection lost")
+
+    place = {"path": "/v1/stream", "raw_path": b"/v1/stream", "query_string": b"", "root_path": ""}
+    ends = {"client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "headers": [(b"host", b"127.0.0.1")]}
+    scope = {"type": "websocket", "scheme": "ws", "subprotocols": [], "state": {}, **place, **ends}
+    asyncio.run(app(scope, receive, send))
+    assert sent == ["websocket.accept", "websocket.send"]
+
+
+def test_streams_behind_the_model_are_kept_open(make_service: MakeService) -> None:
+    config = uvicorn_server(create_app(make_service()), lambda: None).config
+    assert config.ws_ping_timeout is None  # a pong behind waiting samples is read late
+    assert config.ws_ping_interval < 60.0  # proxies close a connection without messages
+
+
+def test_large_messages_are_processed_in_pieces() -> None:
+    async def scenario() -> list[bytes]:
+        buffer = StreamBuffer(least=2, most=4)
+        await buffer.put(b"123456789")
+        await buffer.close("end")
+        return [await buffer.take() for _ in range(3)]
+
+    assert asyncio.run(scenario()) == [b"1234", b"5678", b""]
 
 
 def test_a_full_inbox_lets_the_sender_wait() -> None:

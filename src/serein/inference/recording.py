@@ -308,7 +308,7 @@ class Recording:
         self._pieces: list[Waveform] = []  # of a recording that is taken whole
         self._stretches: list[Window] | None = []  # all speech so far, while it fits into one window
         self._joined: Window | None = None
-        self._peaks: list[NDArray[np.float32]] = []
+        self._peaks = bytearray()  # of float32: arrays of a few values would take more memory than the values
         self._rest = np.zeros(0, np.float32)
 
     @property
@@ -331,7 +331,7 @@ class Recording:
         size = round(PEAK_S * SAMPLE_RATE_HZ)
         joined = np.concatenate([self._rest, samples])
         whole = len(joined) // size * size
-        self._peaks.append(np.abs(joined[:whole].reshape(-1, size)).max(axis=1))
+        self._peaks += np.abs(joined[:whole].reshape(-1, size)).max(axis=1).astype(np.float32).tobytes()
         self._rest = joined[whole:].copy()
         if self.cutter is None:
             self._pieces.append(samples)
@@ -395,7 +395,7 @@ class Recording:
 
     def prediction(self, file: str = "-", id: str | None = None, model: Mapping[str, str] | None = None) -> Prediction:
         """Return the prediction for all windows that were added: their mean, weighted by their lengths."""
-        peaks = [*self._peaks, np.abs(self._rest).max(keepdims=True)] if len(self._rest) else self._peaks
+        last = np.abs(self._rest).max(keepdims=True) if len(self._rest) else self._rest
         place = {
             "file": file,
             "id": id,
@@ -403,7 +403,7 @@ class Recording:
             "start_s": self.start_s,
             "duration_s": self.duration_s,
             "model": model or {},
-            "peaks": np.concatenate(peaks) if peaks else np.zeros(0, np.float32),
+            "peaks": np.append(np.frombuffer(bytes(self._peaks), np.float32), last),
         }
         if not self._windows:
             is_short = self.duration_s < self.options.sliding_window.min_speech_s

@@ -52,6 +52,7 @@ def uvicorn_server(app: FastAPI, on_ready: Callable[[], None]) -> uvicorn.Server
         access_log=False,
         server_header=False,
         ws_max_size=_MESSAGE_BYTES,
+        ws_ping_timeout=None,  # a pong behind samples that wait for the model is read late; pings keep proxies waiting
         ws_per_message_deflate=False,  # samples hardly shrink, and each stream would hold memory for it
         timeout_graceful_shutdown=_REQUESTS_S,
     )

@@ -108,7 +108,7 @@ def read_keys(path: str | Path) -> Keys:
         SereinError: The file cannot be read, contains no key, or contains one that is too short.
     """
     try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
         raise SereinError(f"the keys cannot be read ({reason})", where=path, remedy="Name a file of keys.") from None

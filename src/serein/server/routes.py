@@ -239,6 +239,7 @@ async def _results(
     finally:
         for each in tasks:
             each.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def prediction_response(service: Service, prediction: Prediction) -> PredictionSchema:
@@ -271,6 +272,8 @@ async def recordings(request: Request, field: str, most: int, limits: Limits) ->
             form = await parser.parse()
     except MultiPartException as error:
         raise HTTPProblem(400, "unreadable-form", f"The form cannot be read: {error.message}") from None
+    except UnicodeError:
+        raise HTTPProblem(400, "unreadable-form", "The form's charset cannot be read. Send UTF-8.") from None
     except ClientDisconnect:
         raise gone() from None
     try:

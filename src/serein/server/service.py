@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from serein.server.limits import ConcurrencyLimiter, Limits, Metrics, busy
 from serein.text.word_vectors import Vocabulary
 
 _DECODERS = 2  # threads that decode recordings and detect speech in them
+_MOST_DECODED = 16  # recordings whose windows wait for the model, or are in it
 _VAD_THREADS = 2  # threads that detect speech in streams
 NUM_NEAREST = 5
 BATCH_S = 60.0  # of audio in one batch; more would keep streams waiting
@@ -275,6 +276,7 @@ class Service:
         most_waiting = self.limits.at_once * self.limits.num_files + self.limits.streams
         self.batcher = batcher = Batcher(predictor.predict_clips, most_waiting, self.metrics.batch)
         self._decoding = ThreadPoolExecutor(_DECODERS, "decoding")
+        self._decoded = asyncio.Semaphore(_MOST_DECODED)
         self._vad_pool = ThreadPoolExecutor(_VAD_THREADS, "cutting")
         self.vad = BatchedVad(self._vad_pool)
         self.metrics.in_progress.set_function(lambda: limiter.of_kind["request"])
@@ -293,17 +295,11 @@ class Service:
             HTTPProblem: The queue is full.
         """
         options = replace(self.options, segments=segments) if segments else self.options
-        recording, windows = await self.in_thread(self._cut, upload, options)
-        parts: list[list[Window]] = []  # of at most half a batch, so that other requests run in between
-        room_s = 0.0
-        for window in windows:
-            room_s -= len(window.waveform) / SAMPLE_RATE_HZ
-            if room_s < 0:
-                parts.append([])
-                room_s = BATCH_S / 2
-            parts[-1].append(window)
-        for part in parts:
-            await self.predict_windows(recording, part)
+        recording = Recording(self.predictor.task, options, is_whole=options.segments == "never")
+        parts = self._parts(upload, recording)
+        async with self._decoded:
+            while part := await self.in_thread(lambda: next(parts, None)):
+                await self.predict_windows(recording, part)
         return recording.prediction(upload.name, model=self.predictor.identity)
 
     async def predict_windows(self, recording: Recording, windows: Sequence[Window]) -> list[Segment]:
@@ -333,13 +329,22 @@ class Service:
             pool.shutdown(wait=True)
         self.batcher.close()
 
-    def _cut(self, upload: Upload, options: PredictOptions) -> tuple[Recording, list[Window]]:
-        """Decode a recording and cut it into windows."""
-        audio.info(upload, most_s=self.limits.recording_s)
-        recording = Recording(self.predictor.task, options, is_whole=options.segments == "never")
-        windows: list[Window] = []
-        for block in audio.blocks(upload):
-            windows += recording.feed(block)
-            if recording.duration_s > self.limits.recording_s:  # the header stated less
-                audio.load(upload, most_s=self.limits.recording_s)
-        return recording, windows + recording.finish()
+    def _parts(self, upload: Upload, recording: Recording) -> Iterator[list[Window]]:
+        """Decode a recording and yield its windows, at most half a batch at once: other requests run in between."""
+        part: list[Window] = []
+        for window in self._windows(upload, recording):
+            if part and sum(len(each.waveform) for each in (*part, window)) > BATCH_S / 2 * SAMPLE_RATE_HZ:
+                yield part
+                part = []
+            part.append(window)
+        if part:
+            yield part
+
+    def _windows(self, upload: Upload, recording: Recording) -> Iterator[Window]:
+        most_s = self.limits.recording_s
+        audio.info(upload, most_s=most_s)
+        for block in audio.blocks(upload) if recording.cutter else [audio.load(upload, most_s=most_s)]:
+            yield from recording.feed(block)
+            if recording.duration_s > most_s:  # the header stated less
+                audio.load(upload, most_s=most_s)
+        yield from recording.finish()

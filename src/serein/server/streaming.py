@@ -23,7 +23,7 @@ _START_BYTES = 4096  # of a stream, by which files and samples are distinguished
 _LEAST_S = 0.1  # of audio that is processed at once, or more if more has arrived
 _MOST_WAITING_S = 5.0  # of audio that may wait; then nothing more is read
 _SEND_S = 10.0  # for a client to take a message
-_NORMAL, _GOING_AWAY, _UNSUPPORTED, _POLICY, _TRY_LATER = 1000, 1001, 1003, 1008, 1013
+_NORMAL, _GOING_AWAY, _UNSUPPORTED, _POLICY, _INTERNAL, _TRY_LATER = 1000, 1001, 1003, 1008, 1011, 1013
 _CODES = {"shutdown": _GOING_AWAY, "wrong message": _UNSUPPORTED, "idle": _POLICY, "too long": _POLICY}
 _NOT_SAMPLES = "file, not samples"
 
@@ -47,10 +47,10 @@ class StreamBuffer:
                 self._changed.notify_all()
 
     async def take(self) -> bytes:
-        """Return all whole samples once there are enough of them; nothing when closed and empty."""
+        """Return at most `most` bytes of whole samples once there are enough; nothing when closed and empty."""
         async with self._changed:
             await self._changed.wait_for(lambda: len(self.waiting) >= self.least or self.why_closed)
-            size = len(self.waiting) // _BYTES * _BYTES
+            size = min(len(self.waiting), self.most) // _BYTES * _BYTES
             taken = bytes(self.waiting[:size])
             del self.waiting[:size]
             self._changed.notify_all()
@@ -92,10 +92,13 @@ class Streams:
                 await self._send_segments(websocket, stream, await self.service.cut_end(stream))
                 await _send(websocket, {"type": "end", "reason": why, **stream.prediction.to_dict()})
                 await _close(websocket, _UNSUPPORTED if why.endswith(_NOT_SAMPLES) else _CODES.get(why, _NORMAL), why)
-        except (WebSocketDisconnect, TimeoutError, RuntimeError):
-            pass  # the client is gone, or takes no messages
+        except WebSocketDisconnect:
+            pass
         except HTTPProblem as problem:
             await _close(websocket, _TRY_LATER, problem.detail)
+        except Exception:  # which uvicorn logs
+            await _close(websocket, _INTERNAL, "Internal error; see the service's log.")
+            raise
         finally:
             reading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -107,9 +110,12 @@ class Streams:
         limits = self.service.limits
         left = round(limits.stream_s * rate_hz) * _BYTES
         start = bytearray()
+        loop = asyncio.get_running_loop()
+        idle_from_s = loop.time()
         while left > 0:
             try:
-                message = await asyncio.wait_for(websocket.receive(), limits.idle_s)
+                async with asyncio.timeout_at(idle_from_s + limits.idle_s):
+                    message = await websocket.receive()
             except TimeoutError:
                 return await buffer.close("idle")
             if message["type"] == "websocket.disconnect":
@@ -127,6 +133,7 @@ class Streams:
                     return await buffer.close(f"{kind} {_NOT_SAMPLES}")
             left -= len(data)
             await buffer.put(data)
+            idle_from_s = loop.time() if data else idle_from_s
         await buffer.close("too long")
 
     async def _send_segments(self, websocket: WebSocket, stream: Stream, windows: list[Window]) -> None:
@@ -154,13 +161,18 @@ def router(streams: Streams) -> APIRouter:
                 await streams.serve(websocket, rate_hz)
         except HTTPProblem as problem:
             await websocket.send_denial_response(problem.response())
+        except WebSocketDisconnect:
+            pass  # before the first message
 
     return routes
 
 
 async def _send(websocket: WebSocket, message: dict[str, Any]) -> None:
     text = json.dumps(message, ensure_ascii=False, allow_nan=False)
-    await asyncio.wait_for(websocket.send_text(text), _SEND_S)
+    try:
+        await asyncio.wait_for(websocket.send_text(text), _SEND_S)
+    except (TimeoutError, RuntimeError):  # the client takes no messages, or the connection is closed
+        raise WebSocketDisconnect from None
 
 
 async def _close(websocket: WebSocket, code: int, reason: str) -> None:
