@@ -178,6 +178,29 @@ def test_few_recordings_are_decoded_at_once(
     asyncio.run(scenario())
 
 
+def test_a_short_recording_does_not_wait_for_long_ones(
+    make_service: MakeService, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered: list[str] = []
+
+    def blocks(upload: Upload) -> Iterator[np.ndarray]:
+        yield from [speech] * (20 if upload.name == "long" else 1)
+
+    async def scenario() -> None:
+        service = make_service()
+
+        async def answer(name: str) -> None:
+            await service.predict(Upload(encoded(speech), name))
+            answered.append(name)
+
+        await asyncio.gather(answer("long"), answer("short"))
+
+    monkeypatch.setattr("serein.server.service._MOST_DECODED", 1)
+    monkeypatch.setattr(audio, "blocks", blocks)
+    asyncio.run(scenario())
+    assert answered == ["short", "long"]
+
+
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many streams were cut at once, batch by batch."""

@@ -30,7 +30,7 @@ from serein.server.limits import ConcurrencyLimiter, Limits, Metrics, busy
 from serein.text.word_vectors import Vocabulary
 
 _DECODERS = 2  # threads that decode recordings and detect speech in them
-_MOST_DECODED = 16  # recordings whose windows wait for the model, or are in it
+_MOST_DECODED = 16  # parts of recordings that wait for the model, or are in it
 _VAD_THREADS = 2  # threads that detect speech in streams
 NUM_NEAREST = 5
 BATCH_S = 60.0  # of audio in one batch; more would keep streams waiting
@@ -297,9 +297,11 @@ class Service:
         options = replace(self.options, segments=segments) if segments else self.options
         recording = Recording(self.predictor.task, options, is_whole=options.segments == "never")
         parts = self._parts(upload, recording)
-        async with self._decoded:
-            while part := await self.in_thread(lambda: next(parts, None)):
-                await self.predict_windows(recording, part)
+        part: list[Window] | None = []
+        while part is not None:
+            async with self._decoded:  # again for each part: a short recording does not wait for long ones
+                if (part := await self.in_thread(lambda: next(parts, None))) is not None:
+                    await self.predict_windows(recording, part)
         return recording.prediction(upload.name, model=self.predictor.identity)
 
     async def predict_windows(self, recording: Recording, windows: Sequence[Window]) -> list[Segment]:
