@@ -43,7 +43,7 @@ class Oracle:
         self.values, self.dies_at = values, dies_at
         self.asked: list[str] = []
 
-    def wanted(self, utterances: Sequence[Utterance]) -> list[Utterance]:
+    def wanted(self, utterances: Sequence[Utterance], name: str) -> list[Utterance]:
         return [u for u in utterances if u.id in self.values]
 
     def predict(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Value]]:

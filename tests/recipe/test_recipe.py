@@ -395,8 +395,8 @@ def test_no_file(tmp_path: Path) -> None:
             {"encoder": {"name": "cnn-blstm", "channels": [1]}},
             "r.yaml: encoder: 1 channels but 3 kernels: give one kernel each",
         ),
-        ({"clips": {"crop_s": 1e-5}}, "r.yaml: clips.crop_s: input should be greater than or equal to 0.05"),
-        ({"clips": {"max_s": 1e-5}}, "r.yaml: clips.max_s: input should be greater than or equal to 0.05"),
+        ({"clips": {"crop_s": 1e-5}}, "r.yaml: clips.crop_s: input should be greater than or equal to 0.0001"),
+        ({"clips": {"max_s": 1e-5}}, "r.yaml: clips.max_s: input should be greater than or equal to 0.0001"),
         ({"seeds": [0, -1]}, "r.yaml: seeds.1: input should be greater than or equal to 0"),
         (
             {"protocol": {"name": "random", "folds": [["a"]]}},

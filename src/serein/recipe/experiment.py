@@ -176,8 +176,8 @@ class Clips(Options):
     trim_db: Positive | None = None
     min_s: Annotated[float, Field(ge=0.0, le=600.0)] = 0.0
     pad_mode: Literal["silence", "repeat", "repeat-whole"] = "silence"
-    max_s: Annotated[float, Field(ge=0.05)] | None = None
-    crop_s: Annotated[float, Field(ge=0.05)] | None = None
+    max_s: Annotated[float, Field(ge=0.0001)] | None = None
+    crop_s: Annotated[float, Field(ge=0.0001)] | None = None
     window_s: Annotated[float, Field(ge=0.05, le=3600.0)] = 30.0
 
 
