@@ -490,13 +490,6 @@ def test_a_leak_names_fold_parts_and_culprit(
     assert error.value.remedy
 
 
-def test_utterances_of_an_earlier_training_are_no_test_data() -> None:
-    folds = one_fold("c-1-0", "", "c-3-0 c-3-1")
-    check_leaks(FOUR, folds, {}, {"c-1-0": "stage asr"})
-    with pytest.raises(LeakError, match="fold 7: 1 test utterances were already used to train stage asr: c-3-1"):
-        check_leaks(FOUR, folds, {}, {"c-1-0": "stage asr", "c-3-1": "stage asr"})
-
-
 def test_what_a_protocol_asks_for_is_no_leak() -> None:
     check_leaks(FOUR, one_fold("c-1-0", "c-1-1", "c-3-0", shares_dev=True), {"c-1-1": "c-1-0"})
     check_leaks(FOUR, one_fold("c-1-0", "", "c-1-1", is_independent=False), {})

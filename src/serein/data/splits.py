@@ -18,7 +18,6 @@ from serein.data.protocols import (
     TEST_SIDES,
     WITHOUT_SPEAKERS,
     genders_of,
-    learned_speakers,
     require_distinct_speakers,
     require_field,
     speaker_key,
@@ -347,17 +346,11 @@ def add_unlabelled(
 # -- leak checks: no test set may have been seen in training ----------------------------------------------------------
 
 
-def check_leaks(
-    utterances: Sequence[Utterance],
-    folds: Folds,
-    duplicates: Mapping[str, str],
-    seen: Mapping[str, str] | None = None,
-) -> None:
-    """Raise an error unless every test set is new: no shared speakers, no shared audio, not trained on before.
+def check_leaks(utterances: Sequence[Utterance], folds: Folds, duplicates: Mapping[str, str]) -> None:
+    """Raise an error unless every test set is new: no shared speakers, no shared audio.
 
     Args:
         duplicates: Id -> id of an utterance with the same audio (`serein.data.dataset.duplicates`).
-        seen: Id -> the earlier training run that used it.
 
     Raises:
         LeakError: A test set is not new; names the fold, the two sets and what they share.
@@ -375,13 +368,6 @@ def check_leaks(
             if folds.is_speaker_independent:
                 speakers = [[speaker_of[i] for i in part if i in speaker_of] for part in ids]
                 _no_shared(speakers, (first, second), where, "speaker", _SPEAKER_REMEDY)
-        tested = [(i, seen[i]) for i in fold.test if i in seen] if seen else []
-        if tested:
-            raise LeakError(
-                f"{len(tested)} test utterances were already used to train {tested[0][1]}: {tested[0][0]}",
-                where=where,
-                remedy="Start from a model that was not trained on them.",
-            )
 
 
 def check_targets(taught: Mapping[str, Set[str]], fold: Fold, fields: Mapping[str, str]) -> None:
@@ -405,19 +391,16 @@ def check_targets(taught: Mapping[str, Set[str]], fold: Fold, fields: Mapping[st
         )
 
 
-def check_origin(tested: Sequence[Utterance], fold: Fold, speakers: Sequence[str], source: str, name: str) -> None:
-    """Raise an error if a network that a branch starts from was trained on speakers of the test set.
+def check_origin(shared: Sequence[str], fold: Fold, source: str) -> None:
+    """Raise an error if a model that training starts from, or a teacher, has learned speakers of the test set.
 
     Args:
-        tested: The utterances of the test set.
-        speakers: The speakers that it was trained on, as named by `speaker_keys`.
-        source: Origin of the network.
-        name: Name of the manifest.
+        shared: Those speakers.
+        source: The model.
 
     Raises:
-        LeakError: It was; names the speakers.
+        LeakError: There are some; names them.
     """
-    shared = learned_speakers(tested, speakers, name)
     _no_shared(
         (shared, shared),
         (source, "test"),
@@ -432,8 +415,7 @@ _TWIN_REMEDY = "Remove one of each pair; 'serein corpus check' lists them."
 
 
 def _no_shared(parts: Sequence[Sequence[str]], names: tuple[str, str], where: str, kind: str, remedy: str) -> None:
-    shared = sorted(set(parts[0]) & set(parts[1]))
-    if shared:
+    if shared := sorted(set(parts[0]) & set(parts[1])):
         kinds = kind if len(shared) == 1 else f"{kind}s"
         examples = first_of([name.removeprefix("/") for name in shared])
         raise LeakError(

@@ -260,9 +260,10 @@ def check_origins(experiment: Experiment) -> list[str]:
         for fold, seed in experiment.fold_runs():
             learned = training_of(resolve(source, fold.name, seed)).get("speakers", [])
             clips = [experiment.utterances[p] for p in experiment.positions(fold.test)]
+            of_fold = learned_speakers(clips, learned, experiment.manifest.stem)
             if experiment.folds.is_speaker_independent:
-                check_origin(clips, fold, learned, source, experiment.manifest.stem)
-            shared.update(learned_speakers(clips, learned, experiment.manifest.stem))
+                check_origin(of_fold, fold, source)
+            shared.update(of_fold)
             tested.update(speaker_key(u) for u in clips if u.speaker is not None)
             is_known &= not clips or (bool(learned) and any(u.speaker is not None for u in clips))
         if shared:

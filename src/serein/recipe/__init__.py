@@ -131,7 +131,7 @@ def load(path: str | Path, overrides: Iterable[str] = (), task: str | None = Non
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise RecipeError(f"'{override}' is not KEY=VALUE", where="--set", remedy="Write: --set stages.0.epochs=3.")
-        _set(values, key.strip(), _parse_yaml(text, where=f"--set {override}"), where="--set")
+        _set(values, key.strip(), parse_yaml(text, where=f"--set {override}"), where="--set")
     recipe = validate(values, where=path)
     if task is None:
         return recipe
@@ -196,7 +196,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         ) from None
     except UnicodeDecodeError:
         raise RecipeError("is not a text file", where=path, remedy="Name a .yaml recipe.") from None
-    content = _parse_yaml(text, where=str(path))
+    content = parse_yaml(text, where=str(path))
     if not isinstance(content, dict):
         raise RecipeError("contains no keys", where=path, remedy="Write a YAML mapping: name, protocol, stages, ...")
     values: dict[str, Any] = content
@@ -214,7 +214,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     return values
 
 
-class UniqueKeyLoader(yaml.SafeLoader):
+class _UniqueKeyLoader(yaml.SafeLoader):
     """Reads YAML, and rejects a key that a mapping has twice, of which PyYAML would use the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -228,9 +228,14 @@ class UniqueKeyLoader(yaml.SafeLoader):
         return mapping
 
 
-def _parse_yaml(text: str, *, where: str) -> Any:
+def parse_yaml(text: str, *, where: str) -> Any:
+    """Parse a recipe, a table or a value of `--set`.
+
+    Raises:
+        RecipeError: It is not YAML, or a mapping has a key twice; names the line.
+    """
     try:
-        return yaml.load(text, Loader=UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}:{mark.line + 1}" if mark else where

@@ -20,12 +20,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from serein.choices import Name
 from serein.errors import RecipeError, expected_one_of
-from serein.recipe import UniqueKeyLoader
+from serein.recipe import parse_yaml
 
 PerCent = Annotated[float, Field(ge=0.0, le=100.0)]
 Metric = Literal["macro_f1", "ua", "wa"]
@@ -298,17 +297,12 @@ def known_tables() -> dict[str, Path]:
 def _values_of(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return the keys of a table file, merged over those of the table that it extends."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError):
         raise RecipeError("no such table file", where=path, remedy="Name a .yaml file, or paper/table.") from None
     except UnicodeDecodeError:
         raise RecipeError("is not a text file", where=path, remedy="Name a .yaml table file.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or "cannot be parsed"
-        remedy = "Check indentation and colons, and name each key once."
-        raise RecipeError(f"not YAML ({line}{problem})", where=path, remedy=remedy) from None
+    values = parse_yaml(text, where=str(path))
     if not isinstance(values, dict):
         raise RecipeError("contains no keys", where=path, remedy="Write a YAML mapping: paper, table, rows, ...")
     other = values.pop("extends", None)
