@@ -16,7 +16,7 @@ from serein.corpora.prepare import LabelMap, duplicates, merge, prepare, read_la
 from serein.data import manifest
 from serein.data.manifest import Rating, Utterance
 from serein.data.protocols import speaker_key
-from serein.errors import AudioError, ManifestError
+from serein.errors import AudioError, ManifestError, RecipeError
 
 
 def parse(root: Path) -> list[Utterance]:
@@ -269,12 +269,13 @@ def test_a_map_is_read_with_sections_for_corpora(tmp_path: Path) -> None:
         ("a: [b]\n", "'a' is mapped to"),
         ("a: {b: {c: d}}\n", "'b' is mapped to"),
         ("a: b\nA: c\n", "maps 'A' twice, in two spellings"),
-        ("a: {\n", "is not valid YAML"),
+        ("a: {\n", "not YAML"),
+        ("a: b\na: c\n", "the key 'a' occurs twice"),
     ],
 )
 def test_what_is_no_map_is_named(text: str, what: str, tmp_path: Path) -> None:
     (tmp_path / "map.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(ManifestError, match=what) as error:
+    with pytest.raises((ManifestError, RecipeError), match=what) as error:
         read_label_map(tmp_path / "map.yaml")
     assert error.value.remedy
 

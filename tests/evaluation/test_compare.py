@@ -263,7 +263,7 @@ def test_word_errors_add_up_over_speakers() -> None:
 def test_few_speakers_and_a_scored_dev_set_are_said(tmp_path: Path, files: Callable[..., list[Path]]) -> None:
     few = "Only 6 speakers: a bootstrap interval over so few is too narrow."
     assert few in compare(files(said(0.5), said(0.9, draw=2))).notes
-    many = compare(files(said(0.5, 10), said(0.9, 10, draw=2)))
+    many = compare(files(said(0.5, 15), said(0.9, 15, draw=2)))
     assert not [note for note in many.notes if note.startswith("Only")]
     spec, runs = TaskSpec("emotion", "emotion", "classes", CLASSES), []
     for name, skill in (("one", 0.5), ("other", 0.9)):

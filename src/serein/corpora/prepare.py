@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import ValidationError
 
 from serein import audio
@@ -21,6 +20,7 @@ from serein.data.check import audio_digests
 from serein.data.manifest import Utterance, plain_label
 from serein.data.protocols import alike_speakers
 from serein.errors import AudioError, ManifestError, expected_one_of
+from serein.recipe import parse_yaml
 
 Counts = Literal["published", "partial"]
 Unreadable = Literal["stop", "skip"]
@@ -67,13 +67,14 @@ def read_label_map(path: Path) -> LabelMap:
 
     Raises:
         ManifestError: The file does not exist, is not a mapping of words, or maps one label twice.
+        RecipeError: It is not YAML.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)  # noqa: S506 (makes text only)
+        content = parse_yaml(path.read_text(encoding="utf-8-sig"), where=str(path), as_text=True)
     except FileNotFoundError:
         raise ManifestError("no such file", where=path, remedy="Check the path.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ManifestError(f"is not valid YAML ({error})", where=path, remedy=_REMEDY) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"cannot be read ({error})", where=path, remedy=_REMEDY) from None
     if not isinstance(content, dict) or not content:
         raise ManifestError("is not a mapping of labels", where=path, remedy=_REMEDY)
     sections = {name: values for name, values in content.items() if isinstance(values, dict)}

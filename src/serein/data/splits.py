@@ -98,7 +98,7 @@ def dev_rule(
 
 
 NO_TEST_SET = (
-    "No test utterance has a label: dev is scored, which also selected checkpoints; the scores are optimistic."
+    "No test utterance has a label: dev is scored. If checkpoints were selected on it, its scores are optimistic."
 )
 
 Part = tuple[str, ...]  # ids of utterances, in the manifest's order

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from yaml.composer import ComposerError
+from yaml.composer import Composer, ComposerError
 
 from serein.choices import Options, choose, names
 from serein.errors import RecipeError, expected_one_of
@@ -214,8 +214,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     return values
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Reads YAML, and rejects a key that a mapping has twice, of which PyYAML would use the last."""
+class _UniqueKeys(Composer):
+    """Rejects a key that a mapping has twice, of which PyYAML would use the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Return a mapping as it is written, before other mappings are merged into it by `<<`."""
@@ -228,14 +228,27 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return mapping
 
 
-def parse_yaml(text: str, *, where: str) -> Any:
-    """Parse a recipe, a table or a value of `--set`.
+class _UniqueKeyLoader(_UniqueKeys, yaml.SafeLoader):
+    pass
+
+
+class _TextLoader(_UniqueKeys, yaml.BaseLoader):
+    pass
+
+
+def parse_yaml(text: str, *, where: str, as_text: bool = False) -> Any:
+    """Parse a recipe, a table, a label map or a value of `--set`.
+
+    Args:
+        text: YAML.
+        where: Named by errors: a file or an option.
+        as_text: Whether words such as `no` and numbers stay text.
 
     Raises:
         RecipeError: It is not YAML, or a mapping has a key twice; names the line.
     """
     try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(text, Loader=_TextLoader if as_text else _UniqueKeyLoader)  # noqa: S506 (both are safe)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}:{mark.line + 1}" if mark else where
