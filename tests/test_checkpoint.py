@@ -165,6 +165,13 @@ def test_a_failed_save_leaves_what_was(tmp_path: Path, monkeypatch: pytest.Monke
     assert [path.name for path in tmp_path.iterdir()] == (["model"] if exists else [])
 
 
+def test_a_model_is_saved_through_a_link(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(saved)
+    model_folder.save(tmp_path / "link", checkpoint(hidden=(5,)), "# Another\n")
+    assert (tmp_path / "link").is_symlink()
+    assert model_folder.load(saved).options.tasks.emotion.hidden == (5,)
+
+
 # -- damage
 
 Damage = Callable[[Path], object]

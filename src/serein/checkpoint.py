@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +20,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from serein.choices import Positive, choose
-from serein.data.files import make_readable, sha256, write_text
+from serein.data.files import make_readable, replacing_folder, sha256, write_text
 from serein.data.manifest import Utterance
 from serein.data.protocols import learned_speakers
 from serein.errors import ModelError, RecipeError
@@ -219,19 +216,12 @@ def save(
         "verification": None if checkpoint.verification is None else checkpoint.verification.model_dump(),
     }
     labels = {name: task.to_json() for name, task in checkpoint.tasks.items()}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with replacing_folder(folder) as partial:
         (partial / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
         (partial / "labels.json").write_text(json.dumps(labels, indent=2, ensure_ascii=False), encoding="utf-8")
         (partial / "README.md").write_text(card, encoding="utf-8")
         save_file(state, partial / "model.safetensors")
         make_readable(partial / "model.safetensors")
-        partial.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def require_replaceable(folder: Path) -> None:

@@ -15,7 +15,7 @@ from serein import recipe as recipes
 from serein.experiment import run as runs
 from serein.experiment import shared_stages
 from serein.experiment.shared_stages import DESCRIPTION
-from serein.training.checkpointing import CheckpointCallback
+from serein.training.checkpointing import METRICS, WEIGHTS, CheckpointCallback
 
 FIRST = {"name": "gender", "tasks": ["gender"], "epochs": 2}
 SECOND = {"name": "emotion", "tasks": ["emotion"], "epochs": 1}
@@ -132,3 +132,17 @@ def test_a_second_process_waits_for_the_first(tones: Path, tmp_path: Path, monke
     start(recipe, tones, tmp_path / "b", shared=shared, progress=lambda label, done, total, detail: said.append(detail))
     assert "waiting for the process that is training the same stage" in said
     assert (stage(tmp_path / "b", "0-gender") / DESCRIPTION).exists()
+
+
+def test_a_stage_that_cannot_be_shared_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stages").mkdir()
+    for name in (WEIGHTS, METRICS):
+        (tmp_path / name).write_text("trained")
+
+    def full(path: Path, text: str) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(shared_stages, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        shared_stages._publish(tmp_path / "stages" / "key", tmp_path, "a", recipe_of(tmp_path).stages[0])
+    assert not list((tmp_path / "stages").iterdir())

@@ -94,6 +94,18 @@ def test_add_equals_build_of_both(model: Path, datastore: Path, tones: Path, tmp
         assert (grown / name).read_text() == (datastore / name).read_text()
 
 
+def test_a_datastore_behind_a_link_names_the_same_clips(
+    model: Path, datastore: Path, tones: Path, tmp_path: Path, serein: Call
+) -> None:
+    link = tmp_path / "elsewhere" / "link"
+    link.parent.mkdir()
+    link.symlink_to(datastore)
+    assert serein("knn", "build", "--model", model, "--data", tones, "-o", link).status == 0
+    assert link.is_symlink()
+    assert open_datastore(link).id_of_file == open_datastore(datastore).id_of_file
+    assert [u.audio for u in open_datastore(link).clips_at([0])] == [manifest.read(tones)[0].audio]
+
+
 def test_what_is_there_already_is_counted(datastore: Path, tones: Path, serein: Call) -> None:
     before = everything_in(datastore)
     outcome = serein("knn", "add", datastore, "--data", tones, "--json")

@@ -6,6 +6,8 @@ import gzip
 import os
 import pickle
 import struct
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,16 @@ import pytest
 from serein import hub
 from serein.errors import ModelError, SereinError, VocabularyError
 from serein.text import word_vectors
-from serein.text.word_vector_files import OnError, WordVectorFile
-from serein.text.word_vectors import Vocabulary, open_vocabulary, prepare, prepare_encoder, whole_words
+from serein.text.word_vector_files import OnError, Vectors, WordVectorFile
+from serein.text.word_vectors import (
+    Header,
+    Vocabulary,
+    open_vocabulary,
+    prepare,
+    prepare_encoder,
+    whole_words,
+    write_vocabulary,
+)
 
 REAL = Path(os.environ.get("SEREIN_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 GLOVE_EXCERPT = REAL / "glove_50d_5k.txt"
@@ -205,6 +215,17 @@ def test_a_folder_that_is_there_stays(tmp_path: Path) -> None:
     random_vocabulary(tmp_path, 5)
     with pytest.raises(VocabularyError, match="already exists"):
         prepare(tmp_path / "made.txt", tmp_path / "made")
+
+
+def test_a_folder_that_another_process_finished_first_stays(tmp_path: Path) -> None:
+    def entries() -> Iterator[tuple[bytes, Vectors]]:
+        yield b"a", np.ones(2, np.float32)
+        vocabulary_of(tmp_path, ["b", "c"], np.eye(2, dtype=np.float32))
+
+    with pytest.raises(VocabularyError, match="already exists"):
+        write_vocabulary(tmp_path / "made", entries(), Header("made", "0", "0"), Counter())
+    assert open_vocabulary(tmp_path / "made").word(1) == "c"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "made.txt"]
 
 
 def test_a_broken_source_leaves_nothing(tmp_path: Path) -> None:

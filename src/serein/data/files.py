@@ -1,10 +1,12 @@
-"""Files that are written atomically: each is either complete or absent."""
+"""Files and folders that are written atomically: each is either complete or absent."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,8 +40,35 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def replacing_folder(folder: str | Path) -> Iterator[Path]:
+    """Yield an empty folder next to `folder`, which replaces `folder` if the block succeeds and is deleted otherwise.
+
+    If the exchange fails, the old folder stays; a process killed during it leaves both next to `folder`, with hidden
+    names. A link to a folder stays a link.
+    """
+    folder = Path(folder)
+    folder = folder.resolve() if folder.is_symlink() else folder.absolute()  # contents may name files relative to it
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial, old = (folder.parent / f".{folder.name}.{secrets.token_hex(4)}" for _ in range(2))
+    partial.mkdir()
+    try:
+        yield partial
+        if folder.exists():
+            os.replace(folder, old)
+        try:
+            os.replace(partial, folder)
+        except BaseException:
+            if old.exists():
+                os.replace(old, folder)
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def is_leftover(path: Path) -> bool:
-    """Return whether a path is named like the incomplete files of `tempfile`, which a killed process leaves behind."""
+    """Return whether a path is named like an incomplete file or folder, which a killed process leaves behind."""
     return re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.\w+)?", path.name) is not None
 
 

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from serein.cache import keep_within_limit, mark_used
-from serein.data.files import lock, replacing, sha256, write_text
+from serein.data.files import lock, replacing, replacing_folder, sha256, write_text
 from serein.device import distributed_info, wait_for_all
 from serein.errors import RunError
 from serein.models.model import SpeechModel
@@ -194,17 +193,12 @@ def _take(model: SpeechModel, stage: Stage, entry: Path, folder: Path) -> None:
 
 def _publish(entry: Path, folder: Path, label: str, stage: Stage) -> None:
     """Copy a finished stage to the shared folder, by hard links where possible, to save disk space."""
-    partial = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", dir=entry.parent))
-    try:
-        os.link(folder / WEIGHTS, partial / WEIGHTS)
-    except OSError:
-        shutil.copyfile(folder / WEIGHTS, partial / WEIGHTS)
-    shutil.copyfile(folder / METRICS, partial / METRICS)
-    description = {"trained_as": " ".join(label.split()), "stage": stage.model_dump(mode="json")}
-    description |= {"weights_sha256": sha256(folder / WEIGHTS), "folder": str(folder.absolute())}
-    write_text(partial / DESCRIPTION, json.dumps(description, indent=1) + "\n")
-    partial.chmod(0o755)
-    if entry.exists():  # a process on another machine was faster
-        shutil.rmtree(partial)
-    else:
-        os.replace(partial, entry)
+    with replacing_folder(entry) as partial:
+        try:
+            os.link(folder / WEIGHTS, partial / WEIGHTS)
+        except OSError:
+            shutil.copyfile(folder / WEIGHTS, partial / WEIGHTS)
+        shutil.copyfile(folder / METRICS, partial / METRICS)
+        description = {"trained_as": " ".join(label.split()), "stage": stage.model_dump(mode="json")}
+        description |= {"weights_sha256": sha256(folder / WEIGHTS), "folder": str(folder.absolute())}
+        write_text(partial / DESCRIPTION, json.dumps(description, indent=1) + "\n")

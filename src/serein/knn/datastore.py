@@ -9,11 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from serein.audio import Waveform
 from serein.corpora import licence_of
 from serein.data import manifest
-from serein.data.files import replacing, sha256, write_text
+from serein.data.files import replacing, replacing_folder, sha256, write_text
 from serein.data.manifest import Utterance
 from serein.errors import ModelError, imported
 from serein.metrics import FloatArray
@@ -268,7 +265,7 @@ def write_datastore(
     kept = ("id", "audio", "start_s", "end_s", "speaker", "corpus", header.task)  # enough to find and identify a clip
     corpora = Counter(header.corpora) + Counter(clip.corpus or "own" for clip in clips)
     arrays: Mapping[str, Any] = {"vectors": embeddings.vectors, "labels": embeddings.labels, "keys": embeddings.keys}
-    with _replacing(folder) as partial:
+    with replacing_folder(folder) as partial:
         path = partial / _CLIPS
         manifest.write((Utterance(**{name: getattr(clip, name) for name in kept}) for clip in clips), path)
         if before is not None:
@@ -341,32 +338,11 @@ def open_datastore(folder: str | Path) -> Datastore:
         raise ModelError(f"does not contain the {num} clips that datastore.json states", where=folder, remedy=_REMEDY)
     if header.index is not None:
         embeddings = replace(embeddings, index=FaissIndex(folder / _INDEX, embeddings.exact))
+    if folder.is_symlink():
+        folder = folder.resolve()  # the paths of its clips are relative to where it is
     return Datastore(folder, header, embeddings)
 
 
 def is_datastore(folder: str | Path) -> bool:
     """Return whether a folder has the parts of a datastore."""
     return all((Path(folder) / part).is_file() for part in (_HEADER, _VECTORS, _CLIPS))
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder next to `folder`, which replaces `folder` if the block succeeds."""
-    folder = folder.absolute()  # paths of clips are written relative to it
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
-    partial.mkdir()
-    old = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
-    try:
-        yield partial
-        if folder.exists():
-            os.rename(folder, old)
-        try:
-            os.rename(partial, folder)
-        except OSError:
-            if old.exists():
-                os.rename(old, folder)
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)

@@ -23,9 +23,6 @@ import hashlib
 import importlib
 import json
 import math
-import os
-import secrets
-import shutil
 from array import array
 from bisect import bisect_left
 from collections import Counter
@@ -40,7 +37,7 @@ from numpy.typing import NDArray
 
 from serein import hub
 from serein.cache import cache_folder, claim
-from serein.data.files import sha256
+from serein.data.files import replacing_folder, sha256
 from serein.errors import ModelError, VocabularyError, expected_one_of
 from serein.nearest import ExactIndex, FaissIndex, write_faiss
 from serein.text.sentences import DEFAULT_ENCODER, SentenceEncoder
@@ -158,12 +155,8 @@ def write_vocabulary(
     Raises:
         VocabularyError: There is no word, a number is too large for float16, or `out` already exists.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise VocabularyError("already exists", where=out, remedy="Delete it, or choose another folder with --out.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.parent / f".{out.name}.{secrets.token_hex(4)}"
-    folder.mkdir()
-    try:
+    require_new(out)
+    with replacing_folder(out) as folder:
         words: dict[bytes, None] = {}
         norms = array("d")
         dtype = np.dtype(header.dtype).newbyteorder("<")
@@ -199,11 +192,14 @@ def write_vocabulary(
         )
         text = json.dumps({"format": FORMAT, **asdict(header)}, indent=1, ensure_ascii=False)
         (folder / HEADER).write_text(text + "\n", encoding="utf-8")
-        os.rename(folder, out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        require_new(out)  # another process may have finished first
     return header
+
+
+def require_new(folder: Path) -> None:
+    """Raise VocabularyError if a path exists and is not an empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise VocabularyError("already exists", where=folder, remedy="Delete it, or choose another folder with --out.")
 
 
 def digest_of(source_sha256: str, *how: object) -> str:

@@ -1,0 +1,53 @@
+"""Files and folders that replace others as a whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serein.data.files import is_leftover, replacing_folder
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    for name in ("a.txt", "b.txt"):
+        with replacing_folder(folder) as partial:
+            assert is_leftover(partial)
+            (partial / name).write_text("whole")
+        assert [path.name for path in folder.iterdir()] == [name]
+        assert [path.name for path in folder.parent.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
+def test_the_old_folder_stays_if_the_exchange_fails(
+    failure: type[BaseException], exists: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real = tmp_path / "folder", os.replace
+    if exists:
+        folder.mkdir()
+        (folder / "a.txt").write_text("old")
+
+    def replace(source: Any, target: Any) -> None:
+        if (Path(source) / "b.txt").exists():
+            raise failure
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(failure), replacing_folder(folder) as partial:
+        (partial / "b.txt").write_text("new")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.txt")] == ["folder/a.txt"] * exists
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"] * exists
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real" / "folder").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "folder")
+    with replacing_folder(tmp_path / "link") as partial:
+        (partial / "a.txt").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "real" / "folder").iterdir()] == ["a.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
