@@ -7,8 +7,8 @@
     runs/reproduce / stages / key                    stages that several runs share
 
 An entry is a folder. A process that uses one holds a lock on `.NAME.use` next to it (a process that trains a stage, on
-`.NAME.lock`), and entries in use are never removed. A process that adds an entry keeps the cache within `size_limit`:
-the least recently used entries are removed first.
+`.NAME.lock`), and entries in use are never removed where files can be locked. A process that adds an entry keeps the
+cache within `size_limit`: the least recently used entries are removed first.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from serein.data.files import is_leftover, lock
-from serein.errors import RecipeError, RunError
+from serein.data.files import is_leftover, try_lock
+from serein.errors import RecipeError
 
 KINDS = {
     "features": 2,
@@ -100,10 +100,7 @@ def claim(folder: Path) -> IO[bytes] | None:
         file = open(folder.parent / f".{folder.name}.use", "ab")  # noqa: SIM115  (held by the caller)
     except OSError:
         return None
-    with suppress(ImportError, OSError):  # no such lock on Windows, or on this disk
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_SH)
+    try_lock(file, waits=True, is_shared=True)
     mark_used(folder)
     return file
 
@@ -118,9 +115,7 @@ def remove(entry: Entry) -> bool:
     """Remove an entry atomically, unless a process uses it; return whether it was removed."""
     name = f".{entry.path.name}.{'lock' if entry.kind == STAGES else 'use'}"
     with suppress(FileNotFoundError), open(entry.path.parent / name, "ab") as file:
-        try:
-            lock(file, entry.path, "a process uses it")
-        except RunError:
+        if not try_lock(file):
             return False
         away = Path(tempfile.mkdtemp(prefix=f".{entry.path.name}.", dir=entry.path.parent))
         os.replace(entry.path, away / entry.path.name)

@@ -1,14 +1,16 @@
-"""Files and folders that replace others as a whole."""
+"""Files and folders that replace others as a whole, and locks."""
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serein.data.files import is_leftover, replacing_folder
+from serein.data.files import is_leftover, lock, replacing_folder, try_lock
+from serein.errors import RunError
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -51,3 +53,26 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "link").is_symlink()
     assert [path.name for path in (tmp_path / "real" / "folder").iterdir()] == ["a.txt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_a_lock_is_held_until_its_file_is_closed(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    with open(tmp_path / "a", "w") as first, open(tmp_path / "a", "w") as second:
+        assert try_lock(first, is_shared=True)
+        assert try_lock(second, is_shared=True)
+        assert not try_lock(second)
+        with pytest.raises(RunError, match="a: it is used. Wait for it or stop it"):
+            lock(second, tmp_path / "a", "it is used")
+        first.close()
+        lock(second, tmp_path / "a", "it is used")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_disk_without_locks_stops_nobody(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", flock)
+    with open(tmp_path / "a", "w") as file:
+        assert try_lock(file, waits=True)
+        lock(file, tmp_path / "a", "it is used")

@@ -122,7 +122,7 @@ def test_a_second_process_waits_for_the_first(tones: Path, tmp_path: Path, monke
     start(recipe, tones, tmp_path / "a", shared=shared)
     (key,) = (path.name for path in shared.glob("[!.]*"))
     held = (shared / f".{key}.lock").open("wb")
-    shared_stages.lock(held, shared, "held")
+    shared_stages.try_lock(held)
     said: list[str] = []
 
     def wait(seconds: float) -> None:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from serein.errors import RunError, expected_one_of
 
@@ -72,8 +72,8 @@ def is_leftover(path: Path) -> bool:
     return re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.\w+)?", path.name) is not None
 
 
-def lock(file: IO[bytes], where: Path, what: str) -> None:
-    """Lock an open file against other processes; a killed process leaves no lock behind.
+def lock(file: IO[Any], where: Path, what: str) -> None:
+    """Lock an open file against other processes; see `try_lock`.
 
     Args:
         what: Error message for when another process holds the lock.
@@ -81,14 +81,28 @@ def lock(file: IO[bytes], where: Path, what: str) -> None:
     Raises:
         RunError: Another process holds the lock.
     """
+    if not try_lock(file):
+        raise RunError(what, where=where, remedy="Wait for it or stop it.")
+
+
+def try_lock(file: IO[Any], *, waits: bool = False, is_shared: bool = False) -> bool:
+    """Lock an open file until it is closed, and return whether that was possible; a killed process holds no lock.
+
+    Where files cannot be locked (on Windows, on some network disks), it always is: nothing stops two processes there.
+
+    Args:
+        waits: Wait for other processes.
+        is_shared: Several processes may hold the lock, if all share it.
+    """
     try:
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        pass  # no such lock on Windows
+        fcntl.flock(file, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | (0 if waits else fcntl.LOCK_NB))
     except BlockingIOError:
-        raise RunError(what, where=where, remedy="Wait for it or stop it.") from None
+        return False
+    except (ImportError, OSError):
+        pass
+    return True
 
 
 def require_suffix(path: str | Path, suffixes: Sequence[str]) -> None:

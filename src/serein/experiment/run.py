@@ -24,7 +24,7 @@ from serein import recipe as recipes
 from serein.checkpoint import withdraw_calibration
 from serein.corpora import citation_of, licence_of
 from serein.data import manifest
-from serein.data.files import is_leftover, write_text
+from serein.data.files import is_leftover, lock, write_text
 from serein.data.protocols import speaker_key
 from serein.data.splits import Fold, make_folds
 from serein.device import (
@@ -303,20 +303,13 @@ def _write_finish(out: Path, started: float) -> None:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Lock a run folder against other processes; a killed process leaves no lock behind."""
+    """Lock a run folder against other processes."""
     if not distributed_info().is_first:
         yield
         return
     out.mkdir(parents=True, exist_ok=True)
     with open(out / ".lock", "w") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # no such lock on Windows
-        except BlockingIOError:
-            raise RunError("another process is using it", where=out, remedy="Wait for it or stop it.") from None
+        lock(file, out, "another process is using it")
         yield
 
 

@@ -22,9 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from serein.cache import keep_within_limit, mark_used
-from serein.data.files import lock, replacing, replacing_folder, sha256, write_text
+from serein.data.files import replacing, replacing_folder, sha256, try_lock, write_text
 from serein.device import distributed_info, wait_for_all
-from serein.errors import RunError
 from serein.models.model import SpeechModel
 from serein.models.pretrained import weights_hash
 from serein.progress import Report
@@ -148,14 +147,9 @@ def train_shared_stage(
     entry = shared / stage_key(model, tasks, recipe, number, data, seed)
     shared.mkdir(parents=True, exist_ok=True)
     with open(shared / f".{entry.name}.lock", "wb") as file:
-        while is_first and distributed_info().size == 1:
-            try:
-                lock(file, entry, "another process is training it")
-            except RunError:
-                report(label, 0, 1, "waiting for the process that is training the same stage")
-                time.sleep(WAIT_S)
-            else:
-                break
+        while is_first and distributed_info().size == 1 and not try_lock(file):
+            report(label, 0, 1, "waiting for the process that is training the same stage")
+            time.sleep(WAIT_S)
         if is_first and not path.exists() and (entry / DESCRIPTION).exists():
             _take(model, stage, entry, folder)
             described = json.loads((entry / DESCRIPTION).read_text(encoding="utf-8"))

@@ -10,7 +10,6 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -22,6 +21,7 @@ from pydantic import BaseModel
 from serein import recipe as recipes
 from serein.checkpoint import is_model_folder
 from serein.data import manifest
+from serein.data.files import try_lock
 from serein.data.manifest import Utterance
 from serein.ensemble.evaluation import divide
 from serein.ensemble.predictor import ensemble_probabilities, fit_weights
@@ -252,20 +252,11 @@ def train(trial: Trial, data: Path, num_jobs: int | None, report: Report, device
     """
     trial.out.mkdir(parents=True, exist_ok=True)
     with open(trial.out / ".names.lock", "w") as names:  # two tables may give one configuration two titles
-        with suppress(ImportError):  # no such lock on Windows
-            import fcntl
-
-            fcntl.flock(names, fcntl.LOCK_EX)
+        try_lock(names, waits=True)
         trial.folder.parent.mkdir(exist_ok=True)
-    with open(trial.folder.parent / f".{trial.folder.name}.lock", "w") as lock:  # held until scored or dead
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # no such lock on Windows
-        except BlockingIOError:
-            raise BusyError("another process is training it", where=trial.folder, remedy="Wait for it.") from None
+    with open(trial.folder.parent / f".{trial.folder.name}.lock", "w") as file:  # held until scored or dead
+        if not try_lock(file):
+            raise BusyError("another process is training it", where=trial.folder, remedy="Wait for it.")
         if is_finished(trial):  # by another process, while this one waited
             return
         is_resumed = (trial.folder / "recipe.yaml").exists()

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 
 from serein.cache import cache_folder, claim, keep_within_limit
 from serein.data.dataset import BucketSampler, ClipDataset, Recordings, batch_durations, collate, fix_length
-from serein.data.files import replacing, write_text
+from serein.data.files import replacing, try_lock, write_text
 from serein.device import moved_to, own_device
 from serein.errors import RunError
 from serein.models.blocks import MeanPooling
@@ -415,20 +415,14 @@ def evaluating(backbone: Backbone, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def file_lock(path: Path, *, waits: bool) -> Iterator[bool]:
-    """Yield whether this process may do a piece of work that no other is doing. A killed process holds no lock.
+    """Yield whether this process may do a piece of work that no other is doing.
 
     If files cannot be locked, every process may: work is then done twice, with the same result.
     """
     with open(path, "w") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file, waits=waits):
             yield False
             return
-        except (ImportError, OSError):
-            pass
         try:
             yield True
         finally:
