@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from serein.data.files import replacing
-from serein.evaluation.plots import LINE, MUTED, PAGE_WIDTH_IN, SPARE_COLOURS, emotion_colours, new_figure
+from serein.evaluation.plots import LINE, MUTED, PAGE_WIDTH_IN, SPARE_COLOURS, emotion_colours, new_figure, save_figure
 from serein.inference.prediction import Prediction
 from serein.inference.recording import PEAK_S
 from serein.inference.writers import clock
@@ -75,8 +74,7 @@ def save_picture(prediction: Prediction, path: str | Path) -> None:
             handles.append(Patch(color=MUTED, label="rejected"))
         handles.append(Patch(color=LINE, label="no speech"))
         wave.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=10, handlelength=1.0)
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=150, facecolor="white", bbox_inches="tight")
+    save_figure(figure, path)
 
 
 def draw_curves(axes: Axes, prediction: Prediction) -> None:

@@ -15,7 +15,6 @@ from safetensors.numpy import load_file
 from serein import checkpoint as model_folder
 from serein.data import manifest
 from serein.data.dataset import Recordings
-from serein.data.files import replacing
 from serein.evaluation.intervals import Bounds
 from serein.evaluation.plots import (
     FEWEST_EMBEDDINGS,
@@ -25,6 +24,7 @@ from serein.evaluation.plots import (
     draw_map,
     emotion_colours,
     new_figure,
+    save_figure,
     speaker_colours,
     thinned,
     tsne,
@@ -191,9 +191,6 @@ def embedding_maps(row: Row, places: Sequence[Path], picture: Picture, manifest_
     ]
 
 
-DOTS_PER_INCH = 160
-
-
 def with_picture(comparison: Comparison, out: Path, report: Report) -> Comparison:
     """Draw the table file's figure, `<out>/<table>.png`, and return the comparison with its path."""
     picture = comparison.table.picture
@@ -205,8 +202,7 @@ def with_picture(comparison: Comparison, out: Path, report: Report) -> Compariso
     figure = PICTURES[picture.name](comparison, rows)
     if not figure.axes:
         return comparison
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=DOTS_PER_INCH, facecolor="white")
+    save_figure(figure, path)
     report("drawing", 1, 1, path.name)
     return replace(comparison, picture=path)
 
