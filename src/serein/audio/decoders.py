@@ -36,8 +36,27 @@ _STATED_LENGTH = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+)\s*\(s
 _LENGTH_UNKNOWN = 0x7FFFF000  # written by SoX to a pipe; ffmpeg and arecord write more
 _CENTURY_S = 3e9  # libsndfile reports a longer duration for a FLAC of unknown length
 _DAMAGED_PAGES = re.compile(r"Junk after the last page|Corrupted bitstream|reports a hole")  # Ogg Vorbis and Opus
-_CONTAINERS = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"ID3", b"NIST")
-_MEDIA_CONTAINERS = (b"\x1aE\xdf\xa3", b"#!AMR", b"0&\xb2u\x8ef\xcf\x11", b"FLV\x01", b"wvpk", b"TTA1")
+CONTAINERS = {
+    b"RIFF": "WAV",
+    b"RIFX": "WAV",
+    b"RF64": "WAV",
+    b"riff": "W64",
+    b"FORM": "AIFF",
+    b"fLaC": "FLAC",
+    b"OggS": "Ogg",
+    b"caff": "CAF",
+    b".snd": "AU",
+    b"ID3": "MP3",
+    b"NIST": "NIST",
+}  # first bytes of a file -> its kind
+MEDIA_CONTAINERS = {
+    b"\x1aE\xdf\xa3": "WebM",
+    b"#!AMR": "AMR",
+    b"0&\xb2u\x8ef\xcf\x11": "WMA",
+    b"FLV\x01": "FLV",
+    b"wvpk": "WavPack",
+    b"TTA1": "TTA",
+}  # the same, of files that libsndfile does not read
 
 
 _MEDIA_FORMATS = "mov,matroska,asf,amr,aac,ac3,eac3,mp3,ogg,flac,wav,w64,caf,aiff,au,avi,mpegts,mpeg,flv,wv,tta"
@@ -113,8 +132,8 @@ def decoder_of(where: str, file: BinaryIO, raw_rate_hz: int | None) -> Decoder:
 
     file.seek(0)
     start, suffix = file.read(512), Path(where).suffix.lower()
-    is_media = start.startswith(_MEDIA_CONTAINERS) or start[4:8] == b"ftyp"
-    is_bare = not is_media and not start.startswith(_CONTAINERS)
+    is_media = start.startswith(tuple(MEDIA_CONTAINERS)) or start[4:8] == b"ftyp"
+    is_bare = not is_media and not start.startswith(tuple(CONTAINERS))
     if is_bare and raw_rate_hz and suffix not in (*SUFFIXES, *MEDIA_SUFFIXES):
         return Soundfile(where, file, raw_rate_hz)
     if is_bare and suffix in RAW_SUFFIXES:

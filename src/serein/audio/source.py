@@ -323,10 +323,10 @@ def mp3_parts(file: BinaryIO) -> list[Mp3]:
     parts: list[Mp3] = []
     place, tag = 0, -1
     with content_of(file) as content:
-        is_mp3 = bytes(content[:3]) == b"ID3" or _mp3_frame(bytes(content[:4]))[0] > 0
+        is_mp3 = bytes(content[:3]) == b"ID3" or mp3_frame(bytes(content[:4]))[0] > 0
         while is_mp3 and place + 10 <= len(content):
             start = bytes(content[place : place + 64])
-            num_bytes, num_samples = _mp3_frame(start)
+            num_bytes, num_samples = mp3_frame(start)
             if num_bytes:
                 # a "Xing", "Info" or "VBRI" frame states the samples, after empty side information and a checksum
                 body, num_stated = start[4 if start[1] & 1 else 6 :].lstrip(b"\0"), None
@@ -348,7 +348,7 @@ def mp3_parts(file: BinaryIO) -> list[Mp3]:
                 for match in _LAYER_III.finditer(content, place):
                     place = match.start()
                     head = bytes(content[place : place + 4])
-                    after = place + _mp3_frame(head)[0]
+                    after = place + mp3_frame(head)[0]
                     if after > place and bytes(content[after : after + 2]) == head[:2]:
                         break
                 else:
@@ -369,7 +369,7 @@ def mp3_views(file: BinaryIO, parts: Sequence[Mp3]) -> list[View]:
     return views
 
 
-def _mp3_frame(start: bytes) -> tuple[int, int]:
+def mp3_frame(start: bytes) -> tuple[int, int]:
     """Return bytes and samples of the MPEG layer III frame with this header, 0 for none (ISO 11172-3, 2.4.2.3)."""
     head = int.from_bytes(start[:4], "big")
     version, layer, kbps_index, rate_index = head >> 19 & 3, head >> 17 & 3, head >> 12 & 15, head >> 10 & 3
@@ -384,7 +384,7 @@ def _mp3_frame(start: bytes) -> tuple[int, int]:
 def _xing_frame(head: bytes, num_samples: int) -> bytes:
     """Return a frame without audio, like the one that begins with `head`, that states a length."""
     head = bytes([head[0], head[1] | 1, 0x90 | (head[2] & 0x0C), head[3]])  # no checksum, 128 or 80 kbit/s, no padding
-    num_bytes, samples_per_frame = _mp3_frame(head)
+    num_bytes, samples_per_frame = mp3_frame(head)
     is_mpeg1, is_mono = samples_per_frame == 1152, head[3] >> 6 == 3
     side_information = bytes((17 if is_mono else 32) if is_mpeg1 else (9 if is_mono else 17))
     stated = b"Xing" + (1).to_bytes(4, "big") + (num_samples // samples_per_frame).to_bytes(4, "big")

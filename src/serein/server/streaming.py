@@ -11,6 +11,8 @@ from typing import Any
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from serein.audio import RATES_HZ, SAMPLE_RATE_HZ
+from serein.audio.decoders import CONTAINERS, MEDIA_CONTAINERS
+from serein.audio.source import mp3_frame
 from serein.inference.recording import Window
 from serein.inference.streams import Stream, pcm16
 from serein.server.limits import HTTPProblem
@@ -180,52 +182,28 @@ async def _close(websocket: WebSocket, code: int, reason: str) -> None:
         await asyncio.wait_for(websocket.close(code, reason[:100]), _SEND_S)
 
 
-_FILE_STARTS = {
-    b"RIFF": "WAV",
-    b"RIFX": "WAV",
-    b"RF64": "WAV",
-    b"riff": "W64",
-    b"FORM": "AIFF",
-    b"fLaC": "FLAC",
-    b"OggS": "Ogg",
-    b"ID3": "MP3",
-    b"\x1aE\xdf\xa3": "WebM",
-    b"#!AMR": "AMR",
-    b"caff": "CAF",
-    b".snd": "AU",
-    b"0&\xb2u\x8ef\xcf\x11": "WMA",
-}
-_KBPS_MPEG1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
-_KBPS_MPEG2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
-
-
 def file_kind(start: bytes) -> str | None:
     """Return the kind of audio file that begins with these bytes; `None` for samples.
 
     An MP3 or AAC without a tag has no magic number, only frames: two consecutive frames are no coincidence.
 
     Example:
-        >>> file_kind(b"RIFF$..."), file_kind(bytes(100))
-        ('WAV', None)
+        >>> file_kind(b"RIFF$..."), file_kind(b"wvpk..."), file_kind(bytes(100))
+        ('WAV', 'WavPack', None)
     """
-    for magic, kind in _FILE_STARTS.items():
+    for magic, kind in (CONTAINERS | MEDIA_CONTAINERS).items():
         if start.startswith(magic):
             return kind
     if start[4:8] == b"ftyp":
         return "MP4"
-    length = _frame_bytes(start)
-    is_followed = length > 0 and start[length : length + 2] == start[:2] and _frame_bytes(start[length:]) > 0
-    return ("MP3" if start[1] & 6 else "AAC") if is_followed else None
+    for kind, frame_bytes in (("MP3", lambda header: mp3_frame(header)[0]), ("AAC", _adts_bytes)):
+        length = frame_bytes(start)
+        if length and start[length : length + 2] == start[:2] and frame_bytes(start[length:]):
+            return kind
+    return None
 
 
-def _frame_bytes(start: bytes) -> int:
-    """Return the size of a frame of MPEG layer III (ISO 11172-3, 2.4.2.3) or ADTS (ISO 13818-7, 6.2); 0 for none."""
+def _adts_bytes(start: bytes) -> int:
+    """Return the size of a frame of AAC with this header, 0 for none (ISO 13818-7, 6.2)."""
     head = int.from_bytes(start[:6].ljust(6, b"\0"), "big")
-    if head >> 36 == 0xFFF and not head >> 33 & 3:
-        return head >> 13 & 0x1FFF
-    version, kbps_index, rate_index = head >> 35 & 3, head >> 28 & 15, head >> 26 & 3
-    if head >> 37 != 0x7FF or head >> 33 & 3 != 1 or version == 1 or kbps_index in (0, 15) or rate_index == 3:
-        return 0
-    kbps = (_KBPS_MPEG1 if version == 3 else _KBPS_MPEG2)[kbps_index]
-    rate_hz = (44_100, 48_000, 32_000)[rate_index] >> {3: 0, 2: 1, 0: 2}[version]
-    return (144 if version == 3 else 72) * kbps * 1000 // rate_hz + (head >> 25 & 1)
+    return head >> 13 & 0x1FFF if head >> 36 == 0xFFF and not head >> 33 & 3 else 0
