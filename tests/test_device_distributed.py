@@ -125,15 +125,19 @@ def test_several_processes_need_one_name(
     ("variables", "expected"),
     [
         ({}, DistributedInfo(0, 1, 1)),
-        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, DistributedInfo(3, 8, 4)),
-        ({"SLURM_NTASKS": "6", "SLURM_PROCID": "5", "SLURM_NTASKS_PER_NODE": "2"}, DistributedInfo(5, 6, 2)),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "2"}, DistributedInfo(3, 8, 4, 2)),
+        (
+            {"SLURM_NTASKS": "6", "SLURM_PROCID": "5", "SLURM_NTASKS_PER_NODE": "2", "SLURM_LOCALID": "1"},
+            DistributedInfo(5, 6, 2, 1),
+        ),
         ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, DistributedInfo(0, 1, 1)),
     ],
 )
 def test_world_is_what_the_launcher_says(
     variables: dict[str, str], expected: DistributedInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_NTASKS_PER_NODE"):
+    launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    for name in (*launcher, "SLURM_NTASKS", "SLURM_PROCID", "SLURM_NTASKS_PER_NODE", "SLURM_LOCALID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

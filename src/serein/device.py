@@ -57,11 +57,13 @@ class DistributedInfo:
         rank: Number of this process, from 0.
         size: Number of all processes.
         local_size: Number of processes on this machine.
+        local_rank: Number of this process on this machine, from 0.
     """
 
     rank: int
     size: int
     local_size: int
+    local_rank: int = 0
 
     @property
     def is_first(self) -> bool:
@@ -71,13 +73,15 @@ class DistributedInfo:
 
 def distributed_info() -> DistributedInfo:
     """Read the environment variables that `torchrun` or SLURM set."""
+    local_rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
     if "WORLD_SIZE" in os.environ and "RANK" in os.environ:
         size = int(os.environ["WORLD_SIZE"])
-        return DistributedInfo(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        return DistributedInfo(int(os.environ["RANK"]), size, local_size, local_rank)
     size = int(os.environ.get("SLURM_NTASKS", "1"))
     if size > 1 and "SLURM_PROCID" in os.environ:
         per_node = os.environ.get("SLURM_NTASKS_PER_NODE", str(size))
-        return DistributedInfo(int(os.environ["SLURM_PROCID"]), size, int(per_node))
+        return DistributedInfo(int(os.environ["SLURM_PROCID"]), size, int(per_node), local_rank)
     return DistributedInfo(0, 1, 1)
 
 
@@ -121,7 +125,7 @@ def join_processes(*, uses_gpus: bool) -> None:
         slurm = SLURMEnvironment(auto_requeue=False)
         os.environ |= {"MASTER_ADDR": slurm.main_address, "MASTER_PORT": str(slurm.main_port)}
     if uses_gpus:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))))
+        torch.cuda.set_device(processes.local_rank)
     how: Any = {"rank": processes.rank, "world_size": processes.size, "timeout": timedelta(hours=1)}
     distributed.init_process_group("nccl" if uses_gpus else "gloo", **how)
 
@@ -215,8 +219,7 @@ def all_gather_rows(rows: torch.Tensor) -> torch.Tensor:
     """
     from torch.distributed.nn import functional as differentiable
 
-    numbers: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(numbers, len(rows))
+    numbers = all_gather(len(rows))
     padded = F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, max(numbers) - len(rows))).contiguous()
     if rows.requires_grad:
         parts = list(differentiable.all_gather(padded))  # type: ignore[no-untyped-call]
@@ -273,7 +276,7 @@ def own_device(name: str = "auto") -> torch.device:
     if device.index is not None:
         what, remedy = f"the GPU '{name}' cannot be shared by processes", "Name auto or cuda; each takes its own GPU."
         raise ModelError(what, where="--device", remedy=remedy)
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))))
+    return torch.device("cuda", distributed_info().local_rank)
 
 
 def computes_bfloat16(device: torch.device) -> bool:

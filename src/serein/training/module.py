@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from serein.data.dataset import Batch, draw_seed
-from serein.device import all_gather_rows, memory_errors, release_memory, sent
+from serein.device import all_gather, all_gather_rows, memory_errors, release_memory, sent
 from serein.errors import RunError
 from serein.losses import supervised_contrastive
 from serein.models.heads import HeadOutput
@@ -275,10 +275,7 @@ class StageModule(lightning.LightningModule):
                 torch.distributed.all_reduce(total)
             loss = float(total[0] / total[1].clamp_min(1.0))
             self.log("dev_loss", loss, rank_zero_only=False)
-        of_processes: list[Any] = [self._dev]
-        if self.trainer.world_size > 1:
-            of_processes = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(of_processes, self._dev)
+        of_processes = all_gather(self._dev)
         for name in dict.fromkeys(name for own in of_processes for name in own):
             outputs = [output for own in of_processes for output in own.get(name, [])]
             positions, truth, kept = (torch.cat(part) for part in zip(*outputs, strict=True))
