@@ -30,6 +30,7 @@ from serein.data.conditions import (
 )
 from serein.data.manifest import Utterance
 from serein.data.splits import make_folds
+from serein.errors import AudioError
 from serein.recipe import Protocol
 
 
@@ -126,6 +127,19 @@ def test_speed_clipping_and_cuts() -> None:
     assert np.abs(clipped(sine(220.0), 6.0)).max() == pytest.approx(0.3 * 10 ** (-0.3), abs=1e-4)
     cut = CONDITIONS["cut to half"].apply(sine(220.0), np.random.default_rng(0), Surroundings())
     assert len(cut) == 8000
+
+
+def test_noises_are_the_recordings_of_a_folder_without_its_subfolders(tmp_path: Path) -> None:
+    (tmp_path / "rooms").mkdir()
+    for name, hz in (("b.AIFF", 200.0), ("a.wav", 100.0), ("rooms/c.wav", 300.0), (".d.wav", 400.0)):
+        soundfile.write(tmp_path / name, sine(hz), SAMPLE_RATE_HZ, format="AIFF" if "AIFF" in name else "WAV")
+    noises = Surroundings.read(tmp_path).noises
+    assert len(noises) == 2
+    for noise, hz in zip(noises, (100.0, 200.0), strict=True):
+        np.testing.assert_allclose(noise, sine(hz), atol=1e-4)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AudioError, match="empty: contains no recording"):
+        Surroundings.read(rooms=tmp_path / "empty")
 
 
 def test_a_condition_names_what_it_lacks(surroundings: Surroundings) -> None:

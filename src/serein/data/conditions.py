@@ -33,7 +33,6 @@ TELEPHONE_HZ = 8000
 PACKET_S = 0.02
 MOST_MARGIN_S = 0.3
 SHORTEST_RT60_S, LONGEST_RT60_S = 0.2, 2.5  # a bedroom, a church
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,8 @@ class Surroundings:
     ) -> Surroundings:
         """Read the recordings in two folders, without subfolders, and simulate more rooms.
 
+        All are kept in memory, 230 MB for an hour.
+
         Raises:
             AudioError: A folder contains no recording.
             AudioError: A recording cannot be read.
@@ -71,9 +72,11 @@ class Surroundings:
 def _recordings(folder: Path | None) -> tuple[Waveform, ...]:
     if folder is None:
         return ()
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    paths = [path for path in audio.find(folder) if path.parent == folder]
     if not paths:
-        raise AudioError(f"contains no recording ({', '.join(SUFFIXES)})", where=folder, remedy="Use another folder.")
+        raise AudioError(
+            "contains no recording, except perhaps in subfolders", where=folder, remedy="Use another folder."
+        )
     return tuple(audio.load(path) for path in paths)
 
 
