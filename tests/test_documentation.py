@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -117,6 +118,18 @@ def test_every_option_has_a_meaning_and_shows_its_default() -> None:
 def test_local_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_every_extra_that_is_named_can_be_installed() -> None:
+    """In calls such as `imported("jiwer", "asr")`, in messages and in pages; and `all` installs every one but `dev`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in [*(ROOT / "src").rglob("*.py"), *PAGES])
+    calls = re.findall(r"""\b(?:imported|MissingExtraError|parquet_rows)\([^()]+, "(\w+)"\)""", sources)
+    written = re.findall(r"(?:serein|\.)\[(\w+)\]'|\bextra `(\w+)`", sources)
+    assert "asr" in calls
+    assert {*calls, *("".join(each) for each in written)} <= extras.keys()
+    assert sorted(re.findall(r"\w+", extras["all"][0].removeprefix("serein"))) == sorted(extras.keys() - {"all", "dev"})
 
 
 def test_architecture_names_every_room() -> None:

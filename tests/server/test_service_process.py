@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
 import threading
 import time
 from importlib.util import find_spec
@@ -113,9 +114,7 @@ def test_keys_of_windows_editors(tmp_path: Path) -> None:
 
 
 def test_a_missing_extra_is_named(serein: Call, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from serein.cli import serve as serving
-
-    monkeypatch.setattr(serving, "find_spec", lambda name: None if name == "uvicorn" else object())
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
     complaint = serein("serve", "--model", model).complaint
     assert "'uvicorn'" in complaint
     assert "pip install 'serein[serve]'" in complaint

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +26,7 @@ from serein.cli.app import (
     app,
     sliding_window_of,
 )
-from serein.errors import AudioError, MissingExtraError
+from serein.errors import AudioError, imported
 
 if TYPE_CHECKING:
     from serein.audio import Waveform
@@ -90,8 +89,7 @@ def serve(
     requests are finished. docs/deployment.md covers systemd, nginx and clients.
     """
     for package in _NEEDED:
-        if find_spec(package) is None:
-            raise MissingExtraError(package.replace("_", "-"), "serve")
+        imported(package, "serve")
     import serein
     from serein.inference.prediction import RejectOption
     from serein.inference.predictor import load
@@ -221,9 +219,7 @@ def _microphone(device: str | None) -> Iterator[Iterator[Waveform]]:
     from serein.audio import SAMPLE_RATE_HZ
 
     try:
-        import sounddevice
-    except ImportError:
-        raise MissingExtraError("sounddevice", "stream") from None
+        sounddevice = imported("sounddevice", "stream")
     except OSError:  # the wheels for Linux do not include PortAudio
         raise AudioError(
             "PortAudio is not installed",

@@ -30,7 +30,7 @@ from scipy.signal import fftconvolve
 
 from serein.audio import SAMPLE_RATE_HZ
 from serein.data.files import replacing
-from serein.errors import MissingExtraError, SereinError
+from serein.errors import SereinError, imported
 
 _SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT: samples go to a callback, in the calling thread
 _DO_NOT_EXIT = 0x8000  # espeakINITIALIZE_DONT_EXIT: report errors instead of ending the process
@@ -134,17 +134,14 @@ def running() -> Iterator[Espeak]:
     Raises:
         MissingExtraError: espeakng-loader is not installed.
     """
-    try:
-        import espeakng_loader
-    except ImportError:
-        raise MissingExtraError("espeakng-loader", "synth") from None
-    installed = Path(espeakng_loader.get_data_path())
+    loader = imported("espeakng_loader", "synth")
+    installed = Path(loader.get_data_path())
     english = (installed / "lang" / "gmw" / "en-US").read_text(encoding="utf-8")
     with _one_at_a_time, tempfile.TemporaryDirectory(prefix="serein-espeak-") as name:
         (Path(name) / "voices").mkdir()
         for file in _ENGLISH_DATA:
             shutil.copyfile(installed / file, Path(name) / file)
-        library = ctypes.CDLL(espeakng_loader.get_library_path())
+        library = ctypes.CDLL(loader.get_library_path())
         try:
             yield Espeak(library, Path(name), english)
         finally:

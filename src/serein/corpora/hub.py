@@ -18,7 +18,7 @@ from serein.corpora import tables
 from serein.corpora.corpus import Corpus
 from serein.data.files import replacing
 from serein.data.manifest import Utterance
-from serein.errors import ManifestError, MissingExtraError
+from serein.errors import ManifestError, imported
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
@@ -127,11 +127,9 @@ def _split_of(name: str) -> str | None:
 
 def _batches(path: Path, *, only_schema: bool = False) -> Iterator[RecordBatch]:
     """Yield the rows of a Parquet or Arrow file in batches, or one batch without rows for its schema."""
-    try:
-        import pyarrow
-        from pyarrow import ipc, parquet
-    except ModuleNotFoundError:
-        raise MissingExtraError("pyarrow", "hub") from None
+    pyarrow = imported("pyarrow", "hub")
+    from pyarrow import ipc, parquet
+
     try:
         if path.suffix == ".parquet":
             with parquet.ParquetFile(path) as file:

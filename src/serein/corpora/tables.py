@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from serein.data.manifest import Gender, Utterance
-from serein.errors import ManifestError, MissingExtraError
+from serein.errors import ManifestError, imported
 
 ALIASES = {
     "audio": (
@@ -134,10 +134,9 @@ def parquet_rows(path: Path, extra: str) -> Iterator[dict[str, object]]:
         MissingExtraError: pyarrow is not installed.
         ManifestError: It is not a readable Parquet file.
     """
-    try:
-        from pyarrow import ArrowException, parquet
-    except ModuleNotFoundError:
-        raise MissingExtraError("pyarrow", extra) from None
+    imported("pyarrow", extra)
+    from pyarrow import ArrowException, parquet
+
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=256):

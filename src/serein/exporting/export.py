@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import importlib.util
 import json
 import logging
 import os
@@ -28,7 +27,7 @@ from serein.audio import SAMPLE_RATE_HZ, Waveform, trimmed, without_offset
 from serein.checkpoint import FORMAT, AbsentModel, Checkpoint
 from serein.data.dataset import fix_length
 from serein.data.files import make_readable
-from serein.errors import MissingExtraError, ModelError
+from serein.errors import ModelError, imported
 from serein.inference.predictor import Predictor, load
 from serein.inference.runtimes import (
     CONDITION,
@@ -154,8 +153,7 @@ def export(
     if out.suffix != ".onnx":
         raise ModelError("the name of an exported file must end in .onnx", where=out, remedy="Name it model.onnx.")
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "onnx")
+        imported(package, "onnx")
     predictor = model if isinstance(model, Predictor) else load(model, "cpu")
     if type(predictor) is not Predictor:
         what = f"a {type(predictor).__name__} combines a model with others or a datastore, which cannot be exported"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from serein.errors import MissingExtraError, RecipeError
+from serein.errors import RecipeError, imported
 from serein.tasks.task import TaskPrediction, mean_of, rounded
 
 if TYPE_CHECKING:
@@ -174,10 +174,7 @@ class Prediction(TaskPrediction):
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError:
-            raise MissingExtraError("pandas", "pandas") from None
+        pandas = imported("pandas", "pandas")
         rows = [
             {
                 "file": self.file,

@@ -11,27 +11,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 import yaml
 
 from serein.audio import Upload
 from serein.data.files import lock, replacing, require_suffix, write_text
-from serein.errors import (
-    AudioError,
-    ManifestError,
-    MissingExtraError,
-    ModelError,
-    RunError,
-    SereinError,
-)
+from serein.errors import AudioError, ManifestError, ModelError, RunError, SereinError, imported
 from serein.inference.prediction import Prediction, Segment
 from serein.inference.sources import Source, utterance_of
 from serein.tasks.task import numbers_text
-
-if TYPE_CHECKING:
-    pass
 
 
 def textgrid(prediction: Prediction) -> str:
@@ -269,11 +259,9 @@ def write_embeddings(predictions: Sequence[Prediction], path: Path, about: Mappi
                     for *known, vector in rows:
                         writer.writerow([*known, *(f"{value:.9g}" for value in vector)])  # nine digits: a float32
             case ".parquet":
-                try:
-                    import pyarrow
-                    from pyarrow import parquet
-                except ImportError:
-                    raise MissingExtraError("pyarrow", "hub") from None
+                pyarrow = imported("pyarrow", "hub")
+                from pyarrow import parquet
+
                 lists = {key: values.tolist() for key, values in columns.items()}
                 written = pyarrow.table({**lists, "embedding": list(vectors)})
                 parquet.write_table(written.replace_schema_metadata(dict(about)), partial)
