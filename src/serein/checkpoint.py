@@ -131,7 +131,7 @@ class Checkpoint:
     @property
     def task(self) -> str:
         """The main task of the model: the first of its recipe that does not predict sequences, else the first."""
-        return min(self.answered, key=lambda name: self.tasks[name].spec.problem == "sequence")
+        return min(self.answered, key=lambda name: self.tasks[name].spec.has_transcript)
 
     @property
     def answered(self) -> tuple[str, ...]:

@@ -89,6 +89,12 @@ def test_what_has_no_class_can_be_left_out_and_is_counted() -> None:
     assert left_out == Counter({"weary": 2, "(no emotion)": 1})
 
 
+def test_only_emotions_must_be_known() -> None:
+    utterances = [Utterance(id=str(name), audio="-", gender=name) for name in ("female", "male", None)]
+    gender = ClassTask(Category(), ClassLabels(("female", "male"), {}, "gender"))
+    assert keep_labelled(utterances, gender, "error") == (utterances[:2], Counter({"(no gender)": 1}))
+
+
 @pytest.mark.parametrize("others", ["error", "drop"])
 def test_nothing_is_left_out_when_all_have_a_class(others: str) -> None:
     utterances = labelled("sad", "happy")

@@ -144,7 +144,7 @@ def compare_runs(a: str | Path, b: str | Path) -> dict[str, dict[str, Difference
             raise RunError(lacking[0], where=run, remedy="Finish the run with --resume.")
     others = {spec.name for spec in read_specs(runs[1])}
     for spec in read_specs(runs[0]):
-        if spec.name not in others or spec.problem == "sequence":
+        if spec.name not in others or spec.has_transcript:
             continue
         kinds = ["test" if read_specs(run)[0].name == spec.name else spec.name for run in runs]
         pair = [read_run_predictions(run, kind=kind) for run, kind in zip(runs, kinds, strict=True)]
@@ -173,7 +173,7 @@ def score_task(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | N
     Raises:
         RunError: No prediction has a truth, or one of a regression is not a number.
     """
-    if spec.problem == "sequence":
+    if spec.has_transcript:
         found = score_transcripts(predictions)
         rate, others = found.word_error_rate, {"letter error rate": found.letter_error_rate}
         bounds, num_utterances = found.interval, found.num_utterances

@@ -399,7 +399,7 @@ def _corpora(utterances: Sequence[Utterance], recipe: Recipe) -> dict[str, _Corp
         if not task.spec.classes:
             remedy = f"Leave out '{main}', or add a task with classes that precedes it in docs/recipes.md."
             raise RecipeError(f"'{main}' has no classes", where="tasks", remedy=remedy)
-        labelled, _ = keep_labelled(own, task, recipe.labels.unknown_labels if main == "emotion" else "drop")
+        labelled, _ = keep_labelled(own, task, recipe.labels.unknown_labels)
         make_folds(labelled, recipe.protocol, {})  # reports mismatches before hours of training
         num_tested = sum(u.copy_of is None for u in labelled)
         folder = re.sub(r"[^\w.-]+", "-", name)

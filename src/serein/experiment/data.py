@@ -129,8 +129,8 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
         unlabelled = [u for u in everything if main.label(u) is None and not main.has_target(u)]
         extras = [u for u in unlabelled if main.options.taught_by or any(task.has_target(u) for task in others)]
     extra_ids = {u.id for u in extras}
-    unknown = recipe.labels.unknown_labels if main.spec.field == "emotion" else "drop"
-    labelled, left_out = keep_labelled([u for u in everything if u.id not in extra_ids], main, unknown)
+    own = [u for u in everything if u.id not in extra_ids]
+    labelled, left_out = keep_labelled(own, main, recipe.labels.unknown_labels)
     left_out += dropped
     kept = extra_ids | {u.id for u in labelled}
     utterances = [u for u in everything if u.id in kept]

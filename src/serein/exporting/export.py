@@ -70,7 +70,7 @@ class ExportGraph(nn.Module):
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         of_tasks = {name: checkpoint.tasks[name] for name in checkpoint.answered}
-        self.left_out = tuple(name for name, task in of_tasks.items() if task.spec.problem == "sequence")
+        self.left_out = tuple(name for name, task in of_tasks.items() if task.spec.has_transcript)
         self.tasks = tuple(name for name in of_tasks if name not in self.left_out)
         if checkpoint.task in self.left_out:
             raise ModelError(

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from serein import audio, hub
-from serein import checkpoint as model_folder
+from serein import checkpoint as checkpoints
 from serein.audio import SAMPLE_RATE_HZ, Upload, Waveform
 from serein.cache import cache_folder, claim
 from serein.checkpoint import is_model_folder
@@ -446,15 +446,15 @@ def transcribe_with(
         for utterance, text in transcribe_each(load_transcriber(str(model), device), sources):
             yield utterance, "" if text is None else text
         return
-    checkpoint = model_folder.load(model, backbone=backbone)
-    sequences = [name for name in checkpoint.answered if checkpoint.tasks[name].spec.problem == "sequence"]
-    if not sequences:
+    checkpoint = checkpoints.load(model, backbone=backbone)
+    transcripts = [name for name in checkpoint.answered if checkpoint.tasks[name].spec.has_transcript]
+    if not transcripts:
         raise ModelError(
             f"predicts {', '.join(checkpoint.answered)}, not transcripts",
             where=model,
             remedy="Name the model of a stage trained on 'asr'; it is below the stage's folder if it is not the last.",
         )
-    predictor, task = Predictor(checkpoint, device), sequences[0]
+    predictor, task = Predictor(checkpoint, device), transcripts[0]
     log_runtime(checkpoint.name, predictor.runtime)
     results = predictor.predict_files(sources, segments="never", on_error="return")
     for utterance, result in zip(map(utterance_of, sources), results, strict=True):

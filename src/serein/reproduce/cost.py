@@ -192,8 +192,7 @@ class Estimator:
         key = json.dumps([parts, main, recipe.tasks.chosen[main].model_dump(mode="json")])
         if key not in self._sizes:
             task = choose("task", main).fit(main, recipe.tasks.chosen[main], recipe, list(self.utterances))
-            unknown = recipe.labels.unknown_labels if task.spec.field == "emotion" else "drop"
-            kept, _ = keep_labelled(self.utterances, task, unknown)
+            kept, _ = keep_labelled(self.utterances, task, recipe.labels.unknown_labels)
             folds = make_folds(kept, recipe.protocol, {}).folds
             self._sizes[key] = [(len(fold.train), len(fold.dev), len(fold.test)) for fold in folds]
         return self._sizes[key]

@@ -268,7 +268,7 @@ def task_table(rows: Rows) -> ExtraTable:
     columns = []  # in lower case, a heading is the key of the published value
     for spec in sorted(specs.values(), key=lambda spec: not spec.has_classes):
         score = "UA" if spec.has_classes else spec.monitor.upper()
-        columns.append((spec, "WER" if spec.problem == "sequence" else f"{score} {spec.name}"))
+        columns.append((spec, "WER" if spec.has_transcript else f"{score} {spec.name}"))
     headings = _headings("row", ["UA", "WA", *(title for _, title in columns)])
     rows_of_cells = []
     for row, places in measured:

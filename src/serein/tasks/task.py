@@ -1,6 +1,7 @@
 """The interface of a task, which defines the meaning of its outputs, from manifest labels to predicted labels.
 
-No other code depends on the kind of a task. To add one, write a class and add its name to `serein.tasks.TASKS`.
+To add one, write a class and add its name to `serein.tasks.TASKS`. The training step and the prediction of recordings
+use only this interface; scores, comparisons, exports and checks of recipes and data also read `TaskSpec.problem`.
 """
 
 from __future__ import annotations
@@ -178,6 +179,11 @@ class TaskSpec:
         """Whether the task predicts a class."""
         return self.problem in ("classes", "vector")
 
+    @property
+    def has_transcript(self) -> bool:
+        """Whether the task predicts spoken words."""
+        return self.problem == "sequence"
+
 
 class Task(ABC):
     """A task that a model learns.
@@ -334,6 +340,9 @@ def keep_labelled(
 ) -> tuple[list[Utterance], Counter[str]]:
     """Separate the utterances that have a target for a task from those that do not.
 
+    Args:
+        unknown: See `Labels.unknown_labels`; of a task that does not learn emotions, utterances are always left out.
+
     Returns:
         The utterances with a target, and the number of utterances that were left out, by label.
 
@@ -342,7 +351,7 @@ def keep_labelled(
     """
     kept = [u for u in utterances if task.has_target(u)]
     left_out = Counter(task.label(u) or f"(no {task.spec.field})" for u in utterances if not task.has_target(u))
-    if left_out and unknown == "error":
+    if left_out and unknown == "error" and task.spec.field == "emotion":
         counts = ", ".join(f"{count} {name}" for name, count in left_out.most_common(5))
         raise RecipeError(
             f"{left_out.total()} utterances belong to none of the classes: {counts}",
