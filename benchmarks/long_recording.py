@@ -24,7 +24,7 @@ import soundfile
 import torch
 
 from serein import audio
-from serein import checkpoint as model_folder
+from serein import checkpoint as checkpoints
 from serein import recipe as recipes
 from serein.audio import SAMPLE_RATE_HZ
 from serein.checkpoint import Checkpoint, ModelOptions
@@ -58,7 +58,7 @@ def save_model(folder: Path) -> None:
     model = assemble(new_backbone(recipe.backbone), recipe.encoder, heads, recipe.ensemble_size)
     kept = {name: getattr(recipe, name) for name in ("encoder", "ensemble_size", "tasks", "clips", "text", "inference")}
     checkpoint = Checkpoint(model.eval(), ModelOptions(**kept), {"emotion": task})
-    model_folder.save(folder, checkpoint, "Random weights.")
+    checkpoints.save(folder, checkpoint, "Random weights.")
 
 
 def measure(model: Path, recording: Path, duration_s: float, threads: int) -> dict[str, Any]:

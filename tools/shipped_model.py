@@ -20,7 +20,7 @@ import soundfile
 import torch
 
 import serein
-from serein import checkpoint as model_folder
+from serein import checkpoint as checkpoints
 from serein import cli
 from serein import recipe as recipes
 from serein.checkpoint import Calibration, Checkpoint
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train("run", options.recipe, options.data, work / "corpora", [*taught("corpora"), *left_out])
         runs[LEFT_OUT] = work / "corpora"
     train("train", options.recipe, options.data, work / "whole", taught("whole"))
-    checkpoint = model_folder.load(work / "whole" / "model")
+    checkpoint = checkpoints.load(work / "whole" / "model")
     if source := getattr(recipes.load(options.recipe).backbone, "source", None):
         vars(checkpoint.model.backbone)["_origin"]["source"] = source  # --set may name a copy on disk
     checkpoint.training["licences"] |= dict(each.split("=", 1) for each in options.licence)
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         checkpoint.calibration = calibration_of(read_run_predictions(work / "speakers", classes), classes)
     rows = [row for kind, run in runs.items() for row in rows_of(kind, read_run_predictions(run, classes), classes)]
     staged = work / "model"
-    model_folder.save(staged, checkpoint, "", backbone="bundle", dtype=torch.float16)
+    checkpoints.save(staged, checkpoint, "", backbone="bundle", dtype=torch.float16)
     for name, _, path in (each.partition("=") for each in options.other):
         rows += rows_of(f"{name}, never seen", evaluate(str(staged), Path(path))[0], classes)
     checkpoint.training["speed"] = speed_of(staged, options.data, options.max_clips)
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     changed = robustness(work / "speakers", options.data, conditions=CHANGED, **how)
     scores = score_run(work / "speakers")
     text = card(options.name, checkpoint, scores, rows, changed, options)
-    model_folder.save(staged, checkpoint, text, backbone="bundle", dtype=torch.float16)
+    checkpoints.save(staged, checkpoint, text, backbone="bundle", dtype=torch.float16)
     ship(staged, options.out / options.name)
     print(text)
 

@@ -126,7 +126,7 @@ class Checkpoint:
         """SHA-256 of the model folder: its description, its labels and its weights."""
         if self.identity is not None:
             return self.identity["sha256"]
-        return "" if self.folder is None else folder_digest(self.folder)
+        return "" if self.folder is None else parts_digest(self.folder)
 
     @property
     def task(self) -> str:
@@ -379,7 +379,7 @@ def _not_described(where: Path, error: Exception) -> ModelError:
     )
 
 
-def folder_digest(folder: Path) -> str:
+def parts_digest(folder: Path) -> str:
     """Return the SHA-256 of a model folder: its description, its labels and its weights."""
     parts = [part for part in PARTS if (folder / part).is_file()]
     return hashlib.sha256("".join(f"{part} {sha256(folder / part)}\n" for part in parts).encode()).hexdigest()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from serein.errors import ModelError
 
 SHIPPED_MODELS = Path(__file__).parent / "shipped_models"
 NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+COPY = "Copy or download the model again."
 TIMEOUT_S = 3.0
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # never a pickle
 
@@ -31,8 +34,7 @@ def folder_of(name: str, *, expected: str) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    if folder.exists() or not NAME.fullmatch(name):
-        raise ModelError("no such folder", where=name, remedy=f"Name {expected}, or its name on the Hub.")
+    check_name(name, expected=expected)
     hub = importlib.import_module("huggingface_hub")
     is_online = is_reachable(hub)
     try:
@@ -45,6 +47,16 @@ def folder_of(name: str, *, expected: str) -> Path:
             what = "no such folder, not in the cache, and the Hugging Face Hub cannot be reached"
             remedy = f"With a network, run: hf download {name} --local-dir FOLDER. Copy the folder here and name it."
         raise ModelError(what, where=name, remedy=remedy) from error
+
+
+def check_name(name: str, *, expected: str) -> None:
+    """Raise an error for what is neither a local folder nor a possible name on the Hub.
+
+    Args:
+        expected: See `folder_of`.
+    """
+    if Path(name).expanduser().exists() or not NAME.fullmatch(name):
+        raise ModelError("no such folder", where=name, remedy=f"Name {expected}, or its name on the Hub.")
 
 
 def folder_digest(folder: Path) -> str:
@@ -69,3 +81,19 @@ def is_reachable(hub: Any) -> bool:
     except Exception:  # of whichever HTTP library the client uses, or its own for HF_HUB_OFFLINE=1
         return False
     return True
+
+
+@contextmanager
+def quiet_transformers(*, bars: bool = False) -> Iterator[None]:
+    """Keep Transformers from listing missing or unused weights, and from showing progress bars unless `bars` is set."""
+    logging = importlib.import_module("transformers.utils.logging")
+    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not bars:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            logging.enable_progress_bar()

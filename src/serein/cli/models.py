@@ -250,10 +250,10 @@ def benchmark(
 @app.command()
 def merge(model: Model, out: Out, backbone: MovedBackbone = None) -> None:
     """Merge a model's LoRA adapter into its backbone; the new folder contains all weights and does not need peft."""
-    from serein import checkpoint
+    from serein import checkpoint as checkpoints
     from serein.inference.predictor import model_folder
 
-    checkpoint.merge(checkpoint.load(model_folder(model), backbone=backbone), out)
+    checkpoints.merge(checkpoints.load(model_folder(model), backbone=backbone), out)
     print(out)
 
 
@@ -264,13 +264,13 @@ def bundle(
     backbone: MovedBackbone = None,
 ) -> None:
     """Copy a model together with its pretrained backbone into a self-contained folder."""
-    from serein import checkpoint
+    from serein import checkpoint as checkpoints
     from serein.inference.predictor import model_folder
 
     folder = model_folder(model)
-    loaded = checkpoint.load(folder, backbone=backbone)
+    loaded = checkpoints.load(folder, backbone=backbone)
     card = folder / "README.md"
-    checkpoint.save(out, loaded, card.read_text(encoding="utf-8") if card.is_file() else "", backbone="bundle")
+    checkpoints.save(out, loaded, card.read_text(encoding="utf-8") if card.is_file() else "", backbone="bundle")
     print(out)
 
 

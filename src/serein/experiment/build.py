@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from serein import checkpoint as model_folder
+from serein import checkpoint as checkpoints
 from serein.checkpoint import Checkpoint, is_model_folder
 from serein.data.augmentation import WaveformAugmenter
 from serein.data.dataset import batch_durations
@@ -20,8 +20,7 @@ from serein.data.splits import Fold, check_origin
 from serein.errors import ModelError, RecipeError
 from serein.experiment.data import Experiment, targets_of, tasks_of
 from serein.hub import SHIPPED_MODELS
-from serein.inference.predictor import model_folder as model_folder_of
-from serein.inference.predictor import shipped_models
+from serein.inference.predictor import model_folder, shipped_models
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.heads import PooledHead
 from serein.models.hidden_states import Backbone
@@ -107,7 +106,7 @@ def resolve(source: str, fold: str, seed: int) -> Path:
             remedy="Name a single model folder, or train the run with the same protocol.",
         )
     if not root.exists() and source in shipped_models():
-        return model_folder_of(source)
+        return model_folder(source)
     if not root.is_dir():
         raise ModelError("no such run or model", where=root, remedy="Train one, or name another 'from'.")
     raise ModelError("contains no finished model", where=root, remedy="Finish the run: serein run --resume.")
@@ -141,7 +140,7 @@ def load_pretrained_branches(recipe: Recipe, fold: str, seed: int) -> dict[str, 
     for name, branch in recipe.branches.items():
         if branch.start is not None:
             where = resolve(branch.start, fold, seed)
-            pretrained_branches[name] = PretrainedBranch(name, where, model_folder.load(where))
+            pretrained_branches[name] = PretrainedBranch(name, where, checkpoints.load(where))
             require_same_network(pretrained_branches[name], recipe)
     return pretrained_branches
 

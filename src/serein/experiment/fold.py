@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from serein import checkpoint as model_folder
+from serein import checkpoint as checkpoints
 from serein.checkpoint import Calibration, Checkpoint, ModelOptions, VerificationThreshold
 from serein.corpora import licence_of
 from serein.data import manifest
@@ -80,7 +80,7 @@ def run_fold(experiment: Experiment, fold: Fold, seed: int, run: Path, report: R
     if fold_with_same_training is fold:
         checkpoint = train_fold(experiment, fold, seed, folder, report, label=f"fold {fold.name}  seed {seed}")
     else:
-        checkpoint = model_folder.load(fold_run_folder(run, fold_with_same_training, seed) / "model")
+        checkpoint = checkpoints.load(fold_run_folder(run, fold_with_same_training, seed) / "model")
     predict_fold(experiment, checkpoint, fold, seed, folder)
     wait_for_all()
 
@@ -144,7 +144,7 @@ def train_fold(
                     checkpoint.answered, key=lambda task: task != checkpoint.task
                 )  # the evaluated one first
                 text = card(recipe.name, [checkpoint.tasks[task] for task in answered], checkpoint.training)
-                model_folder.save(folder / "model" if is_last else own / "model", checkpoint, text)
+                checkpoints.save(folder / "model" if is_last else own / "model", checkpoint, text)
             wait_for_all()  # other processes read it
     model.eval()
     return checkpoint
@@ -326,7 +326,7 @@ def ask_teacher(
         with safe_open(kept, framework="numpy") as file:
             if (file.metadata() or {}).get("asked") == asked:
                 return
-    checkpoint = model_folder.load(teacher)
+    checkpoint = checkpoints.load(teacher)
     own = checkpoint.tasks.get(task.name)
     if own is None or not set(own.spec.classes) & set(classes):
         what = f"has none of the classes of '{task.name}': {', '.join(classes)}"

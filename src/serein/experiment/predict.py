@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from torch import distributed
 
-from serein import checkpoint as model_folder
+from serein import checkpoint as checkpoints
 from serein.checkpoint import Checkpoint
 from serein.corpora.prepare import NO_MAP, LabelMap, with_labels
 from serein.data import manifest
@@ -87,7 +87,7 @@ def predict_fold(experiment: Experiment, checkpoint: Checkpoint, fold: Fold, see
     fold_run = fold_run_folder(folder.parents[1], experiment.fold_with_same_training(fold), seed)
     for number in range(len(recipe.stages) - 1):
         if names := only_here(recipe, number):
-            earlier = model_folder.load(stage_folder(fold_run, recipe, number) / "model")
+            earlier = checkpoints.load(stage_folder(fold_run, recipe, number) / "model")
             _write_others(_predictions_on(experiment, earlier, scored, fold, seed, condition_source), names, folder)
     predictions = _predictions_on(experiment, checkpoint, scored, fold, seed, condition_source)
     _write_others(predictions, [name for name in predictions.by_task if name != checkpoint.task], folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -475,7 +474,7 @@ def model_folder(name: str | Path | None = None) -> Path:
         return shipped
     if Path(name).is_file():
         return Path(name).parent
-    if not Path(name).exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
+    if not Path(name).exists() and "/" in str(name) and hub.NAME.fullmatch(str(name)):
         return Path(hub.folder_of(str(name), expected="a model folder"))
     if not Path(name).exists() and len(Path(name).parts) == 1:  # a word: maybe a misspelt model name
         remedy = f"Name a folder, or one of these: {', '.join(shipped_models())}."

@@ -358,7 +358,7 @@ def open_runtime(path: Path, runtime: str, device: str, precision: str | None = 
         remedy = f"Write one with: serein export {folder or 'MODEL'} -o {path}."
         raise ModelError(f"there is no exported file for '{runtime}'", where=path, remedy=remedy)
     file = ExportedFile.open(path)
-    if folder and checkpoints.is_model_folder(folder) and file.about["sha256"] != checkpoints.folder_digest(folder):
+    if folder and checkpoints.is_model_folder(folder) and file.about["sha256"] != checkpoints.parts_digest(folder):
         raise ModelError(
             "was exported from another state of this model",
             where=path,

@@ -36,7 +36,7 @@ from serein.inference.predictor import Predictor, shipped_models
 from serein.inference.runtimes import log_runtime
 from serein.inference.sources import Source, utterance_of, without_pipe
 from serein.models.backbones import HuggingFaceBackbone
-from serein.models.pretrained import FAMILIES, HAVE_FEATURES, quiet_transformers
+from serein.models.pretrained import FAMILIES, HAVE_FEATURES
 from serein.tasks.task import TaskPrediction
 
 WINDOW_S = 30.0  # Whisper's input; the memory of a CTC model grows with the square of the length
@@ -47,7 +47,6 @@ CTC_FAMILIES = [family for family in FAMILIES if family not in HAVE_FEATURES]  #
 A_MODEL = (
     f"a folder with a model of Transformers for speech recognition: whisper, or with CTC {', '.join(CTC_FAMILIES)}"
 )
-COPY = "Copy or download the model again."
 
 
 class Transcriber(ABC):
@@ -168,7 +167,7 @@ class WhisperTranscriber(Transcriber):
             list(waveforms), sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt", return_attention_mask=True, **padding
         )
         options = {"language": language, "task": "transcribe"} if self._languages else {}
-        with quiet_transformers():
+        with hub.quiet_transformers():
             tokens = self.model.generate(
                 features["input_features"].to(self.device, self.model.dtype),
                 attention_mask=features["attention_mask"].to(self.device),
@@ -401,7 +400,7 @@ def windows(clip: int, num_samples: int, hop: int) -> list[Part]:
 
 def _pretrained(reader: str, folder: Path) -> Any:
     """Return a model whose weights are all in its folder, as safetensors."""
-    with _errors("the weights cannot be loaded", folder), quiet_transformers():
+    with _errors("the weights cannot be loaded", folder), hub.quiet_transformers():
         model, report = getattr(importlib.import_module("transformers"), reader).from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, use_safetensors=True
         )
@@ -419,7 +418,7 @@ def _errors(what: str, folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         detail = " ".join(str(error).split())[:200]
-        raise ModelError(f"{what} ({type(error).__name__}: {detail})", where=folder, remedy=COPY) from error
+        raise ModelError(f"{what} ({type(error).__name__}: {detail})", where=folder, remedy=hub.COPY) from error
 
 
 TRANSCRIBERS: dict[str, type[WhisperTranscriber] | type[CtcTranscriber]] = {

@@ -164,7 +164,7 @@ class Header(_Strict):
 
     Attributes:
         model: Folder or Hub name.
-        model_sha256: See `serein.checkpoint.folder_digest`.
+        model_sha256: See `serein.checkpoint.parts_digest`.
         task: The task that the classes belong to.
         size: Length of a vector.
         corpora: Corpus -> number of clips; ``own`` for clips without a corpus.

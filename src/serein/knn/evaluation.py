@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from serein import recipe as recipes
-from serein.checkpoint import Checkpoint, folder_digest
+from serein.checkpoint import Checkpoint, parts_digest
 from serein.data import manifest
 from serein.data.files import write_text
 from serein.data.splits import Fold
@@ -304,7 +304,7 @@ def _labelled_rows(rows: Sequence[Prediction], *arrays: Any) -> tuple[Any, ...]:
 def _datastore(experiment: Experiment, fold: Fold, seed: int, run: Path, report: Report) -> Datastore:
     """Return the datastore of a fold's train and dev, in this order; build it unless it exists for this model."""
     fold_with_same_training = fold_run_folder(run, experiment.fold_with_same_training(fold), seed)
-    folder, digest = fold_with_same_training / "neighbours", folder_digest(fold_with_same_training / "model")
+    folder, digest = fold_with_same_training / "neighbours", parts_digest(fold_with_same_training / "model")
     train, dev = _labelled(experiment, fold.train), _labelled(experiment, fold.dev)
     if is_datastore(folder):
         datastore = open_datastore(folder)

@@ -15,13 +15,13 @@ from torch.utils.checkpoint import checkpoint
 
 from serein.device import all_gather, sent
 from serein.errors import AudioError, ModelError, RecipeError, imported
+from serein.hub import COPY
 from serein.models.architectures import ARCHITECTURES, Wav2Vec2
 from serein.models.hidden_states import ADAPTER_WEIGHT, Backbone, HiddenStates, frame_mask, own_weights
 from serein.models.logmel import LogMelBackbone
 from serein.models.low_rank import Components, Matrix, factors, num_component_weights, ranks_within
 from serein.models.masking import fasten, prepare_waveforms
 from serein.models.pretrained import (
-    COPY,
     DEFAULT_OVERRIDES,
     ORIGIN,
     ModelFolder,

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from serein.errors import ModelError, RecipeError, expected_one_of
-from serein.hub import SHIPPED_MODELS, is_reachable
+from serein.hub import COPY, SHIPPED_MODELS, check_name, is_reachable, quiet_transformers
 from serein.models.architectures import MASK_EMBEDDING
 from serein.models.hidden_states import Backbone
 from serein.models.whisper import WhisperEncoder
@@ -30,7 +30,6 @@ BODY_WEIGHT = re.compile(r"(\w+\.)?(feature_extractor|feature_projection|encoder
 WHISPER_WEIGHT = re.compile(r"((model\.)?encoder\.)?(conv\d|layers|layer_norm|embed_positions)\.")
 WHISPER_NAMES = {r"^(model\.)?encoder\.": ""}  # only its encoder is loaded
 DESCRIPTION = "model.json"  # of a serein model folder
-HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def weights_hash(weights: nn.Module | Mapping[str, torch.Tensor]) -> str:
@@ -65,8 +64,7 @@ class Place:
         self.is_online = not self.is_folder
         self.name, self.revision = (str(folder), None) if self.is_folder else (source, revision)
         if not self.is_folder:
-            if folder.exists() or not HUB_NAME.fullmatch(source):
-                raise ModelError("no such folder", where=source, remedy=f"Name {A_MODEL}, or its name on the Hub.")
+            check_name(source, expected=A_MODEL)
             # Transformers itself retries five times, for 23 s
             self.is_online = is_reachable(importlib.import_module("huggingface_hub"))
         self._access = {"local_files_only": not self.is_online, "revision": self.revision}
@@ -213,22 +211,6 @@ def place_of(source: str, revision: str | None) -> Place:
     return ModelFolder(source) if is_own(source) else Place(source, revision)
 
 
-@contextmanager
-def quiet_transformers(*, bars: bool = False) -> Iterator[None]:
-    """Keep Transformers from listing missing or unused weights, and from showing progress bars unless `bars` is set."""
-    logging = importlib.import_module("transformers.utils.logging")
-    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    if not bars:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if had_bars:
-            logging.enable_progress_bar()
-
-
 def model_class_of(family: object, *, where: str) -> Any:
     """Return the Transformers class that loads the checkpoints of a family."""
     if family not in FAMILIES:
@@ -328,4 +310,3 @@ FAMILIES = {
 HAVE_FEATURES = ("wav2vec2-bert", "whisper")  # their input is acoustic features, not a normalised waveform
 
 A_MODEL = f"a folder with config.json and weights of one of these: {', '.join(FAMILIES)}"
-COPY = "Copy or download the model again."

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from serein import checkpoint as model_folder
+from serein import checkpoint as checkpoints
 from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.manifest import Utterance
@@ -387,7 +387,7 @@ def time_tables(rows: Rows, num_repeats: int = 5) -> list[ExtraTable]:
         models = [path for place in places[:1] for path in sorted(place.glob("fold-*/seed-*/model"), key=natural_key)]
         if not models:
             continue
-        model, cells = model_folder.load(models[0]).model.to(device).eval(), [row.title]
+        model, cells = checkpoints.load(models[0]).model.to(device).eval(), [row.title]
         for seconds in DURATIONS_S:
             ours_ms = 1000 * inference_time_s(model, seconds, num_repeats=num_repeats)
             cells += [number(row.published.values.get(f"{seconds} s"), 2), f"{ours_ms:.1f}"]

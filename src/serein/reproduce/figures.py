@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from serein import checkpoint as model_folder
+from serein import checkpoint as checkpoints
 from serein.data import manifest
 from serein.data.dataset import Recordings
 from serein.evaluation.intervals import Bounds
@@ -166,7 +166,7 @@ def embedding_maps(row: Row, places: Sequence[Path], picture: Picture, manifest_
     units = [path for place in places[:1] for path in sorted(place.glob("fold-*/seed-*"), key=natural_key)]
     if not units:
         return []
-    checkpoint = model_folder.load(units[0] / "model")
+    checkpoint = checkpoints.load(units[0] / "model")
     name = units[0].parent.name.removeprefix("fold-")
     fold = next(each for each in read_json(places[0] / "folds.json")["folds"] if each["name"] == name)
     known = {u.id: u for u in manifest.read(manifest_path)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.util
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -99,19 +98,12 @@ class SentenceEncoder:
             import torch
 
             options = {"use_safetensors": True, "dtype": torch.float32}
-            logging = importlib.import_module("transformers.utils.logging")
-            had_bars = logging.is_progress_bar_enabled()
-            logging.disable_progress_bar()  # Transformers shows its own while weights load
             try:
-                model = library.SentenceTransformer(str(self.folder), local_files_only=True, model_kwargs=options)
+                with hub.quiet_transformers():
+                    model = library.SentenceTransformer(str(self.folder), local_files_only=True, model_kwargs=options)
             except Exception as error:  # any error that a third-party model causes
                 detail = " ".join(str(error).split())[:200]
-                raise ModelError(
-                    f"cannot be loaded ({detail})", where=self.folder, remedy="Copy or download the model again."
-                ) from error
-            finally:
-                if had_bars:
-                    logging.enable_progress_bar()
+                raise ModelError(f"cannot be loaded ({detail})", where=self.folder, remedy=hub.COPY) from error
             self._model = model.eval()
         vectors = self._model.encode(list(texts), batch_size=BATCH, show_progress_bar=False, convert_to_numpy=True)
         return np.asarray(vectors, np.float32)
