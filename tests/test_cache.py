@@ -54,6 +54,11 @@ def test_all_is_listed_the_longest_unused_first(kept: Path, serein: Call) -> Non
     assert "5 entries, 0.00 GB" in serein("cache").out
 
 
+def test_paths_are_printed_as_they_are(kept: Path, serein: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEREIN_CACHE", str((kept / "cache").rename(kept / "für später")))
+    assert "für später" in serein("cache", "--json").out
+
+
 @pytest.mark.parametrize(
     ("options", "left"),
     [

@@ -254,6 +254,7 @@ def test_a_label_may_be_taken_away_and_the_utterance_stays() -> None:
 
 
 def test_a_map_is_read_with_sections_for_corpora(tmp_path: Path) -> None:
+    assert read_label_map(None) == LabelMap()
     path = tmp_path / "map.yaml"
     path.write_text("Angry: angry\nno: neutral\n1: happy\nboredom: null\nravdess:\n  calm: neutral\n", encoding="utf-8")
     assert read_label_map(path) == LabelMap(

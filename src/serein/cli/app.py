@@ -264,7 +264,7 @@ def print_scores(scores: Scores | Sequence[TaskScore], as_json: bool) -> None:
     tasks = scores.tasks if isinstance(scores, Scores) else scores
     if as_json:
         content = scores.to_json() if isinstance(scores, Scores) else {"tasks": {s.task: s.to_json() for s in scores}}
-        print(json.dumps(content, ensure_ascii=False, allow_nan=False))
+        print_json(content)
         return
     if isinstance(scores, Scores):
         print_tables([scores_table(scores)])
@@ -272,6 +272,11 @@ def print_scores(scores: Scores | Sequence[TaskScore], as_json: bool) -> None:
             print_tables([table_of("Distributions of raters", ("score", "pooled", "95 % interval"), rows)])
     if tasks:
         print_tables([tasks_table(tasks)])
+
+
+def print_json(content: Any, *, indent: int | None = None) -> None:
+    """Print the result of a command as JSON, in one line unless `indent` is given."""
+    print(json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False), flush=True)
 
 
 def print_tables(tables: Iterable[Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from serein.cli.app import AllowSeenSpeakers, Device, Json, Out, corpus, print_tables
+from serein.cli.app import AllowSeenSpeakers, Device, Json, Out, corpus, print_json, print_tables
 from serein.errors import RecipeError, SereinError
 
 AugmentationName = Literal["noise", "volume", "reverberation", "pitch", "mixed"]
@@ -29,7 +28,7 @@ def corpus_list(as_json: Json = False) -> None:
 
     corpora = [corpus_named(name) for name in _corpus_names()]
     if as_json:
-        print(json.dumps([each.to_json() for each in corpora], indent=1, ensure_ascii=False))
+        print_json([each.to_json() for each in corpora], indent=1)
         return
     from rich.table import Table
 
@@ -72,11 +71,11 @@ def corpus_prepare(
 ) -> None:
     """Read a corpus in its own layout and write a manifest."""
     from serein.corpora import corpus_named
-    from serein.corpora.prepare import NO_MAP, prepare, read_label_map
+    from serein.corpora.prepare import prepare, read_label_map
     from serein.data import manifest
     from serein.progress import Bars
 
-    labels = read_label_map(label_map) if label_map else NO_MAP
+    labels = read_label_map(label_map)
     with Bars() as bars:
         prepared = prepare(
             corpus_named(name),
@@ -111,14 +110,14 @@ def corpus_merge(
 
     Ids and speakers of different corpora stay distinct; duplicate recordings are listed.
     """
-    from serein.corpora.prepare import NO_MAP, merge, read_label_map
+    from serein.corpora.prepare import merge, read_label_map
     from serein.data import manifest
     from serein.progress import Bars
 
     with Bars() as bars:
         merged = merge(
             [(path.stem, manifest.read(path)) for path in data],
-            read_label_map(labels) if labels else NO_MAP,
+            read_label_map(labels),
             lambda done, total: bars("looking for duplicates", done, total, f"{total} clips"),
         )
     manifest.write(merged.utterances, out)
@@ -134,7 +133,7 @@ def corpus_merge(
             "num_repeated": merged.num_repeated,
             "duplicates": merged.duplicates,
         }
-        print(json.dumps(content, indent=1, ensure_ascii=False))
+        print_json(content, indent=1)
         return
     for label, counts in merged.labels().items():
         print(f"{label}: {', '.join(f'{name} {count}' for name, count in counts.items())}")
@@ -191,7 +190,7 @@ def corpus_check(
         )
     alphas = rater_agreement(utterances)
     if as_json:
-        print(json.dumps(found.to_json() | {"krippendorff_alpha": alphas}, indent=1, ensure_ascii=False))
+        print_json(found.to_json() | {"krippendorff_alpha": alphas}, indent=1)
     else:
         print_tables(found.tables())
         for name, alpha in alphas.items():

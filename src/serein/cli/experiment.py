@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +24,7 @@ from serein.cli.app import (
     app,
     finish,
     points_of,
+    print_json,
     print_scores,
     print_tables,
 )
@@ -74,7 +74,7 @@ def ensemble(
     if out is not None:
         write_ensemble(found.ensemble, out)
     if as_json:
-        print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
+        print_json(found.to_json())
     else:
         scores = Table(title="Scores in per cent; each class: F1")
         scores.add_column("system", overflow="fold")
@@ -159,7 +159,7 @@ def compare(
 
     found = comparing.compare(runs, score=score, all_pairs=all_pairs, seed=seed)
     if as_json:
-        print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
+        print_json(found.to_json())
     else:
         table = Table(title=f"{found.num_utterances} utterances that all runs predicted")
         titles, rows = found.table()
@@ -260,7 +260,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on a manifest that it was not trained on."""
-    from serein.corpora.prepare import NO_MAP, read_label_map
+    from serein.corpora.prepare import read_label_map
     from serein.evaluation.predictions import write_predictions
     from serein.experiment.predict import evaluate
     from serein.progress import Bars
@@ -271,7 +271,7 @@ def evaluate(
             data,
             allow_seen_speakers=allow_seen_speakers,
             conditions=conditions,
-            labels=read_label_map(label_map) if label_map else NO_MAP,
+            labels=read_label_map(label_map),
             classes=classes,
             device=device,
             backbone=backbone,
@@ -304,7 +304,7 @@ def report(
 
     found = compare_runs(run, against)
     if as_json:
-        print(json.dumps({task: {name: each.to_json() for name, each in own.items()} for task, own in found.items()}))
+        print_json({task: {name: each.to_json() for name, each in own.items()} for task, own in found.items()})
         return
     print_tables([differences_table(own, (str(run), str(against)), task) for task, own in found.items()])
 
@@ -379,7 +379,7 @@ def robustness(
         raise typer.BadParameter("labels are renamed only when a model is scored", param_hint="'--map'")
     if model is None and not answers and write_audio is None:
         raise typer.BadParameter("name a model, or use --answers or --write-audio", param_hint="'MODEL'")
-    from serein.corpora.prepare import NO_MAP, read_label_map
+    from serein.corpora.prepare import read_label_map
     from serein.data import manifest
     from serein.data.files import require_suffix
     from serein.evaluation.plots import PICTURE_SUFFIXES, save_figure
@@ -403,7 +403,7 @@ def robustness(
         if answers:
             found = score_answers({name: path for name, _, path in pairs}, manifest.read(data), classes)
         elif model is not None:
-            how["labels"] = read_label_map(label_map) if label_map else NO_MAP
+            how["labels"] = read_label_map(label_map)
             how |= {"classes": classes, "allow_seen_speakers": allow_seen_speakers, "device": device}
             found = changes.robustness(model, data, backbone=backbone, **how)
         else:
@@ -413,7 +413,7 @@ def robustness(
     if plot is not None:
         save_figure(found.picture(), plot)
     if as_json:
-        print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
+        print_json(found.to_json())
     else:
         print_tables([found.table()])
 
@@ -440,7 +440,7 @@ def cross_corpus(
     from serein import recipe as recipes
 
     resolved = recipes.load(recipe, overrides or ())
-    from serein.corpora.prepare import NO_MAP, read_label_map
+    from serein.corpora.prepare import read_label_map
     from serein.experiment import cross_corpus as crossing
     from serein.progress import Bars
 
@@ -449,14 +449,14 @@ def cross_corpus(
             resolved,
             data,
             out,
-            labels=read_label_map(label_map) if label_map else NO_MAP,
+            labels=read_label_map(label_map),
             resume=resume,
             num_jobs=jobs,
             device=device,
             progress=bars,
         )
     if as_json:
-        print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
+        print_json(found.to_json())
     else:
         print_tables(found.tables())
         print(f"picture: {out / 'cross-corpus.png'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,6 +19,7 @@ from serein.cli.app import (
     Out,
     app,
     points_of,
+    print_json,
     print_tables,
 )
 
@@ -127,7 +127,7 @@ def knn_tune(
         )
     if as_json:
         content = tuned.tuning.model_dump(mode="json")
-        print(json.dumps({**content, "num_tuned_on": tuned.num_clips, "notes": tuned.notes}, ensure_ascii=False))
+        print_json({**content, "num_tuned_on": tuned.num_clips, "notes": tuned.notes})
         return
     found, title = tuned.tuning, SCORE_TITLES[metric]
     how = f"k {found.k}, weight {found.knn_weight:g} ({found.votes})"
@@ -169,7 +169,7 @@ def knn_evaluate(
     with Bars() as bars:
         found = evaluate_run_with_knn(run, knn_options, bars, data, device)
     if as_json:
-        print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
+        print_json(found.to_json())
         return
     is_oracle = found.selection == "oracle"
     systems = Table(title="Scores in per cent" + (" – ORACLE" if is_oracle else ""))
@@ -211,7 +211,7 @@ def _indexed_from(index: Index) -> int:
 
 def _print_datastore(folder: Path, header: Header, as_json: bool, **more: Any) -> None:
     if as_json:
-        print(json.dumps({"datastore": str(folder), **header.model_dump(mode="json"), **more}, ensure_ascii=False))
+        print_json({"datastore": str(folder), **header.model_dump(mode="json"), **more})
         return
     print(f"{folder}: {header.num_clips} clips of {header.size} numbers; {', '.join(header.classes)}")
     if header.index is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -24,6 +23,7 @@ from serein.cli.app import (
     Runtime,
     app,
     exit_if_unread,
+    print_json,
     print_tables,
     recordings_in,
 )
@@ -87,7 +87,7 @@ def adapt(
         print(f"error: {error}", file=sys.stderr)
     if as_json:
         said = asdict(found) | {"unread": [str(error) for error in found.unread], "out": str(out)}
-        print(json.dumps(said, ensure_ascii=False))
+        print_json(said)
     else:
         table = Table("class", "mean probability", "prior", "bias", box=None, pad_edge=False)
         for name, expected in found.priors.items():
@@ -132,7 +132,7 @@ def export(
         clips = [audio.load(utterance.audio, utterance.start_s, utterance.end_s) for utterance in some]
     report = write(load(model, "cpu", backbone=backbone), out, int8=int8, clips=clips)
     if as_json:
-        print(json.dumps(report))
+        print_json(report)
         return
     size = report["bytes"] / 1e6
     print(f"{out}: {size:.1f} MB, {report['precision']}, tasks: {', '.join(report['tasks'])}")
@@ -209,7 +209,7 @@ def benchmark(
         how: Any = {"data": data, "max_clips": max_clips, "clip_s": clip_s, "seconds": seconds, "backbone": backbone}
         compared = compare_runtimes(model, names, device, precisions=chosen or None, **how)
         if as_json:
-            print(json.dumps(compared.to_dict()))
+            print_json(compared.to_dict())
             return
         columns = ["runtime", "MB", "clips/s", "ratio", "p50", "equal labels", "difference"]
         has_ua = any(each.ua is not None for each in compared.results)
@@ -239,7 +239,7 @@ def benchmark(
         load(model, device, runtime, precision=precision, backbone=backbone), clip_s=clip_s, seconds=seconds
     )
     if as_json:
-        print(json.dumps(asdict(found)))
+        print_json(asdict(found))
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in found.rows():
@@ -311,7 +311,7 @@ def models(as_json: Json = False) -> None:
             }
         )
     if as_json:
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        print_json(found, indent=1)
         return
     from rich.table import Table
 
@@ -369,7 +369,7 @@ def cache_list(context: typer.Context, stages: Stages = None, features: Features
         listed = [
             {"kind": e.kind, "path": str(e.path), "num_bytes": e.num_bytes, "age_s": round(e.age_s, 1)} for e in found
         ]
-        print(json.dumps(listed))
+        print_json(listed)
         return
     table = Table(title=f"Cached in {cache_folder()} and in folders of shared stages")
     for heading in ("kind", "folder", "MB", "used"):
@@ -420,7 +420,7 @@ def cache_clear(
     in_use = len(old) - len(removed) if max_size is None else 0
     num_bytes = sum(entry.num_bytes for entry in removed)
     if as_json:
-        print(json.dumps({"removed": [str(e.path) for e in removed], "num_bytes": num_bytes, "in_use": in_use}))
+        print_json({"removed": [str(e.path) for e in removed], "num_bytes": num_bytes, "in_use": in_use})
     else:
         print(f"removed {len(removed)} entries, {num_bytes / 1e9:.2f} GB")
     if in_use:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from serein.cli.app import Device, Json, Metric, Overrides, Split, app, print_tables
+from serein.cli.app import Device, Json, Metric, Overrides, Split, app, print_json, print_tables
 from serein.errors import SereinError
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def reproduce(
 
         planned = planned_tables(chosen, request)
         if as_json:
-            print(json.dumps([asdict(each) | {"num_to_train": each.num_to_train} for each in planned]))
+            print_json([asdict(each) | {"num_to_train": each.num_to_train} for each in planned])
             return
         for each in planned:
             takes = _takes(each.hours, each.gigabytes) if each.problem is None else each.problem
@@ -171,7 +170,7 @@ def _reproduce(table: Table, data: Path, request: Request, as_json: bool) -> boo
     with Bars() as bars:
         comparison, failures = reproduce(table, data, request, bars)
     if as_json:
-        print(json.dumps(to_json(comparison, out), ensure_ascii=False, allow_nan=False))
+        print_json(to_json(comparison, out))
     elif comparison.is_measured:
         print_tables(as_tables(comparison))
         print("\n".join(comparison.notes))

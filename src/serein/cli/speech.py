@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from serein.cli.app import (
     Segments,
     app,
     exit_if_unread,
+    print_json,
     print_tables,
     recordings_in,
 )
@@ -70,7 +70,7 @@ def transcribe(
         transcripts.append((utterance, text))
         if as_json:
             known = {} if utterance.transcript is None else {"truth": utterance.transcript}
-            print(json.dumps({"file": utterance.audio, "transcript": text, **known}, ensure_ascii=False), flush=True)
+            print_json({"file": utterance.audio, "transcript": text, **known})
     if transcripts and not as_json:
         from rich.table import Table
         from rich.text import Text
@@ -153,7 +153,7 @@ def verify(
         result: dict[str, object] = {"threshold": threshold, "pairs": [pair.to_json() for pair in pairs]}
         if checkpoint.verification is not None:
             result["threshold_from"] = checkpoint.verification.model_dump()
-        print(json.dumps(result, ensure_ascii=False))
+        print_json(result)
     elif pairs:
         labels = {True: "same speaker", False: "different speakers", None: "–"}
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -268,7 +268,7 @@ def _print_score(
         )
     known = set(keys) & set(checkpoint.training.get("speakers", ()))
     if as_json:
-        print(json.dumps({**asdict(found), "model_threshold": threshold, "num_training_speakers": len(known)}))
+        print_json({**asdict(found), "model_threshold": threshold, "num_training_speakers": len(known)})
         return
     drawn = "all" if found.num_same + found.num_different == found.num_possible else "drawn with seed 0 from all"
     print(
@@ -363,7 +363,7 @@ def words_nearest(
         for prediction, near, values in zip(predictions, found, cosines, strict=True):
             if as_json:
                 words = [{"word": word, "cosine": round(float(c), 6)} for word, c in zip(near, values, strict=True)]
-                print(json.dumps({"file": prediction.file, "words": words}, ensure_ascii=False))
+                print_json({"file": prediction.file, "words": words})
             else:
                 print(f"{prediction.file}: {', '.join(f'{w} {c:.2f}' for w, c in zip(near, values, strict=True))}")
     exit_if_unread(num_failed)
@@ -403,7 +403,7 @@ def words_find(
         for place in np.argsort(-cosines, kind="stable")[:max_files]:
             file, cosine = predictions[place].file, float(cosines[place])
             if as_json:
-                print(json.dumps({"file": file, "cosine": round(cosine, 6)}, ensure_ascii=False))
+                print_json({"file": file, "cosine": round(cosine, 6)})
             else:
                 print(f"{cosine:6.3f}  {file}")
     exit_if_unread(num_failed)
@@ -425,9 +425,7 @@ def _word_vectors(
     import numpy as np
 
     from serein.errors import ModelError
-    from serein.inference.prediction import Prediction
     from serein.inference.predictor import load
-    from serein.progress import Bars
     from serein.tasks.word_vectors import similarity
 
     predictor = load(model, device, backbone=backbone)
@@ -441,15 +439,5 @@ def _word_vectors(
     if text is not None:
         similarity([np.zeros(vocabulary.size, np.float32)], text, vocabulary)
     files, num_absent = recordings_in(sources)
-    predictions: list[Prediction] = []
-    failed: list[str] = []
-    with Bars() as bars:
-        for number, result in enumerate(predictor.predict_files(files, segments=segments, on_error="return"), start=1):
-            if isinstance(result, Prediction) and len(result.embedding):
-                predictions.append(result)
-            else:
-                failed.append(f"{result.file}: {result.rejected}" if isinstance(result, Prediction) else str(result))
-            bars("predicting", number, len(files), f"{len(files)} recordings")
-    for problem in failed:
-        print(f"error: {problem}", file=sys.stderr)
-    return predictions, vocabulary, len(failed) + num_absent
+    embedded, num_failed = _embed(predictor, files, None, segments)
+    return [prediction for _, prediction in embedded], vocabulary, num_failed + num_absent

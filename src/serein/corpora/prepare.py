@@ -60,15 +60,17 @@ class LabelMap:
 NO_MAP = LabelMap()
 
 
-def read_label_map(path: Path) -> LabelMap:
+def read_label_map(path: Path | None) -> LabelMap:
     """Read a label map from YAML: `Angry: angry`, or a mapping of such entries under the name of a corpus.
 
-    A missing value ("", null, none, -) removes the label.
+    A missing value ("", null, none, -) removes the label. Without a file, labels stay as they are.
 
     Raises:
         ManifestError: The file does not exist, is not a mapping of words, or maps one label twice.
         RecipeError: It is not YAML.
     """
+    if path is None:
+        return NO_MAP
     try:
         content = parse_yaml(path.read_text(encoding="utf-8-sig"), where=str(path), as_text=True)
     except FileNotFoundError:
