@@ -176,7 +176,7 @@ class TwoSteps(SimpleNamespace):
 def main() -> None:
     """Take the steps, and say which recipe failed where."""
     from serein import recipe as recipes
-    from serein.experiment import data as preparation
+    from serein.experiment import data as experiment_data
     from serein.experiment import fold
     from serein.training import stages
 
@@ -188,7 +188,7 @@ def main() -> None:
     num_failed = 0
     for path in paths:
         try:
-            experiment = preparation.prepare(recipes.load(Path(path)), Path(manifest), lambda *_: None)
+            experiment = experiment_data.prepare(recipes.load(Path(path)), Path(manifest), lambda *_: None)
             with SimulatedGpu(), tempfile.TemporaryDirectory() as folder:
                 fold.train_fold(experiment, experiment.folds.folds[0], 0, Path(folder), lambda *_: None, label="x")
         except Done:

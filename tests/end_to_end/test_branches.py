@@ -21,8 +21,8 @@ from serein.data import manifest
 from serein.data.dataset import Recordings
 from serein.data.files import sha256
 from serein.errors import LeakError, ModelError, RecipeError
-from serein.experiment import build as assembling
-from serein.experiment import data as preparation
+from serein.experiment import build
+from serein.experiment import data as experiment_data
 from serein.experiment.build import resolve
 from serein.experiment.fold import train_fold
 from serein.training.module import loss_weights
@@ -153,7 +153,7 @@ def test_ways_of_freezing(run: Path, tones: Path, tmp_path: Path) -> None:
     """All frozen is `together` above; centres trained; all trained."""
     centres = {**TOGETHER, "name": "centres", "tasks": ["emotion", "speaker"], "weights": {"speaker": 0.5}}
     whole = {**centres, "name": "whole", "trainable": ["encoder", "heads", "speaker.all"]}
-    experiment = preparation.prepare(recipe(VOICES, ALONE, centres, whole), tones, silent)
+    experiment = experiment_data.prepare(recipe(VOICES, ALONE, centres, whole), tones, silent)
     train_fold(experiment, experiment.folds.folds[0], 0, tmp_path, silent, label="x")
     alone, partly, wholly = (weights(tmp_path, name) for name in ("alone", "centres", "whole"))
     assert moved(alone, partly) == {"main", "emotion.head", "input rows", "speaker.head"}
@@ -163,8 +163,8 @@ def test_ways_of_freezing(run: Path, tones: Path, tmp_path: Path) -> None:
 def test_weights_of_a_stage(tones: Path) -> None:
     """L = a * L_emotion + b * L_identification."""
     made = recipe(VOICES, ALONE, {**TOGETHER, "tasks": ["emotion", "speaker"], "weights": {"speaker": 0.25}})
-    experiment = preparation.prepare(made, tones, silent)
-    tasks = preparation.tasks_of(experiment, experiment.folds.folds[0])
+    experiment = experiment_data.prepare(made, tones, silent)
+    tasks = experiment_data.tasks_of(experiment, experiment.folds.folds[0])
     assert loss_weights(tasks, None, made.stages[2].weights) == {"emotion": 1.0, "speaker": 0.25}
     assert loss_weights(tasks, None, made.stages[1].weights) == {"emotion": 1.0, "speaker": 1.0}
 
@@ -180,8 +180,8 @@ def from_voices(voices: Path, **changes: Any) -> recipes.Recipe:
 def test_a_finished_network_stays_as_it_is(voices: Path, tones: Path, tmp_path: Path) -> None:
     """Its encoder, attention, centres and normalisation; and it still names whom it knows."""
     made = from_voices(voices)
-    experiment = preparation.prepare(made, tones, silent)
-    assembling.require_trainable(experiment)
+    experiment = experiment_data.prepare(made, tones, silent)
+    build.require_trainable(experiment)
     checkpoint = train_fold(experiment, experiment.folds.folds[0], 0, tmp_path, silent, label="x")
     theirs = model_folder.load(voices / "model")
     mine = {name.replace("ensemble.0.", ""): value for name, value in checkpoint.model.state_dict().items()}
@@ -205,11 +205,11 @@ def test_new_speakers_get_new_centres(voices: Path, tones: Path) -> None:
     """1,251 centres become 8: attention is taken over, the output layer starts anew."""
     stages = (ALONE, {**TOGETHER, "tasks": ["emotion", "speaker"]})
     made = recipe(*stages, branches={"speaker": {"encoder": None, "from": str(voices)}})
-    experiment = preparation.prepare(made, tones, silent)
+    experiment = experiment_data.prepare(made, tones, silent)
     fold = experiment.folds.folds[0]
-    pretrained_branches = assembling.load_pretrained_branches(made, fold.name, 0)
-    tasks = assembling.tasks_with(experiment, fold, pretrained_branches)
-    model = assembling.new_model(made, tasks, pretrained_branches)
+    pretrained_branches = build.load_pretrained_branches(made, fold.name, 0)
+    tasks = build.tasks_with(experiment, fold, pretrained_branches)
+    model = build.new_model(made, tasks, pretrained_branches)
     head, theirs = model.ensemble[0].heads["speaker"], pretrained_branches["speaker"].member.heads["speaker"]
     assert torch.equal(head.blocks[0].attention.in_proj_weight, theirs.blocks[0].attention.in_proj_weight)
     assert tasks["speaker"].spec.classes != pretrained_branches["speaker"].checkpoint.classes_of("speaker").classes
@@ -219,14 +219,14 @@ def test_the_main_network_can_start_from_one_alone(tones: Path, voices: Path, tm
     """Its k rows of the matrix are kept, and a row for what joins it begins at 0."""
     content = {**values(ALONE), "branches": {}, "tasks": {"emotion": {**EMOTION, "fusion": {}}}}
     single = recipes.validate(content, where="test")
-    experiment = preparation.prepare(single, tones, silent)
+    experiment = experiment_data.prepare(single, tones, silent)
     finished = train_fold(experiment, experiment.folds.folds[0], 0, tmp_path / "emotion", silent, label="x")
     branches = {"main": {"from": str(tmp_path / "emotion")}, "speaker": {"encoder": None, "from": str(voices)}}
     made = recipe(TOGETHER, branches=branches)
-    pretrained_branches = assembling.load_pretrained_branches(made, "1", 0)
-    together = preparation.prepare(made, tones, silent)
-    tasks = assembling.tasks_with(together, together.folds.folds[0], pretrained_branches)
-    model = assembling.new_model(made, tasks, pretrained_branches)
+    pretrained_branches = build.load_pretrained_branches(made, "1", 0)
+    together = experiment_data.prepare(made, tones, silent)
+    tasks = build.tasks_with(together, together.folds.folds[0], pretrained_branches)
+    model = build.new_model(made, tasks, pretrained_branches)
     fusion = model.ensemble[0].heads["emotion"].fusion
     assert torch.equal(fusion.own, finished.model.ensemble[0].heads["emotion"].fusion.own)
     assert not fusion.inputs.any()
@@ -241,10 +241,10 @@ def test_output_rows_are_taken_by_the_names_of_their_classes(tiny_run: Path, ton
     labels = {"classes": wanted, "merge": {"angry": "furious"}}
     changes = {"branches": {"main": {"from": str(tiny_run)}}, "labels": labels}
     made = recipes.validate(merged(TINY, changes), where="test")
-    experiment = preparation.prepare(made, tones, silent)
-    pretrained = assembling.load_pretrained_branches(made, "1", 0)
-    tasks = assembling.tasks_with(experiment, experiment.folds.folds[0], pretrained)
-    output = assembling.new_model(made, tasks, pretrained).ensemble[0].heads["emotion"].output
+    experiment = experiment_data.prepare(made, tones, silent)
+    pretrained = build.load_pretrained_branches(made, "1", 0)
+    tasks = build.tasks_with(experiment, experiment.folds.folds[0], pretrained)
+    output = build.new_model(made, tasks, pretrained).ensemble[0].heads["emotion"].output
     theirs = pretrained["main"].member.heads["emotion"].output
     assert torch.equal(output.weight[[0, 2]], theirs.weight[[2, 1]])
     assert not torch.equal(output.weight[1], theirs.weight[0])
@@ -253,7 +253,7 @@ def test_output_rows_are_taken_by_the_names_of_their_classes(tiny_run: Path, ton
 def test_an_adapter_is_not_replaced_by_another(tiny_run: Path) -> None:
     from serein.recipe import Lora
 
-    pretrained = assembling.PretrainedBranch("main", tiny_run, model_folder.load(next(tiny_run.rglob("model"))))
+    pretrained = build.PretrainedBranch("main", tiny_run, model_folder.load(next(tiny_run.rglob("model"))))
     pretrained.checkpoint.model.backbone.adapter = Lora(rank=2)
     assert pretrained.backbone(Lora(rank=2)) is pretrained.backbone(None) is pretrained.checkpoint.model.backbone
     with pytest.raises(ModelError, match=r"rank=2.*recipe specifies.*rank=4.*serein merge"):
@@ -270,15 +270,15 @@ def test_test_speakers_are_no_training_classes_of_an_origin(voices: Path, tones:
             name.replace("other/", "tones/") for name in description["training"]["speakers"]
         ]
         model_folder.save(leaking, checkpoint, "")
-    experiment = preparation.prepare(from_voices(leaking), tones, silent)
+    experiment = experiment_data.prepare(from_voices(leaking), tones, silent)
     with pytest.raises(
         LeakError, match=r"speakers? in both .*leaking and test: tones/.* Start from a network that was not"
     ):
-        assembling.check_origins(experiment)
-    assert assembling.check_origins(preparation.prepare(from_voices(voices), tones, silent)) == []
-    shared = preparation.prepare(from_voices(leaking, protocol={"name": "random"}), tones, silent)
+        build.check_origins(experiment)
+    assert build.check_origins(experiment_data.prepare(from_voices(voices), tones, silent)) == []
+    shared = experiment_data.prepare(from_voices(leaking, protocol={"name": "random"}), tones, silent)
     used = f"Training uses {leaking} (speaker), which was trained on 3 of 6 test speakers"
-    assert assembling.check_origins(shared) == [f"{used}: it may have learned the test clips."]
+    assert build.check_origins(shared) == [f"{used}: it may have learned the test clips."]
 
 
 def on_backbone(source: Path, **training: Any) -> recipes.Recipe:
@@ -293,21 +293,21 @@ def on_backbone(source: Path, **training: Any) -> recipes.Recipe:
 
 def test_test_speakers_are_no_training_speakers_of_a_backbone(tones: Path, tmp_path: Path) -> None:
     made = on_backbone(tmp_path / "source", speakers=["tones/anna"])
-    experiment = preparation.prepare(made, tones, silent)
+    experiment = experiment_data.prepare(made, tones, silent)
     with pytest.raises(LeakError, match=r"speaker in both .*source and test: tones/anna"):
-        assembling.check_origins(experiment)
+        build.check_origins(experiment)
 
 
 def test_speakers_of_a_merged_manifest_are_found_in_the_original(tones: Path, tmp_path: Path) -> None:
     manifest.write([u.model_copy(update={"corpus": None}) for u in manifest.read(tones)], tmp_path / "mine.jsonl")
     made = on_backbone(tmp_path / "source", speakers=["mine/anna"])
     with pytest.raises(LeakError, match=r"speaker in both .*source and test: anna"):
-        assembling.check_origins(preparation.prepare(made, tmp_path / "mine.jsonl", silent))
+        build.check_origins(experiment_data.prepare(made, tmp_path / "mine.jsonl", silent))
 
 
 def test_a_backbone_of_unknown_speakers_is_noted(tones: Path, tmp_path: Path) -> None:
     made = on_backbone(tmp_path / "source")
-    (note,) = assembling.check_origins(preparation.prepare(made, tones, silent))
+    (note,) = build.check_origins(experiment_data.prepare(made, tones, silent))
     assert note.startswith(
         f"Training uses {tmp_path / 'source'} (backbone), but its speakers or those of the test clips"
     )
@@ -316,7 +316,7 @@ def test_a_backbone_of_unknown_speakers_is_noted(tones: Path, tmp_path: Path) ->
 def test_a_model_names_what_its_backbone_was_trained_on(tones: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     made = on_backbone(source, speakers=["other/gil"], licences={"other": "CC BY-NC 4.0"}, languages=["de"])
-    experiment = preparation.prepare(made, tones, silent)
+    experiment = experiment_data.prepare(made, tones, silent)
     training = train_fold(experiment, experiment.folds.folds[0], 0, tmp_path / "fold", silent, label="x").training
     assert "other/gil" in training["speakers"]
     assert training["licences"] == {"other": "CC BY-NC 4.0", "tones": "not stated"}
@@ -373,9 +373,9 @@ def test_what_does_not_fit_is_named_before_training(
 
 
 def test_a_model_of_another_task_is_no_speaker_network(tiny_run: Path, tones: Path) -> None:
-    experiment = preparation.prepare(from_voices(tiny_run), tones, silent)
+    experiment = experiment_data.prepare(from_voices(tiny_run), tones, silent)
     with pytest.raises(ModelError, match="predicts emotion, but branch '.*' requires speaker"):
-        assembling.require_trainable(experiment)
+        build.require_trainable(experiment)
 
 
 # -- recipes ---------------------------------------------------------------------------------------------------------
@@ -427,6 +427,6 @@ def test_from_survives_a_dump(voices: Path, tmp_path: Path) -> None:
 
 def test_dev_without_known_speakers_is_watched_by_nobody(tones: Path) -> None:
     watching = {**VOICES, "checkpoint": "best"}
-    experiment = preparation.prepare(recipe(watching, ALONE, TOGETHER), tones, silent)
+    experiment = experiment_data.prepare(recipe(watching, ALONE, TOGETHER), tones, silent)
     with pytest.raises(RecipeError, match="no dev utterance of fold 1 has a target of 'speaker'.*or checkpoint 'last'"):
-        assembling.require_trainable(experiment)
+        build.require_trainable(experiment)

@@ -19,9 +19,9 @@ from serein.data.dataset import Targets
 from serein.data.manifest import Utterance
 from serein.data.splits import Fold, check_targets
 from serein.errors import LeakError, RecipeError
-from serein.experiment import build as assembling
-from serein.experiment import data as preparation
-from serein.experiment import fold as experiments
+from serein.experiment import build
+from serein.experiment import data as experiment_data
+from serein.experiment import fold as folds
 from serein.experiment.data import Experiment
 from serein.experiment.fold import train_fold
 from serein.training.module import StageModule, loss_weights
@@ -50,7 +50,7 @@ def spoken(tones: Path, tmp_path: Path) -> Path:
 
 
 def prepared(recipe: recipes.Recipe, data: Path) -> Experiment:
-    return preparation.prepare(recipe, data, silent)
+    return experiment_data.prepare(recipe, data, silent)
 
 
 def trained(recipe: recipes.Recipe, data: Path, folder: Path) -> dict[str, np.ndarray]:
@@ -71,8 +71,8 @@ def metrics(stage: Path) -> dict[str, float]:
 
 def module_of(recipe: recipes.Recipe, data: Path) -> StageModule:
     experiment = prepared(recipe, data)
-    tasks = preparation.tasks_of(experiment, experiment.folds.folds[0])
-    model = assembling.new_model(recipe, tasks)
+    tasks = experiment_data.tasks_of(experiment, experiment.folds.folds[0])
+    model = build.new_model(recipe, tasks)
     return StageModule(model, tasks, recipe.stages[0], num_steps=1, seed=0)
 
 
@@ -128,8 +128,8 @@ def test_the_head_of_a_task_that_does_not_learn_keeps_its_first_weights(spoken: 
     recipe = recipe_of({}, {"tasks": ["gender"]}, {"tasks": ["asr"]}, {"tasks": ["emotion"]})
     experiment = prepared(recipe, spoken)
     fold = experiment.folds.folds[0]
-    torch.manual_seed(experiments.stage_seed(0, fold.name, "model"))
-    first = assembling.new_model(recipe, preparation.tasks_of(experiment, fold)).state_dict()
+    torch.manual_seed(folds.stage_seed(0, fold.name, "model"))
+    first = build.new_model(recipe, experiment_data.tasks_of(experiment, fold)).state_dict()
     weights = trained(recipe, spoken, tmp_path / "unit")
     for stage, untouched in (("0-stage0", "emotion"), ("0-stage0", "asr"), ("1-stage1", "emotion")):
         names = [name for name in first if f".heads.{untouched}." in name]
@@ -164,10 +164,10 @@ def test_a_share_leaves_no_room_for_weights() -> None:
 def test_speakers_are_those_of_the_training_side(spoken: Path) -> None:
     experiment = prepared(recipe_of({"tasks": {"speaker": {}}}, {}), spoken)
     for fold in experiment.folds.folds:
-        tasks = preparation.tasks_of(experiment, fold)
+        tasks = experiment_data.tasks_of(experiment, fold)
         by_id = {u.id: u for u in experiment.utterances}
         assert tasks["speaker"].spec.classes == tuple(sorted({f"tones/{by_id[i].speaker}" for i in fold.train}))
-        targets = preparation.targets_of(experiment, fold, tasks)["speaker"]
+        targets = experiment_data.targets_of(experiment, fold, tasks)["speaker"]
         assert targets.is_known[experiment.positions(fold.train)].all()
         assert not targets.is_known[experiment.positions((*fold.dev, *fold.test))].any()
 
@@ -176,7 +176,7 @@ def test_speakers_alone_are_learned_and_judged_where_the_protocol_shares_them(sp
     tasks = {"emotion": None, "asr": None, "gender": None, "speaker": {"pooling": "std"}}
     recipe = recipe_of({"tasks": tasks, "protocol": {"name": "random"}}, {})
     experiment = prepared(recipe, spoken)
-    experiments.run_fold(experiment, experiment.folds.folds[0], 0, tmp_path, silent)
+    folds.run_fold(experiment, experiment.folds.folds[0], 0, tmp_path, silent)
     lines = [json.loads(line) for line in (tmp_path / "fold-1/seed-0/predictions.jsonl").read_text().splitlines()]
     assert len(lines) == 18
     assert {line["truth"] for line in lines} == {f"tones/{u.speaker}" for u in experiment.utterances}
@@ -225,13 +225,13 @@ def test_what_has_no_label_of_the_main_task_is_learned_from_and_never_tested(spo
         assert fold.test == before.test
         added = {*fold.train, *fold.dev} - {*before.train, *before.dev}
         assert added == {f"reader{number}" for number in range(6)}
-        targets = preparation.targets_of(mixed, fold, preparation.tasks_of(mixed, fold))
+        targets = experiment_data.targets_of(mixed, fold, experiment_data.tasks_of(mixed, fold))
         places = mixed.positions(sorted(added))
         assert targets["asr"].is_known[places].all()
         assert not targets["emotion"].is_known[places].any()
     said = "6 utterances have no emotion: other tasks or a teacher's predictions are learned from 6"
     assert any(said in note for note in mixed.folds.notes)
-    assert "b" in preparation.tasks_of(mixed, mixed.folds.folds[0])["asr"].alphabet.letters
+    assert "b" in experiment_data.tasks_of(mixed, mixed.folds.folds[0])["asr"].alphabet.letters
     trained(recipe, with_readers(spoken, tmp_path), tmp_path / "unit")
 
 
@@ -281,7 +281,7 @@ def test_corpus_or_language_can_be_an_adversary(task: str, spoken: Path, tmp_pat
         recipe = recipe_of(changes, {"checkpoint": "last"})
         experiment = prepared(recipe, tmp_path / "corpora.jsonl")
         fold = next(fold for fold in experiment.folds.folds if fold.name == "three")
-        assert preparation.tasks_of(experiment, fold)[task].spec.classes == ("one", "two")
+        assert experiment_data.tasks_of(experiment, fold)[task].spec.classes == ("one", "two")
         folder = tmp_path / str(strength)
         train_fold(experiment, fold, 0, folder, silent, label="x")
         found[strength] = load_file(next(folder.glob("0-*/weights.safetensors")))
@@ -308,7 +308,9 @@ def test_the_check_names_a_target_of_the_test_side(task: str) -> None:
 
 def test_a_training_that_would_get_them_stops(spoken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The defect planted: targets are no longer masked by the fold."""
-    monkeypatch.setattr(preparation, "Targets", lambda values, is_known: Targets(values, np.ones(len(values), bool)))
+    monkeypatch.setattr(
+        experiment_data, "Targets", lambda values, is_known: Targets(values, np.ones(len(values), bool))
+    )
     with pytest.raises(LeakError, match=r"tasks\.emotion: 18 emotions in both training and test"):
         trained(recipe_of({}, {}), spoken, tmp_path / "unit")
 

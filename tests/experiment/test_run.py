@@ -23,8 +23,8 @@ from serein.data import manifest
 from serein.data.manifest import Utterance
 from serein.data.splits import make_folds
 from serein.evaluation.predictions import read_predictions
-from serein.experiment import data as preparation
-from serein.experiment import fold as experiments
+from serein.experiment import data as experiment_data
+from serein.experiment import fold as folds
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -170,8 +170,8 @@ def test_best_dev_score_is_that_of_the_dev_predictions(tiny_run: Path) -> None:
 def weights_of_first_fold(data: Path, recipe: Path, folder: Path) -> Mapping[str, np.ndarray]:
     """Train the first fold and return its weights."""
     loaded = recipes.load(recipe)
-    experiment = preparation.prepare(loaded, data, silent)
-    experiments.run_fold(experiment, experiment.folds.folds[0], 0, folder, silent)
+    experiment = experiment_data.prepare(loaded, data, silent)
+    folds.run_fold(experiment, experiment.folds.folds[0], 0, folder, silent)
     weights: Mapping[str, np.ndarray] = load_file(folder / "fold-1" / "seed-0" / "model" / "model.safetensors")
     return weights
 
@@ -235,8 +235,8 @@ def test_training_side_does_influence_it(tones: Path, tiny: Path, tiny_run: Path
 def test_folds_do_not_hang_on_each_other(tiny_run: Path, tiny: Path, tones: Path, tmp_path: Path) -> None:
     """A fold alone, after another one or resumed beside it, is the same."""
     recipe = recipes.load(tiny, ["protocol.only=['2']"])
-    experiment = preparation.prepare(recipe, tones, silent)
-    experiments.run_fold(experiment, experiment.folds.folds[0], 0, tmp_path, silent)
+    experiment = experiment_data.prepare(recipe, tones, silent)
+    folds.run_fold(experiment, experiment.folds.folds[0], 0, tmp_path, silent)
     for name in ("predictions.jsonl", "embeddings.safetensors", "model/model.safetensors"):
         alone, among = (run / "fold-2" / "seed-0" / name for run in (tmp_path, tiny_run))
         assert alone.read_bytes() == among.read_bytes()
@@ -273,7 +273,7 @@ def test_side_by_side_is_one_after_the_other(tiny_run: Path, tiny: Path, tones: 
 
 def test_what_another_process_gets_is_what_this_one_prepared(tiny: Path, tones: Path) -> None:
     """All but the samples: each process decodes those it needs, and none looks for duplicates again."""
-    experiment = preparation.prepare(recipes.load(tiny), tones, silent)
+    experiment = experiment_data.prepare(recipes.load(tiny), tones, silent)
     experiment.recordings[0]
     sent = pickle.dumps(experiment)
     assert len(sent) < experiment.recordings[0].nbytes * len(experiment.utterances) / 2

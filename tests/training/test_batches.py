@@ -16,11 +16,11 @@ from cli_fixtures import TINY
 from serein import recipe as recipes
 from serein.data.dataset import Batch
 from serein.errors import RunError
-from serein.experiment import data as preparation
-from serein.experiment import fold as experiments
+from serein.experiment import data as experiment_data
+from serein.experiment import fold as folds
 from serein.models.encoders import CnnBlstmEncoder
 from serein.models.hidden_states import HiddenStates
-from serein.training import module as learning
+from serein.training import module as training_module
 from serein.training.batches import split
 from serein.training.module import StageModule
 
@@ -49,8 +49,8 @@ def train(tones: Path, tmp_path: Path) -> Train:
         folder.mkdir()
         stage = TINY["stages"][0] | STAGE | stage  # type: ignore[index]
         recipe = recipes.validate(TINY | CHANGES | {"stages": [stage]}, where="test")
-        experiment = preparation.prepare(recipe, tones, lambda *_: None)
-        experiments.train_fold(experiment, experiment.folds.folds[0], 0, folder, lambda *_: None, label="x")
+        experiment = experiment_data.prepare(recipe, tones, lambda *_: None)
+        folds.train_fold(experiment, experiment.folds.folds[0], 0, folder, lambda *_: None, label="x")
         return load_file(folder / "0-emotion/weights.safetensors")
 
     return weights
@@ -66,7 +66,7 @@ def assert_close(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor])
 def scarce(monkeypatch: pytest.MonkeyPatch, most_clips: int) -> list[int]:
     """Let no more clips than these be encoded at once; return a list that gets the number of each try."""
     tried: list[int] = []
-    real = learning.encode_batch
+    real = training_module.encode_batch
 
     def encode(model: Any, batch: Batch, *arguments: Any, **options: Any) -> Any:
         if model.training:
@@ -75,7 +75,7 @@ def scarce(monkeypatch: pytest.MonkeyPatch, most_clips: int) -> list[int]:
                 raise torch.OutOfMemoryError("no memory")
         return real(model, batch, *arguments, **options)
 
-    monkeypatch.setattr(learning, "encode_batch", encode)
+    monkeypatch.setattr(training_module, "encode_batch", encode)
     return tried
 
 
@@ -136,7 +136,7 @@ def test_gradients_of_tasks_that_do_not_fit_are_not_compared(train: Train, monke
     def scarce(*_: Any) -> None:
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr(learning, "gradient_cosines", scarce)
+    monkeypatch.setattr(training_module, "gradient_cosines", scarce)
     assert_close(whole, train("again"))
 
 

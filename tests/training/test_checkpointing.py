@@ -21,10 +21,10 @@ from serein import recipe as recipes
 from serein.data.dataset import ClipDataset, loader
 from serein.data.files import is_leftover
 from serein.errors import RunError
-from serein.experiment import data as preparation
-from serein.experiment import fold as experiments
+from serein.experiment import data as experiment_data
+from serein.experiment import fold as folds
 from serein.experiment import run as runs
-from serein.training import checkpointing as keeping
+from serein.training import checkpointing
 from serein.training.stages import TrainingData
 
 CHANGING = ("metrics.jsonl", "environment.json", "report.html")  # hold times of day or durations
@@ -42,8 +42,8 @@ def one_fold(folder: Path, tones: Path, stage: dict[str, Any] | None = None, see
     """Train and predict the tiny recipe's first fold."""
     folder.mkdir(parents=True, exist_ok=True)
     recipe = recipes.load(write_recipe(folder / "r.yaml", {"seeds": [seed]}, stage))
-    experiment = preparation.prepare(recipe, tones, silent)
-    experiments.run_fold(experiment, experiment.folds.folds[0], seed, folder, silent)
+    experiment = experiment_data.prepare(recipe, tones, silent)
+    folds.run_fold(experiment, experiment.folds.folds[0], seed, folder, silent)
 
 
 def results(run: Path) -> dict[str, object]:
@@ -103,7 +103,7 @@ def test_number_of_loading_processes_changes_nothing(
 def test_draws_of_a_clip_hang_on_seed_epoch_and_name_alone(workers: int, tones: Path, tmp_path: Path) -> None:
     """Neither the order, nor its neighbours in the batch, nor the process that decodes it."""
     recipe = recipes.load(write_recipe(tmp_path / "r.yaml", {"clips": {"crop_s": 0.1}}))
-    recordings = preparation.prepare(recipe, tones, silent).recordings
+    recordings = experiment_data.prepare(recipe, tones, silent).recordings
     dataset = ClipDataset(recordings, {}, recipe.clips, seed=4, is_training=True)
     drawn = {}
     for positions in ([[0, 1, 2, 3]], [[3], [1, 0], [2]]):
@@ -229,10 +229,10 @@ def test_every_kind_of_training_resumes(
 def test_kill_in_the_second_stage(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = {"name": "first", "epochs": 2, "precision": "float32"}
     recipe = recipes.load(write_recipe(tmp_path / "r.yaml", {"stages": [first, first | {"name": "second"}]}))
-    experiment = preparation.prepare(recipe, tones, silent)
+    experiment = experiment_data.prepare(recipe, tones, silent)
 
     def train(folder: Path) -> None:
-        experiments.run_fold(experiment, experiment.folds.folds[0], 0, folder, silent)
+        folds.run_fold(experiment, experiment.folds.folds[0], 0, folder, silent)
 
     train(tmp_path / "a")
     killed_after(monkeypatch, RESUME, 3, lambda: train(tmp_path / "b"))
@@ -492,9 +492,9 @@ def test_gentle_signals_stop_a_run_too(
 
 def test_state_names_nothing_of_the_python_that_wrote_it() -> None:
     """The keeper's part of the state is plain numbers, so that `weights_only=True` reads it."""
-    progress = keeping.StageProgress(lambda *_: None, "stage")
-    keeper = keeping.CheckpointCallback(Path("nowhere"), "best", progress)
+    progress = checkpointing.StageProgress(lambda *_: None, "stage")
+    keeper = checkpointing.CheckpointCallback(Path("nowhere"), "best", progress)
     keeper.history.append({"epoch": 0, "dev_ua": 0.5})
-    restored = keeping.CheckpointCallback(Path("nowhere"), "best", progress)
+    restored = checkpointing.CheckpointCallback(Path("nowhere"), "best", progress)
     restored.load_state_dict(json.loads(json.dumps(keeper.state_dict())))
     assert restored.history == keeper.history

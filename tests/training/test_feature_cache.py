@@ -24,9 +24,9 @@ from serein.choices import NamedOptions, table
 from serein.data.dataset import Recordings, collate
 from serein.data.manifest import Utterance
 from serein.errors import RunError
-from serein.experiment import build as assembling
-from serein.experiment import data as preparation
-from serein.experiment import fold as experiments
+from serein.experiment import build
+from serein.experiment import data as experiment_data
+from serein.experiment import fold as folds
 from serein.experiment.data import Experiment
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.hidden_states import Backbone, Encoder, HiddenStates
@@ -372,12 +372,12 @@ def prepared(tones: Path, source: Path, changes: Mapping[str, Any] | None = None
         "stages": [STAGE | stage],
         **(changes or {}),
     }
-    return preparation.prepare(recipes.validate(values, where="test"), tones, silent)
+    return experiment_data.prepare(recipes.validate(values, where="test"), tones, silent)
 
 
 def trained(experiment: Experiment, folder: Path, fold: int = 0) -> tuple[list[dict[str, float]], Any]:
     """Return the epochs' metrics and the weights after the last of them."""
-    experiments.train_fold(experiment, experiment.folds.folds[fold], 0, folder, silent, label="x")
+    folds.train_fold(experiment, experiment.folds.folds[fold], 0, folder, silent, label="x")
     lines = [json.loads(line) for line in (folder / "0-frozen/metrics.jsonl").read_text().splitlines()]
     timeless = [{k: v for k, v in line.items() if k not in ("seconds", "audio_s_per_s")} for line in lines]
     return timeless, load_file(folder / "0-frozen/weights.safetensors")
@@ -466,11 +466,11 @@ def test_batches_carry_hidden_layers_alone(tones: Path, wav2vec2: Path) -> None:
     backbone = HuggingFaceBackbone.from_source(str(wav2vec2))
     cache = FeatureCache(backbone, ("1",), FeatureCacheOptions(dtype="float32"), "float32")
     stored = cache.of(experiment.recordings, Clips(), range(4), silent, "x")
-    dataset = experiments.TrainingData(experiment.recordings, {}, range(4), (), Clips(), stored=stored)
+    dataset = folds.TrainingData(experiment.recordings, {}, range(4), (), Clips(), stored=stored)
     cached = collate([dataset.dataset(0, is_training=True)[3, position] for position in range(4)])
     plain = collate(
         [
-            experiments.TrainingData(experiment.recordings, {}, range(4), (), Clips()).dataset(0, is_training=True)[
+            folds.TrainingData(experiment.recordings, {}, range(4), (), Clips()).dataset(0, is_training=True)[
                 3, position
             ]
             for position in range(4)
@@ -540,7 +540,7 @@ def test_bands_are_kept_of_audio_that_memory_does_not_hold_but_of_no_more_than_f
 def test_where_it_applies(tones: Path, wav2vec2: Path, case: str) -> None:
     changes, stage, expected = ALIKE[case]
     experiment = prepared(tones, wav2vec2, changes, **stage)
-    model = assembling.new_model(experiment.recipe, preparation.tasks_of(experiment, experiment.folds.folds[0]))
+    model = build.new_model(experiment.recipe, experiment_data.tasks_of(experiment, experiment.folds.folds[0]))
     model.train_only(experiment.recipe.stages[0].trainable)
     longest_s = float(experiment.recordings.durations_s.max())
     assert 0.4 < longest_s < 0.5
@@ -563,7 +563,7 @@ def test_what_is_kept_is_what_is_tapped(
     experiment = prepared(tones, wav2vec2, changes)
     assert (
         tapped_layers(
-            assembling.new_model(experiment.recipe, preparation.tasks_of(experiment, experiment.folds.folds[0]))
+            build.new_model(experiment.recipe, experiment_data.tasks_of(experiment, experiment.folds.folds[0]))
         )
         == expected
     )
@@ -598,8 +598,8 @@ def test_an_encoder_of_ones_own_trains_from_the_cache(
     monkeypatch.setitem(table("encoder"), "own-linear", LinearEncoder)
     own, stage = {"encoder": {"name": "own-linear"}}, {"epochs": 1, "trainable": ["encoder", "heads"]}
     experiment = prepared(tones, wav2vec2, own)
-    tasks = preparation.tasks_of(experiment, experiment.folds.folds[0])
-    assert tapped_layers(assembling.new_model(experiment.recipe, tasks)) == ("0", "1", "2", "last")
+    tasks = experiment_data.tasks_of(experiment, experiment.folds.folds[0])
+    assert tapped_layers(build.new_model(experiment.recipe, tasks)) == ("0", "1", "2", "last")
     plain, cached = (
         trained(
             prepared(tones, wav2vec2, own | {"feature_cache": {"dtype": dtype}}, **stage),
@@ -633,8 +633,8 @@ def test_means_are_kept_where_nothing_else_is_read(
 ) -> None:
     experiment = prepared(tones, wav2vec2, changes | {"feature_cache": {"dtype": "bfloat16"}}, **stage)
     fold = experiment.folds.folds[0]
-    model = assembling.new_model(experiment.recipe, preparation.tasks_of(experiment, fold))
-    data = experiments.TrainingData(
+    model = build.new_model(experiment.recipe, experiment_data.tasks_of(experiment, fold))
+    data = folds.TrainingData(
         experiment.recordings, {}, range(4), (), Clips(), features=experiment.recipe.feature_cache
     )
     stored = with_features(model, experiment.recipe.stages[0], data, silent, "x").stored
@@ -695,7 +695,7 @@ def test_a_frozen_stage_does_not_go_on_with_another_backbone(tones: Path, wav2ve
 def test_the_average_of_a_frozen_backbone_is_the_backbone(tones: Path, wav2vec2: Path, tmp_path: Path) -> None:
     """Heads are averaged as they are beside log-mel bands, the backbone is one."""
     experiment = prepared(tones, wav2vec2, {"feature_cache": {"dtype": "none"}}, ema_decay=0.9, epochs=1)
-    model = assembling.new_model(experiment.recipe, preparation.tasks_of(experiment, experiment.folds.folds[0]))
+    model = build.new_model(experiment.recipe, experiment_data.tasks_of(experiment, experiment.folds.folds[0]))
     module = StageModule(model, {}, experiment.recipe.stages[0], num_steps=1, seed=0)
     head, averaged = model.ensemble[0].heads["emotion"].output, module.eval_model.ensemble[0].heads["emotion"].output
     before = head.weight.detach().clone()

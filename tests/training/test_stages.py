@@ -17,14 +17,13 @@ from cli_fixtures import write_recipe
 from serein import recipe as recipes
 from serein.data.dataset import Targets
 from serein.device import DistributedInfo
-from serein.experiment import data as preparation
-from serein.experiment import fold as experiments
+from serein.experiment import data as experiment_data
+from serein.experiment import fold as folds
 from serein.experiment.data import Experiment
 from serein.models.model import SpeechModel, assemble, new_backbone
 from serein.recipe import Recipe
 from serein.tasks.classes import ClassTask
-from serein.training import checkpointing as keeping
-from serein.training import stages
+from serein.training import checkpointing, stages
 from serein.training.module import StageModule
 from serein.training.stages import TrainingData, fit_backbones, train_stage
 
@@ -42,7 +41,7 @@ class Ground:
 
     def __init__(self, tones: Path, folder: Path, changes: Mapping[str, Any], stage: Mapping[str, Any]) -> None:
         self.recipe: Recipe = recipes.load(write_recipe(folder / "r.yaml", changes, stage))
-        self.experiment: Experiment = preparation.prepare(self.recipe, tones, silent)
+        self.experiment: Experiment = experiment_data.prepare(self.recipe, tones, silent)
         self.fold = self.experiment.folds.folds[0]
         self.task = self.experiment.main
         self.targets = self.task.targets(self.experiment.utterances)
@@ -120,13 +119,13 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
 def saved(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
     """The weights that a stage wrote, in their order."""
     written = []
-    real = keeping.save_weights
+    real = checkpointing.save_weights
 
     def save(module: StageModule, path: Path) -> None:
         written.append(weights_of(module.eval_model))
         real(module, path)
 
-    monkeypatch.setattr(keeping, "save_weights", save)
+    monkeypatch.setattr(checkpointing, "save_weights", save)
     return written
 
 
@@ -157,16 +156,16 @@ def test_each_stage_starts_from_the_one_before(tones: Path, tmp_path: Path, monk
         ]
     }
     recipe = recipes.load(write_recipe(tmp_path / "r.yaml", values))
-    experiment = preparation.prepare(recipe, tones, silent)
+    experiment = experiment_data.prepare(recipe, tones, silent)
     started = []
 
     def spy(model: SpeechModel, *others: Any, **named: Any) -> None:
         started.append(weights_of(model))
         train_stage(model, *others, **named)
 
-    monkeypatch.setattr(experiments, "train_stage", spy)
+    monkeypatch.setattr(folds, "train_stage", spy)
     fold = experiment.folds.folds[0]
-    checkpoint = experiments.train_fold(experiment, fold, 0, tmp_path / "unit", silent, label="x")
+    checkpoint = folds.train_fold(experiment, fold, 0, tmp_path / "unit", silent, label="x")
     handed_on = [
         load_file(tmp_path / "unit" / name / "weights.safetensors") for name in ("0-first", "1-second", "2-third")
     ]

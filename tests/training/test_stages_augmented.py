@@ -11,8 +11,8 @@ import torch
 from cli_fixtures import write_recipe
 from serein import recipe as recipes
 from serein.data.augmentation import WaveformAugmenter
-from serein.experiment import data as preparation
-from serein.experiment import fold as experiments
+from serein.experiment import data as experiment_data
+from serein.experiment import fold as folds
 from serein.recipe import Stage, WaveformAugmentation
 from serein.training import stages
 from serein.training.stages import EpochLoaders, TrainingData
@@ -32,15 +32,15 @@ def silent(label: str, done: int, total: int, detail: str) -> None:
 
 def data_of(tones: Path, folder: Path) -> TrainingData:
     recipe = recipes.load(write_recipe(folder / "r.yaml"))
-    recordings = preparation.prepare(recipe, tones, silent).recordings
+    recordings = experiment_data.prepare(recipe, tones, silent).recordings
     return TrainingData(recordings, {}, range(8), range(8, 12), recipe.clips)
 
 
 def train(folder: Path, tones: Path, options: dict[str, Any]) -> dict[str, Any]:
     folder.mkdir()
     recipe = recipes.load(write_recipe(folder / "r.yaml", stage={"epochs": 2, "waveform_augmentation": options}))
-    experiment = preparation.prepare(recipe, tones, silent)
-    experiments.run_fold(experiment, experiment.folds.folds[0], 0, folder, silent)
+    experiment = experiment_data.prepare(recipe, tones, silent)
+    folds.run_fold(experiment, experiment.folds.folds[0], 0, folder, silent)
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.name == "model.safetensors"}
 
 

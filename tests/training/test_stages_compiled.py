@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from cli_fixtures import TINY
 from serein import recipe as recipes
 from serein.errors import RecipeError, RunError
-from serein.experiment import data as preparation
-from serein.experiment import fold as experiments
+from serein.experiment import data as experiment_data
+from serein.experiment import fold as folds
 from serein.experiment import run as runs
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.model import SpeechModel
@@ -69,9 +69,9 @@ def train(tones: Path, tmp_path: Path) -> Train:
     transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**CONFIG)).save_pretrained(source)
 
     def trained(name: str, **stage: Any) -> Path:
-        experiment = preparation.prepare(recipe_of(source, **stage), tones, silent)
+        experiment = experiment_data.prepare(recipe_of(source, **stage), tones, silent)
         folder = tmp_path / name
-        experiments.train_fold(experiment, experiment.folds.folds[0], 0, folder, silent, label="x")
+        folds.train_fold(experiment, experiment.folds.folds[0], 0, folder, silent, label="x")
         return folder / "0-emotion"
 
     return trained

@@ -67,8 +67,8 @@ class Cnn2dEncoder(Encoder):
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
         """Return one layer with fewer frames."""
-        align_predictions = hidden.layers[-1]
-        images = align_predictions.view(*align_predictions.shape[:2], self.num_channels, -1).transpose(1, 2)
+        flat = hidden.layers[-1]
+        images = flat.view(*flat.shape[:2], self.num_channels, -1).transpose(1, 2)
         images = images.contiguous(memory_format=torch.channels_last)  # (batch, channel, frame, band)
         num_frames = hidden.num_frames
         for block, pool, stride in zip(self.blocks, self.pools, self.strides, strict=True):

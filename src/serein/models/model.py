@@ -93,8 +93,7 @@ class Branch(nn.Module):
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
         """Encode the hidden states of the backbone."""
-        worked_out: HiddenStates = hidden if self.encoder is None else self.encoder(hidden)
-        return worked_out
+        return hidden if self.encoder is None else cast(HiddenStates, self.encoder(hidden))
 
 
 def are_equal(one: Backbone, other: Backbone) -> bool:

@@ -270,11 +270,6 @@ class Recipe(Options):
                 )
         if idle := set(self.branches) - {MAIN} - {task.branch for task in self.tasks.chosen.values()}:
             raise ValueError(f"no task reads branch '{min(idle)}': name it as a task's 'branch', or leave it out")
-        joins = any(task.fusion and task.fusion.inputs for task in self.tasks.pooled.values())
-        if joins and not self.stages[-1].use_fusion:
-            raise ValueError(
-                "the last stage has use_fusion false, so no stage trains the weights of the fusion's inputs"
-            )
         return self
 
     @model_validator(mode="after")
@@ -301,6 +296,12 @@ class Recipe(Options):
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Recipe:
+        joins = any(task.fusion and task.fusion.inputs for task in self.tasks.pooled.values())
+        if joins and not self.stages[-1].use_fusion:
+            raise ValueError(
+                "the last stage has use_fusion false, so no stage trains the weights of the fusion's inputs"
+            )
+        contrasts = any(task.contrastive for task in self.tasks.pooled.values())
         for stage in self.stages:
             where, names = f"stage '{stage.name}'", self.tasks_of(stage)
             if unknown := [name for name in names if name not in self.tasks.chosen]:
@@ -316,6 +317,16 @@ class Recipe(Options):
                 raise ValueError(
                     f"{where} mixes clips, but labels has '{self.labels.of_single_raters}', and raters cannot be "
                     "averaged: set spectrogram_augmentation.mixup to 0"
+                )
+            if contrasts and stage.spectrogram_augmentation.mixup:
+                raise ValueError(
+                    f"{where} mixes clips of two classes, which 'contrastive' cannot distinguish: set "
+                    "spectrogram_augmentation.mixup to 0, or leave out 'contrastive'"
+                )
+            if self.protocol.dev == "none" and (stage.patience or stage.schedule.name == "plateau"):
+                raise ValueError(
+                    f"{where} monitors a dev score, but protocol.dev is 'none': choose a dev, or train a "
+                    "fixed number of epochs"
                 )
             if stage.monitor == "js_similarity" and self.labels.target != "distribution":
                 raise ValueError(f"{where} monitors 'js_similarity', which needs labels.target 'distribution'")
@@ -349,16 +360,4 @@ class Recipe(Options):
             )
         if others := [name for name in self.finished if kinds[name].problem != "classes"]:
             raise ValueError(f"no stage trains '{others[0]}': only a task of classes can come from a finished network")
-        contrasts = any(task.contrastive for task in self.tasks.pooled.values())
-        for stage in self.stages:
-            if contrasts and stage.spectrogram_augmentation.mixup:
-                raise ValueError(
-                    f"stage '{stage.name}' mixes clips of two classes, which 'contrastive' cannot distinguish: set "
-                    "spectrogram_augmentation.mixup to 0, or leave out 'contrastive'"
-                )
-            if self.protocol.dev == "none" and (stage.patience or stage.schedule.name == "plateau"):
-                raise ValueError(
-                    f"stage '{stage.name}' monitors a dev score, but protocol.dev is 'none': choose a dev, or train a "
-                    "fixed number of epochs"
-                )
         return self
