@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -82,6 +81,8 @@ def measure(predictor: Predictor, *, clip_s: float = 3.0, seconds: float = 10.0)
         clip_s: Length of the clips.
         seconds: Total duration of the measurements of speed and latency.
     """
+    import resource  # not on Windows, where the rest of this module works
+
     device, runtime = predictor.runtime.device, predictor.runtime
     rng = np.random.default_rng(0)
     size = round(clip_s * SAMPLE_RATE_HZ)
@@ -124,21 +125,22 @@ def measure(predictor: Predictor, *, clip_s: float = 3.0, seconds: float = 10.0)
     )
 
 
-def matrix_peak(device: torch.device, precision: str) -> float:
+def matrix_peak(device: torch.device, precision: str, size: int = PEAK_SIZE) -> float:
     """Return the floating-point operations per second of a large matrix product, as the machine's peak.
 
     Args:
         precision: `bfloat16`; any other precision is timed in float32.
+        size: Number of rows and columns of the matrices.
     """
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    one, other = torch.randn(2, PEAK_SIZE, PEAK_SIZE, device=device).to(dtype)
+    one, other = torch.randn(2, size, size, device=device).to(dtype)
 
     def product() -> None:
         torch.mm(one, other)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
 
-    return 2.0 * PEAK_SIZE**3 / min(_timed(product, PEAK_S))
+    return 2.0 * size**3 / min(_timed(product, PEAK_S))
 
 
 def _timed(work: Callable[[], object], seconds: float) -> list[float]:

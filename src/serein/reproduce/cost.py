@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from serein.choices import choose
 from serein.data import manifest
@@ -25,6 +23,7 @@ from serein.data.splits import make_folds
 from serein.device import device_of
 from serein.errors import SereinError
 from serein.experiment.shared_stages import stage_options
+from serein.exporting.benchmark import matrix_peak
 from serein.models.pretrained import is_own, place_of
 from serein.recipe import Lora, Recipe
 from serein.reproduce.reproduction import Request
@@ -115,23 +114,6 @@ def network_of(options: Any) -> Network:
     layers = min(layers, options.layers or layers)
     transformer = layers * (4 * hidden**2 + 2 * hidden * between)
     return Network(multiply_adds + FRAMES_PER_S * transformer, num_weights + transformer, layers, hidden)
-
-
-def device_speed(device: torch.device, seconds: float = 0.3) -> float:
-    """Return the multiply-adds per second of a device, in the precision that training chooses.
-
-    Args:
-        seconds: Duration of the measurement.
-    """
-    dtype = torch.bfloat16 if chosen_precision("auto", device) == "bfloat16" else torch.float32
-    size = 1024 if device.type == "cpu" else 8192
-    one = torch.randn(size, size, device=device, dtype=dtype)
-    number, started = 0, 0.0
-    while number < 2 or time.monotonic() - started < seconds:
-        started = started or time.monotonic()
-        float((one @ one)[0, 0])  # waits for the product
-        number += 1
-    return number * size**3 / (time.monotonic() - started)
 
 
 def trained_part(trainable: Sequence[str], num_layers: int, adapter: Lora | None = None) -> float:
@@ -278,7 +260,9 @@ def plan(tables: Sequence[tuple[Table, Path]], request: Request) -> list[Planned
         RecipeError: A row or its recipe is invalid.
         ManifestError: The data cannot be read.
     """
-    speed = EFFICIENCY * device_speed(device_of(request.device))
+    device = device_of(request.device)
+    peak = matrix_peak(device, chosen_precision("auto", device), 1024 if device.type == "cpu" else 8192)
+    speed = EFFICIENCY * peak / 2  # a multiply-add is two operations
     data = {path: take_data(path, request.limit, request.out) for path in dict.fromkeys(path for _, path in tables)}
     estimators = {path: Estimator(manifest.read(own.manifest)) for path, own in data.items()}
     known: set[tuple[str, int]] = set()
