@@ -294,6 +294,8 @@ def test_a_broken_file_stops_is_skipped_or_returned(model: Predictor, recording:
     assert last.file == str(recording)
     with pytest.raises(RecipeError, match="on_error: unknown value 'hope', expected one of: raise, skip, return"):
         next(model.predict_files(files, on_error="hope"))  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match="segments: 'options' contain 'segments', too"):
+        next(model.predict_files(files, options=PredictOptions(), segments="never"))
 
 
 def test_a_list_is_a_list_of_predictions(model: Predictor, recording: Path) -> None:

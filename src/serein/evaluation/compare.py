@@ -253,9 +253,7 @@ def compare(
     return Comparison(score, len(truths[0]), compared, tuple(pairs), notes)
 
 
-def permutation_test(
-    units: Units, num_runs_a: int, score: str, rng: np.random.Generator, num_permutations: int = NUM_PERMUTATIONS
-) -> tuple[float, int, bool]:
+def permutation_test(units: Units, num_runs_a: int, score: str, rng: np.random.Generator) -> tuple[float, int, bool]:
     """Return the two-sided p-value of a score's difference between two systems that may exchange units.
 
     A system's seeds are averaged first: the sums over units are, and so are UA and WA.
@@ -263,7 +261,7 @@ def permutation_test(
     Args:
         units: Units of both systems; the first `num_runs_a` runs are those of the first system.
         score: The name of one of the units' scores.
-        rng: Draws exchanges if there are more than `num_permutations`.
+        rng: Draws exchanges if there are more than `NUM_PERMUTATIONS`.
 
     Returns:
         The p-value, the number of permutations, and whether these are all. Drawn permutations include the observed one
@@ -274,10 +272,10 @@ def permutation_test(
     first, second = (sum(own[1:], own[0]) / len(own) for own in (runs[:num_runs_a], runs[num_runs_a:]))
     total_a, total_b = units.multiplicity @ first, units.multiplicity @ second
     moved = (second - first).tocsr()
-    is_exact = 2.0**units.num_units <= num_permutations
+    is_exact = 2.0**units.num_units <= NUM_PERMUTATIONS
+    num_permutations = 2**units.num_units if is_exact else NUM_PERMUTATIONS
     if is_exact:
         moved = moved[np.repeat(np.arange(len(units.multiplicity)), units.multiplicity)]
-        num_permutations = 2**units.num_units
     observed = abs(float(units.scores(total_a, None)[score] - units.scores(total_b, None)[score]))
     num_as_large = 0
     at_once = max(1, _NUMBERS_AT_ONCE // max(moved.shape))

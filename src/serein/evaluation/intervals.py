@@ -282,14 +282,14 @@ def few_speakers_notes(num_speakers: int) -> list[str]:
     return [f"Only {num_speakers} speakers: a bootstrap interval over so few is too narrow."]
 
 
-def percentile_interval(values: FloatArray, level: float = LEVEL) -> Bounds:
-    """Return the bounds of the middle `level` of the values.
+def percentile_interval(values: FloatArray) -> Bounds:
+    """Return the bounds of the middle 95 % of the values.
 
     Example:
         >>> [round(bound, 3) for bound in percentile_interval(np.linspace(0.0, 1.0, 101))]
         [0.025, 0.975]
     """
-    tail = 50.0 * (1.0 - level)
+    tail = 50.0 * (1.0 - LEVEL)
     low, high = np.nanpercentile(values, [tail, 100.0 - tail])
     return float(low), float(high)
 

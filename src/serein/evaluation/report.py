@@ -148,7 +148,7 @@ def _figures(run: Path, scores: Scores | None, calibration: RunCalibration | Non
     return figures
 
 
-def worst_mistakes(predictions: Sequence[Prediction], count: int = NUM_MISTAKES) -> list[Prediction]:
+def worst_mistakes(predictions: Sequence[Prediction]) -> list[Prediction]:
     """Return the mistakes with the highest confidence, one per utterance.
 
     Example:
@@ -161,7 +161,7 @@ def worst_mistakes(predictions: Sequence[Prediction], count: int = NUM_MISTAKES)
     by_id: dict[str, Prediction] = {}
     for prediction in sorted(wrong, key=lambda p: -(p.confidence or 0.0)):
         by_id.setdefault(prediction.id, prediction)
-    return list(by_id.values())[:count]
+    return list(by_id.values())[:NUM_MISTAKES]
 
 
 def read_curves(run: Path) -> list[plots.Curve]:

@@ -214,7 +214,7 @@ class Predictor:
         files: Iterable[Source],
         *,
         options: PredictOptions | None = None,
-        segments: Segments = "auto",
+        segments: Segments | None = None,
         on_error: OnError = "raise",
         embedding: str | None = None,
         on_progress: Progress | None = None,
@@ -223,8 +223,8 @@ class Predictor:
 
         Args:
             files: Any number of paths of recordings or utterances of a manifest.
-            options: Options of the prediction; `None`: `PredictOptions(segments)`.
-            segments: See `predict`.
+            options: Options of the prediction; `None`: the defaults, with `segments`.
+            segments: See `predict`; `None`: `auto`, or what `options` contain.
             on_error: What to do with a recording that cannot be read: `raise`, `skip` it, or `return` the error in
                 its place.
             embedding: Which of the model's embeddings to store in the predictions, see `embed`.
@@ -232,11 +232,15 @@ class Predictor:
 
         Raises:
             AudioError: A recording cannot be read, and `on_error` is `raise`.
+            RecipeError: There are `options` and `segments`.
         """
+        if options is not None and segments is not None:
+            remedy = "Give PredictOptions(segments), or only segments."
+            raise RecipeError("'options' contain 'segments', too", where="segments", remedy=remedy)
         if on_error not in ("raise", "skip", "return"):
             what = expected_one_of(on_error, ("raise", "skip", "return"), kind="value")
             raise RecipeError(what, where="on_error", remedy="Name one of these.")
-        options = options or PredictOptions(segments)
+        options = options or PredictOptions(segments or "auto")
         pending: deque[Item] = deque()
 
         def groups() -> Iterator[list[Item]]:

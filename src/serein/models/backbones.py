@@ -182,8 +182,6 @@ class HuggingFaceBackbone(Backbone):
         cls,
         config: Mapping[str, Any],
         preprocess: Mapping[str, Any] | None = None,
-        *,
-        gradient_checkpointing: bool = False,
     ) -> HuggingFaceBackbone:
         """Build the architecture with random weights, to be loaded strictly or trained from scratch.
 
@@ -192,7 +190,6 @@ class HuggingFaceBackbone(Backbone):
         Args:
             config: The result of `describe`, or a Transformers configuration (`config.json`).
             preprocess: With a Transformers configuration: the content of `preprocessor_config.json`, if there is one.
-            gradient_checkpointing: Trade time for memory in training.
 
         Raises:
             ModelError: The family is not supported, or the configuration is not valid.
@@ -215,7 +212,6 @@ class HuggingFaceBackbone(Backbone):
             level_db=config.get("level_db"),
             pad_s=config.get("pad_s"),
             origin=origin,
-            gradient_checkpointing=gradient_checkpointing,
             adapter=None if adapter is None else Lora.model_validate(adapter),
             ranks=config.get("ranks"),
         )

@@ -345,14 +345,13 @@ def verification_tables(rows: Rows) -> list[ExtraTable]:
 # -- inference time --------------------------------------------------------------------------------------------------
 
 
-def inference_time_s(model: SpeechModel, duration_s: float, *, num_repeats: int = 5, num_warm: int = 1) -> float:
-    """Return the seconds that a model takes for one clip of noise: the median of several passes, after warm-up.
+def inference_time_s(model: SpeechModel, duration_s: float, *, num_repeats: int = 5) -> float:
+    """Return the seconds that a model takes for one clip of noise: the median of several passes, after one more.
 
     Args:
         model: A model in evaluation mode, on the device to time.
         duration_s: Length of the clip.
         num_repeats: Number of timed passes.
-        num_warm: Number of warm-up passes.
     """
     device = next(model.parameters()).device
     num_samples = torch.tensor([round(duration_s * Backbone.sample_rate_hz)])
@@ -360,7 +359,7 @@ def inference_time_s(model: SpeechModel, duration_s: float, *, num_repeats: int 
 
     is_asynchronous, taken_s = device.type == "cuda", []
     with torch.inference_mode():
-        for _ in range(num_warm + num_repeats):
+        for _ in range(1 + num_repeats):
             if is_asynchronous:
                 torch.cuda.synchronize(device)
             started = time.perf_counter()
@@ -368,7 +367,7 @@ def inference_time_s(model: SpeechModel, duration_s: float, *, num_repeats: int 
             if is_asynchronous:
                 torch.cuda.synchronize(device)
             taken_s.append(time.perf_counter() - started)
-    return statistics.median(taken_s[num_warm:])
+    return statistics.median(taken_s[1:])
 
 
 DURATIONS_S = (3, 5, 10, 15)
