@@ -1,1 +1,1 @@
-"""Data: utterances, manifests, audio, corpora, folds, batches."""
+"""Data: manifests, protocols, folds, batches; changed recordings for training and for tests."""

@@ -230,7 +230,7 @@ class Datastore:
 
     @cached_property
     def speakers(self) -> frozenset[str]:
-        """The speakers, as named by `serein.data.splits.speaker_key`; clips without one are skipped."""
+        """The speakers, as named by `serein.data.protocols.speaker_key`; clips without one are skipped."""
         lines = (json.loads(line) for line in self._lines())
         return frozenset(f"{line.get('corpus') or ''}/{line['speaker']}" for line in lines if line.get("speaker"))
 

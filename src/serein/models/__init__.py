@@ -1,1 +1,1 @@
-"""From waveform to vectors: backbones, encoders, heads, and the folder in which a model is saved."""
+"""From waveform to vectors: backbones, encoders, heads."""

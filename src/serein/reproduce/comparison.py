@@ -22,7 +22,7 @@ from serein.evaluation.predictions import Prediction, natural_key, read_json, re
 from serein.evaluation.scores import SCORE_TITLES, Scores, score_predictions
 from serein.evaluation.systems import Split
 from serein.evaluation.tables import notices, number, table_of
-from serein.reproduce.extras import ExtraTable, extra_tables
+from serein.reproduce.extras import MISSING, ExtraTable, extra_tables
 from serein.reproduce.table import Published, Row, Table
 from serein.reproduce.trials import (
     PREDICTIONS,
@@ -273,9 +273,6 @@ def provenance(
 def plain_name(name: str) -> str:
     """Return the letters and digits of a corpus's name, in lower case."""
     return "".join(letter for letter in name.casefold() if letter.isalnum())
-
-
-MISSING = "–"
 
 
 def paths(comparison: Comparison, out: Path) -> tuple[Path, Path]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -38,7 +37,16 @@ from serein.models.hidden_states import Backbone
 from serein.models.model import SpeechModel
 from serein.reproduce.table import PublishedNeighbours, Row
 from serein.tasks.classes import ClassLabels, class_labels_of
-from serein.tasks.word_vectors import NOUNS, distinct_targets, first_and_second, mean_vectors, normalised, target_words
+from serein.tasks.word_vectors import (
+    LABEL_SETS,
+    NOUNS,
+    LabelSet,
+    distinct_targets,
+    first_and_second,
+    mean_vectors,
+    normalised,
+    target_words,
+)
 from serein.text.word_vectors import Vocabulary, open_vocabulary
 
 MISSING = "–"
@@ -77,8 +85,6 @@ def extra_tables(
 
 # -- words -----------------------------------------------------------------------------------------------------------
 
-LabelSet = Literal["s1", "s2", "s3"]
-LABEL_SETS: tuple[LabelSet, ...] = get_args(LabelSet)
 NUM_NEIGHBOURS, NUM_TOP = 5, 10
 _ORDINALS = ("1st", "2nd", "3rd", "4th", "5th")
 

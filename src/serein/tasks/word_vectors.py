@@ -42,7 +42,7 @@ from serein.text.word_vectors import Vocabulary, open_vocabulary
 TEMPERATURE = 0.1  # of the softmax; the nearest class does not depend on it
 
 LabelSet = Literal["s1", "s2", "s3"]
-LABEL_SETS = ("s1", "s2", "s3")
+LABEL_SETS: tuple[LabelSet, ...] = ("s1", "s2", "s3")
 OTHER = "other"
 
 NOUNS: Mapping[str, str] = MappingProxyType(
