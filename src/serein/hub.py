@@ -50,10 +50,13 @@ def folder_of(name: str, *, expected: str) -> Path:
 
 
 def check_name(name: str, *, expected: str) -> None:
-    """Raise an error for what is neither a local folder nor a possible name on the Hub.
+    """Check that what is no local folder can be a name on the Hub.
 
     Args:
         expected: See `folder_of`.
+
+    Raises:
+        ModelError: It is a file, or no such name.
     """
     if Path(name).expanduser().exists() or not NAME.fullmatch(name):
         raise ModelError("no such folder", where=name, remedy=f"Name {expected}, or its name on the Hub.")
