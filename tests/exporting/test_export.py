@@ -83,6 +83,9 @@ def test_a_backbone_of_low_rank(tmp_path: Path) -> None:
     assert "conv2" in backbone.ranks
     checkpoint = checkpoint_of(backbone)
     assert furthest(checkpoint, tmp_path / "model.onnx") < 1e-4
+    exporting.quantise(tmp_path / "model.onnx", tmp_path / "int8.onnx")
+    feed_forward = [matrix for name, matrix in backbone.named_parameters() if ".fc" in name and matrix.ndim == 2]
+    assert products(tmp_path / "int8.onnx")["MatMulInteger"] == len(feed_forward)  # attention's products stay
 
 
 @pytest.mark.slow

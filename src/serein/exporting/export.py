@@ -339,8 +339,8 @@ def quantise(path: Path, out: Path, clips: Sequence[Waveform] | None = None) -> 
             scopes = next((entry.value for entry in node.metadata_props if entry.key.endswith("name_scopes")), "")
             shape = shapes.get(node.input[1], ())
             if shape and scopes.rstrip("]'").rpartition("'")[2].startswith(("linear", "addmm")):
-                # attention's projections are square
-                is_inner = len(set(shape)) > 1 and ".layers." in scopes and ".heads." not in scopes
+                is_outer = any(part in scopes for part in (".heads.", "attn", "attention"))
+                is_inner = len(set(shape)) > 1 and ".layers." in scopes and not is_outer
                 (feed_forward if is_inner else others).append(node.name)
     convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
     with _quiet():  # onnxruntime recommends a preparation that has already been done
