@@ -153,6 +153,25 @@ def test_evaluation_shows_all_tasks_and_raters(run: Path, data: Path, serein: Ca
     assert "ccc valence" in shown
 
 
+def test_an_evaluation_says_which_scale_ratings_are_on(
+    run: Path, single: Path, data: Path, tmp_path: Path, serein: Call
+) -> None:
+    both, alone = (folder / "fold-1" / "seed-0" / "model" for folder in (run, single))
+    utterances = [each.model_copy(update={"corpus": "mine"}) for each in manifest.read(data)]
+    manifest.write(utterances, tmp_path / "mine.jsonl")
+    shown = " ".join(serein("evaluate", "--model", both, "--data", tmp_path / "mine.jsonl").out.split())
+    assert "numbers of dimensions are on a scale of 0 to 1 (1 to 7 in mine, assumed as in msp-podcast)." in shown
+    fractions = [each.model_copy(update={"arousal": ((each.arousal or 1.0) - 1) / 6}) for each in utterances]
+    manifest.write(fractions, tmp_path / "fractions.jsonl")
+    found = json.loads(serein("evaluate", "--model", both, "--data", tmp_path / "fractions.jsonl", "--json").out)
+    assert "tasks" not in found
+    (note,) = (note for note in found["notes"] if "'dimensions' is not scored" in note)
+    assert "ratings of 'mine' range from 0.166667 to 6, the scale from 1 to 7. Convert" in note
+    outcome = serein("evaluate", "--model", alone, "--data", tmp_path / "fractions.jsonl")
+    assert (outcome.status, outcome.out) == (1, "")
+    assert "arousal: ratings of 'mine' range from 0.166667 to 1, the scale from 1 to 7" in outcome.complaint
+
+
 def test_two_runs_are_compared_on_the_same_draws(run: Path, data: Path, tmp_path: Path, serein: Call) -> None:
     labels = {"target": "distribution", "unlabelled": "keep", "raters": "each"}
     tasks = {"emotion": {"pooling": "mean"}, "dimensions": {"names": ["arousal", "valence"], "loss": "mse"}}

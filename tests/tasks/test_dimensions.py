@@ -13,7 +13,7 @@ from torchmetrics.functional import concordance_corrcoef
 from serein import losses, metrics
 from serein import recipe as recipes
 from serein.data.manifest import Utterance
-from serein.errors import RecipeError
+from serein.errors import ManifestError, RecipeError
 from serein.recipe import Dimension, Dimensions, Recipe
 from serein.tasks.dimensions import SCALES, DimensionsTask, DimensionTask
 from serein.tasks.task import Decoded
@@ -62,6 +62,24 @@ def test_the_scale_is_kept_and_stated() -> None:
     assert again.scales == task.scales == {"msp-podcast": SCALES["msp-podcast"]}
     assert again.dimensions == ("arousal", "valence", "dominance")
     assert task.describe() == "arousal, valence, dominance as numbers from 0 to 1 (1 to 7 in msp-podcast)."
+
+
+def test_scores_state_the_scale_of_each_corpus_and_which_one_is_assumed() -> None:
+    task = DimensionTask.fit("arousal", Dimension(), RECIPE, [rated("a", arousal=1.0), rated("b", arousal=7.0)])
+    known = [rated("c", arousal=7.5), rated("d", "iemocap", arousal=5.5), rated("e", "silent")]
+    assert task.spec_of(known).scale == "0 to 1 (1 to 7 in msp-podcast; 1 to 5 in iemocap)"
+    mine = [rated("c", "mine", arousal=1.0), rated("d", "mine", arousal=7.0)]
+    assert task.spec_of(mine).scale == "0 to 1 (1 to 7 in mine, assumed as in msp-podcast)"
+    assert task.spec_of([rated("e", "silent")]) == task.spec
+    own = DimensionTask.fit("arousal", Dimension(scale=(1, 9)), RECIPE, mine)
+    assert own.spec_of([rated("c", "other", arousal=9.0)]).scale == "0 to 1 (1 to 9 in other)"
+
+
+@pytest.mark.parametrize(("corpus", "rating"), [("mine", 0.5), ("mine", 9.0), ("msp-podcast", 9.0)])
+def test_ratings_on_another_scale_are_not_scored(corpus: str, rating: float) -> None:
+    task = DimensionTask.fit("arousal", Dimension(), RECIPE, [rated("a", arousal=1.0)])
+    with pytest.raises(ManifestError, match=f"'{corpus}' range from .* the scale from 1 to 7. Convert the ratings"):
+        task.spec_of([rated("c", corpus, arousal=4.0), rated("d", corpus, arousal=rating)])
 
 
 @pytest.mark.parametrize(

@@ -204,11 +204,12 @@ def differences_table(differences: Mapping[str, Difference], titles: tuple[str, 
 
 
 def tasks_table(scores: Sequence[TaskScore]) -> Table:
-    """Return a table of the scores of other tasks."""
+    """Return a table of the scores of other tasks, with the scales of their numbers below."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="Tasks")
+    scales = [f"The numbers of {row.task} are on a scale of {row.scale}." for row in scores if row.scale]
+    table = Table(title="Tasks", caption=Text("\n".join(scales)) if scales else None, caption_justify="left")
     for title in ("task", "score", "pooled", "95 % interval", "clips", "evaluated after"):
         table.add_column(title, justify="left" if title in ("task", "score", "evaluated after") else "right")
     for row in scores:

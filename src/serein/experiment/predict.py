@@ -32,7 +32,7 @@ from serein.inference.batching import ModelOutputs, recording_outputs
 from serein.inference.predictor import load
 from serein.models.conditioning import ConditionSource, attribute, require_attributes
 from serein.recipe import Recipe
-from serein.tasks.task import Decoded, Task, keep_labelled
+from serein.tasks.task import Decoded, Task, TaskSpec, keep_labelled
 
 MAX_PROBABILITIES = 200
 
@@ -261,7 +261,8 @@ def evaluate(
 
     Raises:
         ManifestError: No utterance has a class of the model, or the conditions that it requires; or predictions are
-            restricted to the corpus's classes and it has only one.
+            restricted to the corpus's classes and it has only one; or the main task predicts numbers, and ratings are
+            on another scale.
         LeakError: The model was trained on speakers of the manifest, and `allow_seen_speakers` is false.
     """
     checkpoint = load(model, device, backbone=backbone).checkpoint
@@ -273,6 +274,14 @@ def evaluate(
     if checkpoint.options.tasks.conditions:
         notes.append(f"Conditions of each clip: {', '.join(checkpoint.options.tasks.conditions)} ({condition_source}).")
     notes += require_attributes(utterances, checkpoint.options.tasks.conditions, condition_source)
+    specs: dict[str, TaskSpec] = {}
+    for name in checkpoint.answered:
+        try:
+            specs[name] = checkpoint.tasks[name].spec_of(utterances)
+        except ManifestError as error:
+            if not checkpoint.tasks[checkpoint.task].spec.has_classes:
+                raise
+            notes.append(f"The task '{name}' is not scored: {error.what}. {error.remedy}")
     recordings = Recordings(utterances, trim_db=checkpoint.options.clips.trim_db)
     positions = range(len(utterances))
     outcome = predictions_of(
@@ -286,12 +295,12 @@ def evaluate(
     )
     predictions = outcome.by_task[checkpoint.task]
     others = [  # only those of the other tasks for which some truth is known
-        score_task(checkpoint.tasks[name].spec, rows)
+        score_task(specs[name], rows)
         for name, rows in outcome.by_task.items()
-        if name != checkpoint.task and any(p.truth is not None for p in rows)
+        if name != checkpoint.task and name in specs and any(p.truth is not None for p in rows)
     ]
     if not checkpoint.tasks[checkpoint.task].spec.has_classes:
-        return predictions, [score_task(checkpoint.tasks[checkpoint.task].spec, predictions), *others]
+        return predictions, [score_task(specs[checkpoint.task], predictions), *others]
     names, brought = checkpoint.tasks[checkpoint.task].spec.classes, checkpoint.calibration
     if classes == "corpus":
         names = classes_of_corpus(predictions, names, where=data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Self, cast
 
@@ -13,7 +14,7 @@ from serein import losses, metrics
 from serein.choices import choose
 from serein.data.dataset import Targets
 from serein.data.manifest import Utterance
-from serein.errors import RecipeError
+from serein.errors import ManifestError, RecipeError
 from serein.recipe import Dimension, Dimensions, Head, Recipe
 from serein.tasks.task import Decoded, Task, TaskPrediction, TaskSpec
 
@@ -46,9 +47,7 @@ class DimensionTask(Task):
     def __init__(self, name: str, options: Dimension, scales: Mapping[str, tuple[float, float]]) -> None:
         self.dimensions: tuple[str, ...] = options.names if isinstance(options, Dimensions) else (name,)
         own = self.dimensions if isinstance(options, Dimensions) else ()
-        ends = "; ".join(f"{low:g} to {high:g} in {corpus}" for corpus, (low, high) in scales.items())
-        scale = f"0 to 1 ({ends})"
-        self.spec = TaskSpec(name, self.dimensions[0], self.problem, (), self.monitors[0], own, scale)
+        self.spec = TaskSpec(name, self.dimensions[0], self.problem, (), self.monitors[0], own, _scale_text(scales))
         self.options: Dimension = options
         self.scales = dict(scales)
         self.num_outputs = len(self.dimensions)
@@ -62,20 +61,12 @@ class DimensionTask(Task):
         """
         options = cast(Dimension, options)
         fields = options.names if isinstance(options, Dimensions) else (name,)
-        found: dict[str, list[float]] = {}
         scales: dict[str, tuple[float, float]] = {}
-        for utterance in utterances:
-            values = [value for field in fields if (value := getattr(utterance, field)) is not None]
-            found.setdefault(utterance.corpus or OWN, []).extend(values)
-        for corpus, values in found.items():
-            if values:
-                low, high = options.scale or SCALES.get(corpus) or (0.0, 1.0)
-                slack = BEYOND * (high - low)
-                if min(values) < low - slack or max(values) > high + slack:
-                    what = f"ratings of '{corpus}' range from {min(values):g} to {max(values):g}, the scale from "
-                    remedy = "Name the lowest and the highest rating that a rater can give: [1, 5]."
-                    raise RecipeError(f"{what}{low:g} to {high:g}", where=f"tasks.{name}.scale", remedy=remedy)
-                scales[corpus] = (low, high)
+        for corpus, ratings in _ratings(utterances, fields).items():
+            scales[corpus] = options.scale or SCALES.get(corpus) or (0.0, 1.0)
+            if outside := _outside(corpus, ratings, scales[corpus], BEYOND):
+                remedy = "Name the lowest and the highest rating that a rater can give: [1, 5]."
+                raise RecipeError(outside, where=f"tasks.{name}.scale", remedy=remedy)
         if not scales:
             remedy = f"Fill in the field, or leave out the task '{name}'."
             raise RecipeError(f"no utterance has {' or '.join(fields)}", where=f"tasks.{name}", remedy=remedy)
@@ -94,12 +85,35 @@ class DimensionTask(Task):
             "scales": {name: list(scale) for name, scale in self.scales.items()},
         }
 
+    def known_scale(self, corpus: str) -> tuple[float, float] | None:
+        """Return the scale of a corpus: that of training, the recipe's, or the published one; `None` if unknown."""
+        return self.scales.get(corpus) or self.options.scale or SCALES.get(corpus)
+
     def numbers(self, utterance: Utterance) -> list[float]:
-        """Return an utterance's ratings on a scale of 0 to 1, one for each dimension; NaN if there is none."""
-        corpus = utterance.corpus or OWN
-        scale = self.scales.get(corpus) or self.options.scale or SCALES.get(corpus) or next(iter(self.scales.values()))
+        """Return an utterance's ratings on a scale of 0 to 1, one for each dimension; NaN if there is none.
+
+        A corpus of unknown scale is assumed to have that of the first training corpus.
+        """
+        low, high = self.known_scale(utterance.corpus or OWN) or next(iter(self.scales.values()))
         ratings = (getattr(utterance, field) for field in self.dimensions)
-        return [np.nan if rating is None else (rating - scale[0]) / (scale[1] - scale[0]) for rating in ratings]
+        return [np.nan if rating is None else (rating - low) / (high - low) for rating in ratings]
+
+    def spec_of(self, utterances: Sequence[Utterance]) -> TaskSpec:
+        """Return the description with the scale of each corpus of the utterances, and whether it is assumed.
+
+        Raises:
+            ManifestError: Ratings are outside the scale; an assumed one tolerates none.
+        """
+        first, assumed = next(iter(self.scales.items()))
+        scales: dict[str, tuple[float, float]] = {}
+        for corpus, ratings in _ratings(utterances, self.dimensions).items():
+            known = self.known_scale(corpus)
+            scale = known or assumed
+            if outside := _outside(corpus, ratings, scale, BEYOND if known else 0.0):
+                remedy = "Convert the ratings to this scale, or choose a model trained on theirs."
+                raise ManifestError(outside, where=self.name, remedy=remedy)
+            scales[corpus if known else f"{corpus}, assumed as in {first}"] = scale
+        return replace(self.spec, scale=_scale_text(scales)) if scales else self.spec
 
     def label(self, utterance: Utterance) -> str | None:
         """Return the corpus's ratings, on its own scale."""
@@ -173,3 +187,24 @@ class DimensionsTask(DimensionTask):
     """Several dimensions, predicted by one head."""
 
     Options = Dimensions
+
+
+def _ratings(utterances: Sequence[Utterance], fields: Sequence[str]) -> dict[str, list[float]]:
+    """Return the ratings of each corpus that has any."""
+    found: dict[str, list[float]] = {}
+    for utterance in utterances:
+        ratings = [rating for field in fields if (rating := getattr(utterance, field)) is not None]
+        found.setdefault(utterance.corpus or OWN, []).extend(ratings)
+    return {corpus: ratings for corpus, ratings in found.items() if ratings}
+
+
+def _outside(corpus: str, ratings: Sequence[float], scale: tuple[float, float], tolerance: float) -> str | None:
+    """Return what is wrong if ratings are outside a scale by more than a fraction of it."""
+    low, high = scale
+    if min(ratings) >= low - tolerance * (high - low) and max(ratings) <= high + tolerance * (high - low):
+        return None
+    return f"ratings of '{corpus}' range from {min(ratings):g} to {max(ratings):g}, the scale from {low:g} to {high:g}"
+
+
+def _scale_text(scales: Mapping[str, tuple[float, float]]) -> str:
+    return f"0 to 1 ({'; '.join(f'{low:g} to {high:g} in {corpus}' for corpus, (low, high) in scales.items())})"

@@ -255,6 +255,14 @@ class Task(ABC):
         """Return whether an utterance can be used for training and testing."""
         return self.truth(utterance) is not None
 
+    def spec_of(self, utterances: Sequence[Utterance]) -> TaskSpec:
+        """Return the description for the scores of these utterances, which states the scale of their numbers.
+
+        Raises:
+            ManifestError: Their numbers are on another scale.
+        """
+        return self.spec
+
     def ratings(self, utterance: Utterance) -> tuple[tuple[str, ...], ...]:
         """Return the classes that each rater gave an utterance; empty for a task without raters."""
         return ()
