@@ -91,7 +91,7 @@ def test_predict_out(model: Path, recordings: list[Path], tmp_path: Path, serein
     assert serein("predict", "-m", model, *recordings, "--out", out).status == 1
     written = lines(out.read_text(encoding="utf-8"))
     for content in written:
-        require_valid(content, "fingerprint")
+        require_valid(content, "path", "fingerprint")
     assert [("error" in content, content["id"]) for content in written] == [(False, None), (False, None), (True, None)]
     assert written[2]["error"]["where"] == str(recordings[2])
 

@@ -297,6 +297,7 @@ def test_predictions_are_appended_and_a_stopped_run_is_resumed(
     printed = rows(serein("predict", "--model", model, *clips, "--json"))
     for line, row in zip(map(json.loads, lines), printed, strict=True):
         assert line.pop("fingerprint")
+        assert line.pop("path") == row["file"]
         assert line == row
     part.write_bytes(b"".join(lines[:2]) + lines[2][:30])  # as a kill leaves it
     outcome = serein("predict", "--model", model, *clips, "--out", part)
@@ -346,6 +347,22 @@ def test_other_recordings_of_the_same_name_are_not_done(
     manifest.write(utterances[1:], tmp_path / "m.jsonl")  # another part of a recording
     assert serein("predict", "--model", model, tmp_path / "m.jsonl", "--out", out).status == 0
     assert json.loads(out.read_text().splitlines()[-1])["start_s"] == 0.25
+
+
+def test_a_relative_name_is_another_recording_in_another_folder(
+    model: Path, clips: list[str], tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "predictions.jsonl"
+    for name, clip in zip(("anna", "ben"), clips, strict=False):
+        (tmp_path / name).mkdir()
+        shutil.copy(clip, tmp_path / name / "1.wav")
+        for folder, source in ((tmp_path / name, "1.wav"), (tmp_path, f"{name}/1.wav")):  # the second is the first
+            monkeypatch.chdir(folder)
+            assert serein("predict", "--model", model, source, "--out", out).status == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["file"] for line in lines] == ["1.wav", "1.wav"]
+    assert [line["path"] for line in lines] == [str(tmp_path / name / "1.wav") for name in ("anna", "ben")]
+    assert lines[0]["probabilities"] != lines[1]["probabilities"]
 
 
 def test_only_a_file_can_be_resumed(clips: list[str], tmp_path: Path, serein: Call) -> None:

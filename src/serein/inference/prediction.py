@@ -406,6 +406,9 @@ class PredictionSchema(TaskSchema):
     delay_s: Seconds | None = Field(
         None, description="Seconds from the end of the segment to its prediction; only from `serein stream --json`."
     )
+    path: str | None = Field(
+        None, description="Absolute path of `file`, for resuming a file of `serein predict --out`; omitted for stdin."
+    )
     fingerprint: str | None = Field(
         None, description="Hash of the model and the options, for resuming a file of `serein predict --out`."
     )
@@ -427,6 +430,7 @@ class ErrorSchema(_Schema):
     file: str = Field(description="The recording as it was named.")
     id: str | None = Field(description="Id of the utterance of a manifest; null for a recording.")
     error: ErrorDetails = Field(description="Why it cannot be read.")
+    path: str | None = Field(None, description="As in a prediction.")
     fingerprint: str | None = Field(None, description="As in a prediction.")
 
 

@@ -18,6 +18,7 @@ import yaml
 
 from serein.audio import Upload
 from serein.data.files import lock, replacing, require_suffix, write_text
+from serein.data.manifest import Utterance
 from serein.errors import AudioError, ManifestError, ModelError, RunError, SereinError, imported
 from serein.inference.prediction import Prediction, Segment
 from serein.inference.sources import Source, utterance_of
@@ -294,8 +295,8 @@ class PredictionFile(AbstractContextManager["PredictionFile"]):
         self.path, self.fingerprint = path, fingerprint
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file: IO[bytes] = open(path, "a+b")  # noqa: SIM115  (closed by __exit__)
-        self._done: set[tuple[Any, ...]] = set()  # id (or path), path and start
-        self._errors: dict[tuple[Any, ...], dict[str, Any]] = {}  # of id (or path) and path
+        self._done: set[tuple[Any, ...]] = set()  # id (or path), absolute path and start
+        self._errors: dict[tuple[Any, ...], dict[str, Any]] = {}  # of id (or path) and absolute path
         try:
             lock(self.file, path, "another process writes to it")
             # read what is done; cut off an incomplete last line, left by a killed process
@@ -310,7 +311,8 @@ class PredictionFile(AbstractContextManager["PredictionFile"]):
                     break
                 try:
                     content: Any = json.loads(line)
-                    name, fingerprint = (content["id"] or content["file"], content["file"]), content["fingerprint"]
+                    location = content.get("path") or os.path.abspath(content["file"])
+                    name, fingerprint = (content["id"] or location, location), content["fingerprint"]
                     error = content.get("error")
                     if error is None:
                         self._done.add((*name, content["start_s"]))
@@ -332,19 +334,19 @@ class PredictionFile(AbstractContextManager["PredictionFile"]):
         utterance = utterance_of(source)
         if isinstance(source, Upload) or Path(utterance.audio).is_fifo():
             return False
-        return (utterance.id, utterance.audio, round(utterance.start_s, 3)) in self._done
+        return (*_known_by(utterance), round(utterance.start_s, 3)) in self._done
 
     def write(self, source: Source, result: Prediction | SereinError) -> None:
         """Append a prediction, or an error unless the file already contains the same one.
 
         Once this returns, other processes can read it.
         """
-        utterance = utterance_of(source)
-        known_error = self._errors.get((utterance.id, utterance.audio))
-        if isinstance(result, SereinError) and result.to_dict() == known_error:
+        name = _known_by(utterance_of(source))
+        if isinstance(result, SereinError) and result.to_dict() == self._errors.get(name):
             return
         content = result.to_dict() if isinstance(result, Prediction) else error_dict(source, result)
-        line = {**content, "fingerprint": self.fingerprint}
+        location = {} if isinstance(source, Upload) else {"path": name[1]}
+        line = {**content, **location, "fingerprint": self.fingerprint}
         self.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         self.file.flush()
 
@@ -352,3 +354,9 @@ class PredictionFile(AbstractContextManager["PredictionFile"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.file.close()
+
+
+def _known_by(utterance: Utterance) -> tuple[str, str]:
+    """Return the id of an utterance, or the path of a recording, and the path; both paths are absolute."""
+    path = os.path.abspath(utterance.audio)
+    return (path if utterance.id == utterance.audio else utterance.id), path
