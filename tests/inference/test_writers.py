@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from safetensors import safe_open
 
 from serein.corpora.audformat import parse
@@ -104,7 +106,7 @@ def test_an_audformat_database_is_read_by_its_package_and_here(tmp_path: Path) -
     model = {"name": "default", "sha256": "6f"}
     spoken = Prediction("happy", 0.75, probabilities, file="a.wav", segments=segments, model=model)
     silent = Prediction(None, rejected="no speech", file="b.wav", duration_s=2.0, model=model)
-    audformat_of([spoken, silent, spoken], tmp_path)
+    audformat_of([spoken, silent, spoken], tmp_path, list(probabilities))
     found = {(Path(u.audio).name, u.start_s, u.end_s): u.emotion for u in parse(tmp_path)}
     assert found == {
         ("a.wav", 0.5, 3.25): "happy",
@@ -119,7 +121,27 @@ def test_an_audformat_database_is_read_by_its_package_and_here(tmp_path: Path) -
     assert [end.total_seconds() for _, _, end in table.index] == [3.25, 90_001.5, 2.0]
     (tmp_path / "db.yaml").write_text("name: precious\n", encoding="utf-8")
     with pytest.raises(ManifestError, match="contains another database"):
-        audformat_of([spoken], tmp_path)
+        audformat_of([spoken], tmp_path, list(probabilities))
+
+
+def test_an_audformat_database_has_all_columns_if_the_first_recording_has_no_speech(tmp_path: Path) -> None:
+    numbers = {"valence": 0.5, "arousal": 0.125}
+    silent = Prediction(None, rejected="no speech", file="a.wav", duration_s=2.0)
+    spoken = Prediction("sad", 0.75, {"happy": 0.25, "sad": 0.75}, file="b.wav", dimensions=numbers, duration_s=2.0)
+    audformat_of([silent, spoken], tmp_path, ["happy", "sad"], ["arousal", "valence"])
+    titles, *rows = csv.reader((tmp_path / "db.predictions.csv").read_text(encoding="utf-8").splitlines())
+    assert titles[3:] == [
+        *("emotion", "confidence", "rejected", "probability of happy", "probability of sad"),
+        *("arousal (number)", "valence (number)"),
+    ]
+    assert [row[3:] for row in rows] == [
+        ["", "", "no speech", "", "", "", ""],
+        ["sad", "0.75", "", "0.25", "0.75", "0.125", "0.5"],
+    ]
+    assert yaml.safe_load((tmp_path / "db.yaml").read_text())["schemes"]["emotion"]["labels"] == ["happy", "sad"]
+    number = Prediction(None, value=0.5, file="b.wav", task="arousal", dimensions={"arousal": 0.5}, duration_s=2.0)
+    audformat_of([replace(silent, task="arousal"), number], tmp_path, [], ["arousal"])
+    assert yaml.safe_load((tmp_path / "db.yaml").read_text())["schemes"]["arousal"] == {"dtype": "float"}
 
 
 VECTORS = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)

@@ -194,7 +194,7 @@ def predict(
             return _readable(zip(some, results, strict=True), failed, plot, on_error, transcribed)
 
         if shown in FILE_FORMATS:
-            write_files(predicted(files), files, shown, out)
+            write_files(predicted(files), files, shown, out, predictor)
         elif out is not None:
             datastore, interpolation = (getattr(predictor, name, None) for name in ("datastore", "interpolation"))
             more = [] if datastore is None else [datastore.digest, interpolation, show_neighbours]
@@ -316,7 +316,9 @@ def append_json(
     bars("predicting", 1, 1, f"{len(missing)} recordings{there}")
 
 
-def write_files(pairs: Iterable[Pair], files: Sequence[Source], shown: str, out: Path | None) -> None:
+def write_files(
+    pairs: Iterable[Pair], files: Sequence[Source], shown: str, out: Path | None, predictor: Predictor
+) -> None:
     """Print the label file of one recording, or write those of several below a folder, in the recordings' tree.
 
     A submission to the MSP-Podcast challenge is one file for all recordings, an audformat database is one folder.
@@ -328,7 +330,7 @@ def write_files(pairs: Iterable[Pair], files: Sequence[Source], shown: str, out:
     if shown == "audformat":
         if out is None:
             raise typer.BadParameter("name a folder for the database", param_hint="'--out'")
-        audformat((prediction for _, prediction in pairs), out)
+        audformat((prediction for _, prediction in pairs), out, predictor.classes, predictor.dimensions)
         return
     if shown == "msp-challenge":
         text = msp_challenge(prediction for _, prediction in pairs)

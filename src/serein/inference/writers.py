@@ -99,11 +99,17 @@ def _timedelta(seconds: float) -> str:
     return f"{whole // 86_400} days {time.strftime('%H:%M:%S', time.gmtime(whole))}.{millionths:06d}"
 
 
-def audformat(predictions: Iterable[Prediction], folder: Path) -> None:
+def audformat(
+    predictions: Iterable[Prediction], folder: Path, classes: Sequence[str], dimensions: Sequence[str] = ()
+) -> None:
     """Write predictions as an audformat database: `db.yaml` and `db.predictions.csv`, a row for each segment.
 
     A recording without segments has one row, with the reason why it was rejected. Files are absolute paths.
     Source: audEERING, "audformat" (audeering.github.io/audformat), header and segmented tables.
+
+    Args:
+        classes: The classes of the main task, of which a recording without speech has no probabilities.
+        dimensions: The numbers that the tasks predict.
 
     Raises:
         ManifestError: There are no predictions, or the folder contains another database.
@@ -118,22 +124,23 @@ def audformat(predictions: Iterable[Prediction], folder: Path) -> None:
         for segment in prediction.segments or (prediction,):
             start, end = _timedelta(segment.start_s), _timedelta(segment.end_s)
             label = segment.label if segment.value is None else segment.value
-            numbers = [segment.probabilities.get(name) for name in prediction.probabilities]
+            numbers = [segment.probabilities.get(name) for name in classes]
+            numbers += [segment.dimensions.get(name) for name in dimensions]
             rows.setdefault(
                 (os.path.abspath(prediction.file), start, end),
-                [label, segment.confidence, segment.rejected, *numbers, *segment.dimensions.values()],
+                [label, segment.confidence, segment.rejected, *numbers],
             )
     if first is None:
         raise ManifestError("nothing was predicted", where=folder, remedy="Check the recordings.")
     share = {"dtype": "float", "minimum": 0.0, "maximum": 1.0}
-    classes = {"dtype": "str", "labels": list(first.probabilities)}
+    labels = {"dtype": "str", "labels": list(classes)}
     schemes: dict[str, object] = {
-        first.task: classes if first.probabilities else {"dtype": "float" if first.value is not None else "str"}
+        first.task: labels if classes else {"dtype": "float" if first.task in dimensions else "str"}
     }
     schemes |= {"confidence": share, "rejected": {"dtype": "str"}, "number": {"dtype": "float"}}
     scheme_of = {first.task: first.task, "confidence": "confidence", "rejected": "rejected"}
-    scheme_of |= {f"probability of {name}": "confidence" for name in first.probabilities}
-    scheme_of |= {f"{name} (number)": "number" for name in first.dimensions}
+    scheme_of |= {f"probability of {name}": "confidence" for name in classes}
+    scheme_of |= {f"{name} (number)": "number" for name in dimensions}
     columns = {name: {"scheme_id": scheme} for name, scheme in scheme_of.items()}
     about = {
         "description": f"Predictions of the model {first.model.get('name')} ({first.model.get('sha256')}).",
