@@ -40,6 +40,12 @@ def test_minimal_lines_of_anybody_are_enough(tmp_path: Path) -> None:
     assert (second.id, second.truth) == ("7", None)
 
 
+def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
+    path = write_lines(tmp_path, MINIMAL)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [each.id for each in read_predictions(path)] == ["a"]
+
+
 names = st.text(min_size=1, max_size=5)
 
 

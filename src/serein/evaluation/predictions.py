@@ -256,7 +256,7 @@ def read_predictions(
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield number and text of each non-blank line; a file need not fit into memory."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:  # other systems may write a byte order mark
             yield from ((number, line) for number, line in enumerate(file, start=1) if not line.isspace())
     except FileNotFoundError:
         raise RunError("no such prediction file", where=path, remedy="Check the path.") from None
