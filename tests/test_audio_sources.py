@@ -207,8 +207,9 @@ def test_datasets_hold_a_decoder() -> None:
 
 
 def test_encoded_sound_states_its_own_rate() -> None:
-    with pytest.raises(AudioError, match="states its own sampling rate"):
-        audio.load(encoded(SOUND), sampling_rate=16_000)
+    for given in (encoded(SOUND), {"bytes": encoded(SOUND)}):
+        with pytest.raises(AudioError, match="states its own sampling rate"):
+            audio.load(given, sampling_rate=16_000)
 
 
 # -- raw PCM

@@ -105,6 +105,14 @@ def test_samples_need_a_rate(model: Predictor) -> None:
         model.predict(SPEECH)
 
 
+def test_a_rate_is_for_samples_alone(model: Predictor, recording: Path) -> None:
+    content = recording.read_bytes()
+    for source in (recording, str(recording), [recording], content, io.BytesIO(content), {"path": recording}):
+        for method in (model.predict, model.embed):
+            with pytest.raises(AudioError, match=r"states its own sampling rate\. Leave sampling_rate out"):
+                method(source, RATE_HZ)
+
+
 def test_silent_samples_are_rejected_like_silent_files(model: Predictor) -> None:
     silence = np.zeros(RATE_HZ, np.float32)
     with pytest.raises(AudioError, match="^samples: silent"):
@@ -302,6 +310,8 @@ def test_a_list_is_a_list_of_predictions(model: Predictor, recording: Path) -> N
     first, second = model.predict([recording, str(recording)])
     assert_same(first, second)
     assert model.predict([]) == []
+    with pytest.raises(AudioError, match="a list of 2 arrays, not one recording"):
+        model.predict([SPEECH, SPEECH], RATE_HZ)
 
 
 def test_progress_is_told_in_seconds(model: Predictor, recording: Path) -> None:
@@ -330,6 +340,8 @@ def test_what_has_no_embedding_is_named(model: Predictor, recording: Path, tmp_p
     with pytest.raises(AudioError, match=r"rain\.wav: cannot be embedded: no speech\. .*segments='never'"):
         model.embed([recording, tmp_path / "rain.wav"])
     assert model.embed([recording, tmp_path / "rain.wav"], segments="never").shape == (2, 8)
+    with pytest.raises(AudioError, match="there are no recordings to embed"):
+        model.embed([])
     with pytest.raises(ModelError, match="unknown embedding of this model 'speaker', expected one of: emotion"):
         model.embed(recording, embedding="speaker")
 

@@ -17,6 +17,7 @@ from serein.audio.recording import (
     load,
     open,
     require_audible,
+    require_no_rate,
 )
 from serein.audio.samples import (
     MOST_CHANNELS,
@@ -51,6 +52,7 @@ __all__ = [
     "Recording",
     "load",
     "require_audible",
+    "require_no_rate",
     "decode",
     "blocks",
     "info",

@@ -72,12 +72,7 @@ def open(source: Any, *, sampling_rate: float | None = None, raw_rate_hz: int | 
         yield Recording("samples", _Samples(as_mono(source), rate_hz(sampling_rate)))
         return
     where = name_of(source)
-    if sampling_rate is not None:
-        raise AudioError(
-            "encoded audio states its own sampling rate",
-            where=where,
-            remedy="Leave sampling_rate out; for headerless PCM give raw_rate_hz.",
-        )
+    require_no_rate(sampling_rate, where)
     with bytes_of(source, where) as file:
         num_bytes = file.seek(0, os.SEEK_END)
         decoder = decoder_of(
@@ -87,6 +82,20 @@ def open(source: Any, *, sampling_rate: float | None = None, raw_rate_hz: int | 
             yield Recording(where, decoder, num_bytes)
         finally:
             decoder.close()
+
+
+def require_no_rate(sampling_rate: float | None, where: str) -> None:
+    """Check that no sampling rate was given with a file or its bytes.
+
+    Raises:
+        AudioError: One was given.
+    """
+    if sampling_rate is not None:
+        raise AudioError(
+            "encoded audio states its own sampling rate",
+            where=where,
+            remedy="Leave sampling_rate out; for headerless PCM give raw_rate_hz.",
+        )
 
 
 class Recording:

@@ -58,13 +58,20 @@ def as_mono(samples: Any) -> Waveform:
         (sample,) float32.
 
     Raises:
-        AudioError: The samples are empty, of another type or shape, or beyond full scale.
+        AudioError: The samples are empty, of another type or shape, or beyond full scale; or a list of arrays, which
+            may be recordings as well as channels.
         NotFiniteAudioError: The samples contain NaN or infinite values.
 
     Example:
         >>> as_mono(np.array([0, 16_384, -32_768], np.int16))
         array([ 0. ,  0.5, -1. ], dtype=float32)
     """
+    if isinstance(samples, list | tuple) and len(samples) and getattr(samples[0], "ndim", 0):
+        raise AudioError(
+            f"are a list of {len(samples)} arrays, not one recording",
+            where="samples",
+            remedy="Give recordings one at a time, and channels as one array: np.stack(channels).",
+        )
     try:
         if hasattr(samples, "detach"):  # a torch tensor, of any device and any float type
             samples = samples.detach().cpu()
@@ -151,7 +158,7 @@ def unwrapped(source: Any, sampling_rate: float | None) -> tuple[Any, float | No
             return source[key], sampling_rate if stated is None else stated
     for key in ("bytes", "path"):
         if source.get(key) is not None:
-            return source[key], None
+            return source[key], sampling_rate
     raise AudioError(
         "a mapping without 'array'", where="samples", remedy="Give {'array': samples, 'sampling_rate': 16000}."
     )

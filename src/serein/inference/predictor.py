@@ -190,10 +190,11 @@ class Predictor:
         """Predict one recording, or each of a list of files.
 
         Args:
-            source: A path; samples: numpy, torch or lists, of any float or integer type, mono or with channels;
+            source: A path; samples: numpy, torch or lists, of any float or integer type, mono or with channels (two
+                axes are always channels of one recording, never a batch);
                 `{"array": ..., "sampling_rate": ...}`; a pair of samples and their rate; the bytes of a file, or a file
                 object; an `Utterance`; or a list of paths and utterances.
-            sampling_rate: Sampling rate of samples, in Hz.
+            sampling_rate: Sampling rate of samples, in Hz; files and their bytes state their own.
             segments: `auto`: recordings are cut into segments of speech first, utterances of a manifest are not;
                 `always`; `never`.
             labels: Words to use as classes, for a model of words.
@@ -202,7 +203,8 @@ class Predictor:
             sliding_window: How to cut speech into windows.
 
         Raises:
-            AudioError: A recording cannot be read, or samples are invalid.
+            AudioError: A recording cannot be read, samples are invalid or a list of arrays, or a rate is given for a
+                file.
         """
         model = self if labels is None else self.with_labels(labels)
         options = PredictOptions(segments, sliding_window, RejectOption(min_confidence, min_duration_s))
@@ -299,7 +301,7 @@ class Predictor:
                 task's output layer.
 
         Raises:
-            AudioError: A recording cannot be read, or contains no speech.
+            AudioError: A recording cannot be read, or contains no speech; or the list is empty.
             ModelError: The model has no such embedding.
         """
         embedding_selection(self.checkpoint, embedding)
@@ -308,6 +310,8 @@ class Predictor:
             if not len(prediction.embedding):
                 remedy = "Remove it, or take it whole with segments='never'."
                 raise AudioError(f"cannot be embedded: {prediction.rejected}", where=prediction.file, remedy=remedy)
+        if not predictions:
+            raise AudioError("there are no recordings to embed", where="source", remedy="Give at least one.")
         vectors = np.stack([prediction.embedding for prediction in predictions])
         return vectors if is_list_of_files(source) else vectors[0]
 
@@ -371,6 +375,8 @@ class Predictor:
             source, sampling_rate = audio.unwrapped(source, sampling_rate)
         if is_list_of_files(source) or isinstance(source, str | Path | Utterance | Upload):
             files = source if is_list_of_files(source) else [source]
+            if files:
+                audio.require_no_rate(sampling_rate, utterance_of(files[0]).audio)
             return list(self.predict_files(files, options=options, embedding=embedding))
         recording = Recording(self.task, options, is_whole=options.segments == "never")
         if not (isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read")):
@@ -379,6 +385,7 @@ class Predictor:
                 audio.require_audible(waveform, "samples")
             blocks: Iterable[Waveform] = [waveform]
         else:
+            audio.require_no_rate(sampling_rate, "recording")
             blocks = [audio.load(source)] if options.segments == "never" else audio.blocks(source)
         windows = [window for block in blocks for window in recording.feed(block)] + recording.finish()
         predicted = self.predict_clips([window.waveform for window in windows], embedding=embedding)
