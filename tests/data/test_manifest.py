@@ -98,6 +98,37 @@ def test_repeated_ids_are_refused(tmp_path: Path) -> None:
         manifest.read(path)
 
 
+def test_repeated_ids_are_never_written(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    manifest.write([FULL], path)
+    before = path.read_bytes()
+    with pytest.raises(ManifestError, match="1 ids occur more than once"):
+        manifest.write([FULL, FULL], path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("audio", ["home/deep/wav/2.wav", "home/wav/2.wav", "real/wav/2.wav", "wav/2.wav", "far/2.wav"])
+def test_a_manifest_behind_a_link_is_read_from_everywhere(
+    audio: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real" / "deep" / "lists").mkdir(parents=True)
+    (tmp_path / "home").symlink_to(tmp_path / "real" / "deep")
+    (tmp_path / "far").symlink_to(tmp_path / "real" / "deep" / "lists")
+    path = tmp_path / audio
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    manifest.write([Utterance(id="b", audio=str(path))], tmp_path / "home" / "lists" / "m.jsonl")
+    monkeypatch.chdir(tmp_path / "home" / "lists")
+    for name in ("m.jsonl", tmp_path / "home" / "lists" / "m.jsonl", tmp_path / "far" / "m.jsonl"):
+        assert Path(manifest.read(name)[0].audio).samefile(path)
+    shutil.move(tmp_path / "real", tmp_path / "moved")  # with all that is in it, and the links
+    for link in ("home", "far"):
+        (tmp_path / link).unlink()
+    (tmp_path / "home").symlink_to(tmp_path / "moved" / "deep")
+    if audio.startswith(("home", "real")):
+        assert Path(manifest.read(tmp_path / "home" / "lists" / "m.jsonl")[0].audio).is_file()
+
+
 def test_missing_empty_foreign_and_folder(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no such manifest"):
         manifest.read(tmp_path / "none.jsonl")

@@ -81,6 +81,14 @@ def test_a_datastore_is_a_manifest_of_its_clips(datastore: Path, tones: Path) ->
     ]
 
 
+def test_a_datastore_behind_a_link_knows_its_clips(datastore: Path, tones: Path, tmp_path: Path) -> None:
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "datastore").symlink_to(datastore)
+    opened, first = open_datastore(tmp_path / "links" / "datastore"), manifest.read(tones)[0]
+    assert opened.clips_at([0])[0].audio == first.audio
+    assert opened.id_of_file[first.audio] == first.id
+
+
 def test_add_equals_build_of_both(model: Path, datastore: Path, tones: Path, tmp_path: Path, serein: Call) -> None:
     first, second = part(tones, tmp_path / "1.jsonl", "abc"), part(tones, tmp_path / "2.jsonl", "def")
     grown = tmp_path / "grown"

@@ -170,7 +170,7 @@ def read(path: str | Path) -> list[Utterance]:
         raise ManifestError(
             "is not a UTF-8 text file", where=path, remedy="Specify the .jsonl manifest, not a recording."
         ) from None
-    utterances, folder = [], path.parent.absolute()
+    utterances, folder = [], path.parent.resolve()
     for number, line in enumerate(text.split("\n"), start=1):  # splitlines() would cut at U+2028 within a transcript
         if not line.strip():
             continue
@@ -200,13 +200,22 @@ def read(path: str | Path) -> list[Utterance]:
 
 
 def write(utterances: Iterable[Utterance], path: str | Path) -> None:
-    """Write a manifest atomically, with audio paths relative to its folder and without empty fields."""
-    path = Path(path)
-    lines = []
+    """Write a manifest atomically, with audio paths relative to its folder and without empty fields.
+
+    Raises:
+        ManifestError: Two utterances share an id.
+    """
+    path, utterances = Path(path), list(utterances)
+    require_unique_ids(utterances, where=path)
+    folder, without_links, lines = path.parent.absolute(), path.parent.resolve(), []
     for utterance in utterances:
         fields = utterance.model_dump(mode="json", exclude_defaults=True)
         if Path(utterance.audio).is_absolute():
-            fields["audio"] = Path(os.path.relpath(utterance.audio, path.parent.absolute())).as_posix()
+            relative = os.path.relpath(utterance.audio, folder)
+            if relative.startswith("..") and folder != without_links:  # ".." of a link is the folder that it points to
+                audio = Path(utterance.audio)
+                relative = os.path.relpath(audio.parent.resolve() / audio.name, without_links)
+            fields["audio"] = Path(relative).as_posix()
         lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
     write_text(path, "".join(lines))
 

@@ -214,16 +214,16 @@ class Datastore:
         for number, line in enumerate(self._lines()):
             if number in wanted:
                 fields = json.loads(line)
-                fields["audio"] = os.path.normpath(self.folder.absolute() / fields["audio"])
+                fields["audio"] = os.path.normpath(self.folder.resolve() / fields["audio"])
                 found[number] = Utterance.model_validate(fields)
         return [found[row] for row in rows]
 
     @cached_property
     def id_of_file(self) -> dict[str, str]:
-        """Absolute path -> id of the clip, for files that contain exactly one clip of the datastore."""
-        base, ids, num_clips = self.folder.absolute(), {}, Counter[str]()
+        """Real path -> id of the clip, for files that contain exactly one clip of the datastore."""
+        base, ids, num_clips = self.folder.resolve(), {}, Counter[str]()
         for fields in map(json.loads, self._lines()):
-            path = os.path.normpath(base / fields["audio"])
+            path = os.path.realpath(base / fields["audio"])
             ids[path] = str(fields["id"])
             num_clips[path] += 1
         return {path: id for path, id in ids.items() if num_clips[path] == 1}

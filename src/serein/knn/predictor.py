@@ -230,7 +230,7 @@ class KnnPredictor(Predictor):
             return []
         trim_db = self.checkpoint.options.clips.trim_db
         known, files = utterances or [], self.datastore.id_of_file  # a clip without an id is identified by its file
-        ids = [files.get(os.path.abspath(u.audio), u.id) if u.id == u.audio else u.id for u in known] or ["-"] * len(
+        ids = [files.get(os.path.realpath(u.audio), u.id) if u.id == u.audio else u.id for u in known] or ["-"] * len(
             own
         )
         keys = [(key(id), key(audio.trimmed(each, trim_db))) for id, each in zip(ids, waveforms, strict=True)]
