@@ -247,6 +247,21 @@ def test_labels_and_raters_labels_become_what_the_map_says() -> None:
     ]
 
 
+def test_sections_and_their_labels_that_map_nothing_are_noted() -> None:
+    utterances = [u.model_copy(update={"corpus": "emodb"}) for u in labelled("Wut", "sad")] + labelled("angry")
+    sections = {
+        "emodb": {"wut": "anger", "angry": "anger"},
+        "ravdes": {"sad": "grief"},
+        "msp_podcast": {"sad": "grief"},
+    }
+    assert with_labels(utterances, LabelMap({"angry": "anger"}, sections))[1] == [
+        "1 labels 'Wut' became 'anger'",
+        "1 labels 'angry' became 'anger'",
+        "no utterance has the corpus msp_podcast, ravdes, which the label map contains",
+        "no utterance of emodb is labelled angry, which the label map contains",
+    ]
+
+
 def test_a_label_may_be_taken_away_and_the_utterance_stays() -> None:
     mapped, notes = with_labels(labelled("boredom", "sad"), LabelMap({"boredom": None}))
     assert [u.emotion for u in mapped] == [None, "sad"]
@@ -323,6 +338,15 @@ def test_what_was_merged_can_be_merged_again(folder: Path) -> None:
     once = merge([("one", [said(folder, "a", emotion="sad")])]).utterances
     again = merge([("both", once), ("one", [said(folder, "a", emotion="sad")])])
     assert (again.utterances, again.num_repeated) == (once, 1)
+
+
+def test_manifests_of_one_name_are_not_taken_for_one_corpus(folder: Path) -> None:
+    first, second = [said(folder, "a", speaker="01")], [said(folder, "b", speaker="01")]
+    with pytest.raises(ManifestError, match="two manifests are called 'manifest'.*set the field 'corpus'"):
+        merge([("manifest", first), ("manifest", second)])
+    assert merge([("manifest", first), ("manifest", first)]).num_repeated == 1
+    named = [u.model_copy(update={"corpus": "c"}) for u in second]
+    assert {u.corpus for u in merge([("manifest", first), ("manifest", named)]).utterances} == {"manifest", "c"}
 
 
 def test_labels_of_one_corpus_alone_are_noted_and_spellings_joined(folder: Path) -> None:

@@ -108,7 +108,8 @@ def corpus_merge(
 ) -> None:
     """Merge corpora into one manifest with a common set of labels.
 
-    Ids and speakers of different corpora stay distinct; duplicate recordings are listed.
+    Ids and speakers of different corpora stay distinct; duplicate recordings are listed. Utterances without a corpus
+    get the name of their manifest, which must then be unique.
     """
     from serein.corpora.prepare import merge, read_label_map
     from serein.data import manifest

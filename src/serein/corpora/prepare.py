@@ -111,10 +111,16 @@ def with_labels(utterances: Sequence[Utterance], labels: LabelMap) -> tuple[list
         )
         mapped.append(utterance.model_copy(update={"emotion": emotion, "ratings": ratings}))
     notes = [f"{count} labels '{old}' became {f'{new!r}' if new else 'none'}" for (old, new), count in changed.items()]
-    met = {plain_label(u.emotion) for u in utterances if u.emotion}
-    named = {*labels.of_all, *(label for own in labels.of_corpus.values() for label in own)}
-    if unmet := sorted(named - met):
+    met: defaultdict[str, set[str]] = defaultdict(set)
+    for utterance in utterances:
+        met[utterance.corpus or ""].update([plain_label(utterance.emotion)] if utterance.emotion else [])
+    if unmet := sorted(labels.of_all.keys() - set().union(*met.values())):
         notes.append(f"no utterance is labelled {', '.join(unmet)}, which the label map contains")
+    if absent := sorted(labels.of_corpus.keys() - met.keys()):
+        notes.append(f"no utterance has the corpus {', '.join(absent)}, which the label map contains")
+    for corpus, own in labels.of_corpus.items():
+        if corpus in met and (unmet := sorted(own.keys() - met[corpus])):
+            notes.append(f"no utterance of {corpus} is labelled {', '.join(unmet)}, which the label map contains")
     return mapped, notes
 
 
@@ -300,11 +306,20 @@ def merge(
         on_progress: Called with (utterances decoded, utterances to decode) during the search for duplicates.
 
     Raises:
+        ManifestError: Two manifests with the same name have utterances without a corpus.
         ManifestError: Two manifests have one id for different utterances, or label one utterance differently.
         AudioError: A recording is missing or broken.
     """
     named: list[Utterance] = []
+    without_corpus: dict[str, list[Utterance]] = {}
     for name, utterances in manifests:
+        lacking = [utterance for utterance in utterances if not utterance.corpus]
+        if lacking and without_corpus.setdefault(name, lacking) != lacking:
+            raise ManifestError(
+                f"two manifests are called '{name}', which would become the corpus of the utterances of both",
+                where=name,
+                remedy="Rename one of the files, or set the field 'corpus' of its utterances.",
+            )
         for utterance in utterances:
             corpus = utterance.corpus or name
             prefix = "" if utterance.id.startswith(f"{corpus}/") else f"{corpus}/"
