@@ -16,7 +16,7 @@ from asr_models import write_ctc, write_whisper
 from cli_fixtures import Call, environment, write_corpus, write_recipe
 from serein.data import manifest
 from serein.data.manifest import Predicted, Utterance
-from serein.errors import AudioError, LeakError, ModelError, RunError
+from serein.errors import AudioError, LeakError, ManifestError, ModelError, RunError
 from serein.evaluation.predictions import Prediction, write_predictions
 from serein.inference.annotate import (
     Field,
@@ -190,6 +190,27 @@ def test_two_fields_at_once_and_one_after_the_other(corpus: Path, tmp_path: Path
         tmp_path / "one.jsonl", tmp_path / "one.jsonl", [RunGenderAnnotator(run)], broken="stop", report=silent
     )  # in place
     assert manifest.read(tmp_path / "both.jsonl") == manifest.read(tmp_path / "one.jsonl")
+
+
+def test_other_fields_of_an_earlier_call_are_kept(corpus: Path, tmp_path: Path) -> None:
+    run = RunGenderAnnotator(write_run(tmp_path / "run", PROBABILITIES))
+    out = tmp_path / "out.jsonl"
+    annotate(corpus, out, [Oracle({"a": "one", "c": "two", "d": "three"})], broken="stop", report=silent)
+    changed = [u.model_copy(update={"end_s": 1.0}) if u.id == "c" else u for u in manifest.read(corpus)]
+    manifest.write(changed, corpus)
+    annotate(corpus, out, [run], broken="stop", report=silent)
+    annotate(corpus, out, [Oracle({"d": "four"})], broken="stop", report=silent)
+    annotate(corpus, out, [run], broken="stop", report=silent)
+    assert [(p.gender, p.transcript, sorted(p.by)) for p in (u.predicted for u in manifest.read(out)) if p] == [
+        ("female", None, ["gender"]),
+        ("male", None, ["gender"]),
+        ("male", None, ["gender"]),
+        ("male", "four", ["gender", "transcript"]),
+    ]
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ManifestError, match="not JSON"):
+        annotate(corpus, tmp_path / "notes.txt", [run], broken="stop", report=silent)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_only_one_process_fills_a_file(corpus: Path, tmp_path: Path) -> None:

@@ -317,7 +317,8 @@ def corpus_annotate(
 ) -> None:
     """Predict missing genders and transcripts with models (pseudo-labels).
 
-    Repeat the command to continue an interrupted annotation.
+    Repeat the command to continue an interrupted annotation. If the output exists, its predictions of other fields
+    are kept.
     """
     from serein.inference.annotate import TranscriptAnnotator, annotate, gender_annotator
     from serein.progress import Bars

@@ -229,20 +229,23 @@ def annotate(
 
     Args:
         manifest_path: The manifest; its labels are not changed.
-        out: File for the annotated manifest, which is written atomically at the end.
+        out: File for the annotated manifest, which is written atomically at the end. If it exists, other fields that an
+            earlier call predicted are kept for utterances that have not changed since.
         annotators: Annotators, which predict one field each.
         broken: Whether an utterance that cannot be read stops the work or is skipped.
         report: Called with the number of finished utterances and the rate.
 
     Raises:
+        ManifestError: The manifest, or a file that is at `out`, is not a manifest.
         AudioError: An utterance cannot be read, and is not to be skipped.
         RunError: An unfinished earlier call was for other data or models, or another process writes to the file.
         SereinError: An annotator may not or cannot predict these utterances.
     """
     utterances = manifest.read(manifest_path)
+    written = {u.id: u for u in manifest.read(out)} if out.exists() else {}
     wanted = [annotator.wanted(utterances, manifest_path.stem) for annotator in annotators]
     partial = out.with_name(f"{out.name}.partial")
-    by = {annotator.field: annotator.by for annotator in annotators}
+    by: dict[str, str] = {annotator.field: annotator.by for annotator in annotators}
     inputs = [manifest.digest(utterances), *(f"{annotator.field}: {annotator.by}" for annotator in annotators)]
     key = hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:16]
     problems: list[AudioError] = []
@@ -265,9 +268,14 @@ def annotate(
             values_of[annotator.field] = {u.id: known[u.id] for u in some if u.id in known}
     annotated = []
     for utterance in utterances:
-        values = {name: of[utterance.id] for name, of in values_of.items() if utterance.id in of}
+        values: dict[str, str | None] = {name: of[utterance.id] for name, of in values_of.items() if utterance.id in of}
         earlier = utterance.predicted or Predicted()  # new predictions are added to these
         names = earlier.by | {name: by[name] for name in values}
+        old = written.get(utterance.id)
+        if old and old.predicted and old == utterance.model_copy(update={"predicted": old.predicted}):
+            others = old.predicted.by.keys() - by.keys() - earlier.by.keys()
+            values |= old.predicted.model_dump(include=others)
+            names |= {name: old.predicted.by[name] for name in others}
         predicted = Predicted.model_validate(earlier.model_dump() | values | {"by": names})
         annotated.append(utterance.model_copy(update={"predicted": predicted}) if values else utterance)
     manifest.write(annotated, out)
