@@ -171,6 +171,26 @@ def test_prepare_without_the_broken(tmp_path: Path, serein: Call) -> None:
     assert f"skipped {tmp_path / 'b.wav'}: cannot be decoded" in outcome.err
 
 
+def test_copies_are_renewed_in_a_manifest_that_has_some(tmp_path: Path, serein: Call) -> None:
+    write_wav(tmp_path / "a.wav")
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"id": "a", "audio": "a.wav"}\n', encoding="utf-8")
+    augment = ("corpus", "augment", path, "-o", path, "--copies")
+    assert serein(*augment, 2).out == f"{path}: 1 utterances and 2 copies\n"
+    assert serein(*augment, 1, "--speeds", 1).out == f"{path}: 1 utterances and 3 copies\n"
+    assert [(u.id, u.copy_of) for u in manifest.read(path)] == [
+        ("a", None),
+        ("a~2", "a"),
+        ("a~1", "a"),
+        ("a~s1", "a"),
+    ]
+    before = path.read_bytes()
+    outcome = serein(*augment, 1, "--seed", 5)
+    assert outcome.status != 0
+    assert "1 copies there are of other recordings" in outcome.complaint
+    assert path.read_bytes() == before
+
+
 @pytest.mark.slow
 def test_synth(tmp_path: Path, serein: Call) -> None:
     pytest.importorskip("espeakng_loader", reason="pip install 'serein[synth]'")

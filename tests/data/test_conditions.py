@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from serein.data.conditions import (
 )
 from serein.data.manifest import Utterance
 from serein.data.splits import make_folds
-from serein.errors import AudioError
+from serein.errors import AudioError, ManifestError
 from serein.recipe import Protocol
 
 
@@ -187,6 +188,76 @@ def test_copies_are_drawn_from_seed_and_id_and_written_once(tmp_path: Path) -> N
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").iterdir()}
     write_copies(utterances, tmp_path / "a", Surroundings(), num_copies=2, seed=1)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "a").iterdir()}
+
+
+def test_every_copy_has_its_own_file_whatever_its_id(tmp_path: Path) -> None:
+    ids = ("生气/甲/001", "快乐/乙/001", "anna b/1", "anna_b/1", f"a{'x' * 120}", f"b{'x' * 120}")
+    utterances = [u.model_copy(update={"id": id}) for u, id in zip(utterances_in(tmp_path), ids, strict=True)]
+    copies = write_copies(utterances, tmp_path / "all", Surroundings(), num_copies=1)
+    for utterance, copy in zip(utterances, copies, strict=True):
+        (alone,) = write_copies(
+            [utterance], tmp_path / "alone" / str(ids.index(utterance.id)), Surroundings(), num_copies=1
+        )
+        assert Path(copy.audio).read_bytes() == Path(alone.audio).read_bytes()
+    assert len({copy.audio.casefold() for copy in copies}) == 6
+
+
+def test_files_of_plain_ids_have_their_names(tmp_path: Path) -> None:
+    ids = ("emodb/03a01Fa", "1001_IEO-x.1", "anna b/1", "a" * 130)
+    utterances = [u.model_copy(update={"id": id}) for u, id in zip(utterances_in(tmp_path), ids, strict=False)]
+    copies = write_copies(utterances, tmp_path / "a", Surroundings(), num_copies=0, num_speeds=1)
+    assert [Path(copy.audio).name for copy in copies] == [
+        "emodb_03a01Fa~s1.flac",
+        "1001_IEO-x.1~s1.flac",
+        "anna_b_1~s1.flac",
+        f"{'a' * 117}~s1.flac",
+    ]
+
+
+def test_copies_of_other_recordings_or_draws_are_not_taken_for_those_wanted(tmp_path: Path) -> None:
+    utterances = utterances_in(tmp_path)
+    around = Surroundings(made_from="noises")
+    folder = tmp_path / "a"
+    write_copies(utterances, folder, around, num_copies=1, num_speeds=1)
+    first = utterances[0]
+    part = first.model_copy(update={"end_s": 0.4})
+    foreign = first.model_copy(update={"audio": utterances[1].audio})
+    for some, surroundings, seed, num in (
+        (utterances, around, 1, 12),
+        (utterances, replace(around, made_from="others"), 0, 6),  # copies at other speeds need no noise
+        ([part], around, 0, 2),
+        ([foreign], around, 0, 2),
+    ):
+        with pytest.raises(ManifestError, match=f"{num} copies there are of other recordings.*, such as u0~1.flac"):
+            write_copies(some, folder, surroundings, num_copies=1, num_speeds=1, seed=seed)
+    before = (folder / "u0~1.flac").read_bytes()
+    (folder / "u0~1.flac").unlink()
+    (folder / "u0~s1.flac").unlink()
+    write_copies([part], folder, around, num_copies=1, num_speeds=1)
+    assert (folder / "u0~1.flac").read_bytes() != before
+    with pytest.raises(ManifestError, match="2 copies there"):
+        write_copies(utterances, folder, around, num_copies=1, num_speeds=1)
+
+
+def test_copies_without_a_record_are_continued(tmp_path: Path) -> None:
+    utterances = utterances_in(tmp_path)
+    write_copies(utterances[:3], tmp_path / "a", Surroundings(), num_copies=1)
+    (tmp_path / "a" / "made_from.json").unlink()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").iterdir()}
+    write_copies(utterances, tmp_path / "a", Surroundings(), num_copies=1)
+    assert len(list((tmp_path / "a").glob("*.flac"))) == 6
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_recordings_of_noise_and_rooms_tell_what_they_were_read_from(tmp_path: Path) -> None:
+    utterances_in(tmp_path)
+    read = Surroundings.read(tmp_path, tmp_path)
+    assert read.made_from == Surroundings.read(tmp_path, tmp_path).made_from
+    assert (
+        len({read.made_from, Surroundings.read(tmp_path).made_from, Surroundings.read(None, tmp_path).made_from}) == 3
+    )
+    soundfile.write(tmp_path / "0.wav", np.full(8000, 0.1), 16_000)
+    assert Surroundings.read(tmp_path, tmp_path).made_from != read.made_from
 
 
 @pytest.mark.slow

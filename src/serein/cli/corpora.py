@@ -271,7 +271,8 @@ def corpus_augment(
 ) -> None:
     """Add modified copies for training: other speeds, rooms, noise, codecs, telephones.
 
-    A copy is used for training if its utterance is, and never for dev or test.
+    A copy is used for training if its utterance is, and never for dev or test. Copies of an earlier call are kept if
+    they were made from the same recordings with the same options.
     """
     from serein.data import manifest
     from serein.data.conditions import Surroundings, write_copies
@@ -289,8 +290,11 @@ def corpus_augment(
             num_jobs=num_jobs,
             on_progress=lambda done, total: bars("augmenting", done, total, f"{total} copies"),
         )
-    manifest.write([*utterances, *made], out)
-    print(f"{out}: {len(utterances)} utterances and {len(made)} copies")
+    renewed = {copy.id for copy in made}
+    kept = [utterance for utterance in utterances if utterance.copy_of is None or utterance.id not in renewed]
+    manifest.write([*kept, *made], out)
+    num_originals = sum(utterance.copy_of is None for utterance in kept)
+    print(f"{out}: {num_originals} utterances and {len(kept) - num_originals + len(made)} copies")
 
 
 @corpus.command("annotate")

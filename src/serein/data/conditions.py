@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import math
 import multiprocessing
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,14 +28,15 @@ from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.augmentation import SPEECH_BELOW_PEAK_DB, room_response, speech_power, with_volume
 from serein.data.dataset import draw_seed, random_crop
-from serein.data.files import replacing
+from serein.data.files import replacing, sha256, write_text
 from serein.data.manifest import Utterance
-from serein.errors import AudioError
+from serein.errors import AudioError, ManifestError
 
 TELEPHONE_HZ = 8000
 PACKET_S = 0.02
 MOST_MARGIN_S = 0.3
 SHORTEST_RT60_S, LONGEST_RT60_S = 0.2, 2.5  # a bedroom, a church
+MADE_FROM = "made_from.json"  # file name of a copy -> digest of all that it was made from
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,13 @@ class Surroundings:
         noises: Waveforms at 16 kHz.
         rooms: Impulse responses of rooms at 16 kHz.
         others: Other clips of the same speaker and class, at 16 kHz.
+        made_from: Digest of the files and settings that `read` made them from.
     """
 
     noises: Sequence[Waveform] = field(default_factory=tuple)
     rooms: Sequence[Waveform] = field(default_factory=tuple)
     others: Sequence[Waveform] = field(default_factory=tuple)
+    made_from: str = ""
 
     @classmethod
     def read(
@@ -66,18 +72,21 @@ class Surroundings:
         shortest, longest = math.log(SHORTEST_RT60_S), math.log(LONGEST_RT60_S)
         rt60s_s = np.exp(rng.uniform(shortest, longest, num_simulated_rooms))  # log-uniform
         simulated = (room_response(float(rt60_s), rng) for rt60_s in rt60s_s)
-        return cls(_recordings(noises), (*_recordings(rooms), *simulated))
+        recorded = [_recordings(folder) for folder in (noises, rooms)]
+        what = repr(([[sha256(path) for path in paths] for paths in recorded], num_simulated_rooms, seed))
+        noise, responses = (tuple(audio.load(path) for path in paths) for paths in recorded)
+        return cls(noise, (*responses, *simulated), made_from=hashlib.sha256(what.encode()).hexdigest())
 
 
-def _recordings(folder: Path | None) -> tuple[Waveform, ...]:
+def _recordings(folder: Path | None) -> list[Path]:
     if folder is None:
-        return ()
+        return []
     paths = [path for path in audio.find(folder) if path.parent == folder]
     if not paths:
         raise AudioError(
             "contains no recording, except perhaps in subfolders", where=folder, remedy="Use another folder."
         )
-    return tuple(audio.load(path) for path in paths)
+    return paths
 
 
 def clipped(waveform: Waveform, excess_db: float) -> Waveform:
@@ -377,8 +386,9 @@ def write_copies(
     num_jobs: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Utterance]:
-    """Write changed copies as 16-bit FLAC files; existing files are kept.
+    """Write changed copies as 16-bit FLAC files; copies that exist already are kept.
 
+    `made_from.json` in the folder records what each was made from; older copies without a record are kept.
     Silence at both ends, more than 30 dB below the loudest 25 ms, is first replaced by up to 0.3 s of digital silence.
 
     Args:
@@ -395,13 +405,26 @@ def write_copies(
         The copies: `copy_of` is the id of the original, whose other fields they keep.
 
     Raises:
+        ManifestError: A copy in the folder was made from another recording or part, or with other draws.
         AudioError: A recording cannot be read.
     """
     folder = folder.absolute()  # absolute, as in loaded manifests
-    folder.mkdir(parents=True, exist_ok=True)
     kinds = [(number, "") for number in range(1, num_copies + 1)] + [(n, "s") for n in range(1, num_speeds + 1)]
-    work = [(utterance, number, kind) for utterance in utterances for number, kind in kinds]
-    write = partial(_write_copy, folder=folder, surroundings=surroundings, seed=seed)
+    wanted = [(u, number, kind, f"{u.id}~{kind}{number}") for u in utterances for number, kind in kinds]
+    names = _file_names([copy_id for *_, copy_id in wanted])
+    recordings: dict[str, str] = {}
+    for path in {utterance.audio for utterance in utterances}:
+        with suppress(OSError):  # `audio.load` gives the reason
+            recordings[path] = sha256(path)
+    work, made_from = [], {}
+    for (utterance, number, kind, copy_id), name in zip(wanted, names, strict=True):
+        changes = {"id": copy_id, "audio": str(folder / name), "start_s": 0.0, "end_s": None, "copy_of": utterance.id}
+        work.append((utterance, utterance.model_copy(update=changes), number, kind))
+        part = (recordings.get(utterance.audio), utterance.start_s, utterance.end_s)
+        what = repr((copy_id, *part, seed, None if kind else surroundings.made_from))
+        made_from[name] = hashlib.sha256(what.encode()).hexdigest()[:16]
+    _record(folder, made_from)
+    write = partial(_write_copy, surroundings=surroundings, seed=seed)
     copies = []
     with ExitStack() as stack:
         written: Iterable[Utterance] = map(write, work)
@@ -415,10 +438,48 @@ def write_copies(
     return copies
 
 
-def _write_copy(what: tuple[Utterance, int, str], folder: Path, surroundings: Surroundings, seed: int) -> Utterance:
-    utterance, number, kind = what
-    copy_id = f"{utterance.id}~{kind}{number}"
-    path = folder / f"{re.sub(r'[^A-Za-z0-9.~-]+', '_', copy_id)[-120:]}.flac"
+def _file_names(copy_ids: Sequence[str]) -> list[str]:
+    """Return a file name for each copy: its id, with a digest where other ids would have the same name.
+
+    Example:
+        >>> _file_names(["emodb/03a01Fa~1", "a b~1", "a_b~1", "甲/1~1"])
+        ['emodb_03a01Fa~1.flac', 'a_b~1-8f835d0e6c98.flac', 'a_b~1-0ca089e3a87a.flac', '_1~1-bc910e4b87cd.flac']
+    """
+    plain = [re.sub(r"[^A-Za-z0-9.~-]+", "_", copy_id)[-120:] for copy_id in copy_ids]
+    num_alike = Counter(plain)
+    return [
+        f"{name}.flac"
+        if copy_id.isascii() and num_alike[name] == 1
+        else f"{name}-{hashlib.sha256(copy_id.encode()).hexdigest()[:12]}.flac"
+        for copy_id, name in zip(copy_ids, plain, strict=True)
+    ]
+
+
+def _record(folder: Path, made_from: Mapping[str, str]) -> None:
+    """Record what the copies in a folder are made from, before any is written: a killed call leaves no doubt.
+
+    Raises:
+        ManifestError: A copy that is there was made from something else.
+    """
+    path = folder / MADE_FROM
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    present = {name for name in made_from if (folder / name).exists()}
+    if others := sorted(name for name in present if known.get(name, made_from[name]) != made_from[name]):
+        raise ManifestError(
+            f"{len(others)} copies there are of other recordings or parts, or were made with another seed, noises or "
+            f"rooms, such as {others[0]}",
+            where=folder,
+            remedy="Delete them to make them anew, or choose another file with --out.",
+        )
+    older = present - known.keys()  # written before there was a record
+    record = known | {name: digest for name, digest in made_from.items() if name not in older}
+    if record != known:
+        write_text(path, json.dumps(record, indent=0))
+
+
+def _write_copy(what: tuple[Utterance, Utterance, int, str], surroundings: Surroundings, seed: int) -> Utterance:
+    utterance, copy, number, kind = what
+    path = Path(copy.audio)
     if not path.exists():
         rng = np.random.default_rng(draw_seed(seed, number, utterance.id))
         speech = audio.load(utterance.audio, utterance.start_s, utterance.end_s)
@@ -428,5 +489,4 @@ def _write_copy(what: tuple[Utterance, int, str], folder: Path, surroundings: Su
         peak = max(float(np.abs(changed).max(initial=0.0)), 1.0)
         with replacing(path) as partial_path:
             soundfile.write(partial_path, changed / peak, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
-    changes = {"id": copy_id, "audio": str(path), "start_s": 0.0, "end_s": None, "copy_of": utterance.id}
-    return utterance.model_copy(update=changes)
+    return copy
