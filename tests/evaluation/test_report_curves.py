@@ -10,11 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from serein.evaluation.report import (
-    mean_cosines,
-    read_task_curves,
-    task_curves_picture,
-)
+from serein.errors import RunError
+from serein.evaluation.plots import task_curves_picture
+from serein.evaluation.report import mean_cosines, read_curves, read_task_curves
 from serein.tasks.task import TaskSpec
 
 SPECS = [
@@ -59,6 +57,20 @@ def test_the_first_task_of_each_stage_has_its_own_name_again(run: Path) -> None:
 
 def test_mean_cosines_and_how_often_they_conflict(run: Path) -> None:
     assert mean_cosines(read_task_curves(run)) == [("first", "asr and gender", pytest.approx(0.05), 0.5)]
+
+
+def test_an_epoch_that_was_trained_twice_counts_once(run: Path) -> None:
+    path = run / "fold-1" / "seed-0" / "1-second" / "metrics.jsonl"
+    path.write_text("".join(f'{{"epoch": 0, "dev_ua": {score}}}\n' for score in (0.2, 0.75)) + '{"epoch": 1}\n')
+    assert next(curve for curve in read_curves(run) if curve.stage == "second").dev_score[0] == 0.75
+    assert read_task_curves(run)[1].scores["emotion"][0] == [0.75, 0.25]
+
+
+def test_curves_of_a_broken_file_name_its_line(run: Path) -> None:
+    path = run / "fold-2" / "seed-0" / "0-first" / "metrics.jsonl"
+    path.write_text('{"epoch": 0, "dev_gender_ua": null}\n{"epo')
+    with pytest.raises(RunError, match=r"metrics\.jsonl:2: not JSON"):
+        read_task_curves(run)
 
 
 def test_a_run_of_one_task_has_none(run: Path) -> None:

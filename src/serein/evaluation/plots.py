@@ -196,6 +196,23 @@ class Curve:
     score: str = "ua"
 
 
+Series = dict[int, list[float]]  # epoch -> values of all trainings
+
+
+@dataclass(frozen=True)
+class StageCurves:
+    """The curves of one stage.
+
+    Attributes:
+        scores: Task -> dev score by epoch: unweighted accuracy, or 1 - word error rate for transcripts.
+        cosines: "a and b" -> cosine of the two tasks' gradients on the layers that they share, by epoch.
+    """
+
+    stage: str
+    scores: Mapping[str, Series]
+    cosines: Mapping[str, Series]
+
+
 def confusion_picture(confusion: NDArray[Any], classes: Sequence[str]) -> Figure:
     """Draw a confusion matrix: per cent of each true class, and counts.
 
@@ -317,6 +334,19 @@ def curves_picture(curves: Sequence[Curve]) -> Figure:
     return figure
 
 
+def task_curves_picture(curves: Sequence[StageCurves]) -> Figure:
+    """Draw each stage's dev scores of all its tasks and, next to them, the cosines between their gradients."""
+    with new_figure((PAGE_WIDTH_IN, 2.9 * len(curves))) as figure:
+        panels = figure.subplots(len(curves), 2, squeeze=False)
+        for (left, right), stage in zip(panels, curves, strict=True):
+            title = f"{stage.stage}: " if len(curves) > 1 else ""
+            _draw_tasks(left, stage.scores, f"{title}dev score of each task, per cent", scale=100.0)
+            _draw_tasks(right, stage.cosines, f"{title}cosine of gradients", scale=1.0)
+            if stage.cosines:
+                right.axhline(0.0, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+    return figure
+
+
 def embedding_picture(
     embeddings: NDArray[Any], emotions: Sequence[str], speakers: Sequence[str] | None, classes: Sequence[str]
 ) -> Figure:
@@ -356,12 +386,22 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve], values: str, colour: str, 
     axes.plot(epochs, mean, color=colour, linewidth=2.2, label=label, marker="o" if len(epochs) == 1 else None)
 
 
-def _curve_axes(axes: Axes, title: str) -> None:
+def _draw_tasks(axes: Axes, series: Mapping[str, Series], title: str, *, scale: float) -> None:
+    for place, (name, values) in enumerate(series.items()):
+        epochs = sorted(values)
+        means = [scale * float(np.mean(values[epoch])) for epoch in epochs]
+        axes.plot(epochs, means, color=SPARE_COLOURS[place % len(SPARE_COLOURS)], linewidth=1.8, label=name)
+    _curve_axes(axes, title, "only one task, or no trained layers below the heads")
+    if series:
+        axes.legend()  # a single curve also has a name
+
+
+def _curve_axes(axes: Axes, title: str, why_empty: str = "not recorded") -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title(title)
     if not axes.lines:
-        axes.text(0.0, 0.9, "not recorded", transform=axes.transAxes, color=MUTED)
+        axes.text(0.0, 0.9, why_empty, transform=axes.transAxes, color=MUTED)
         axes.set_axis_off()
         return
     axes.set_xlabel("epoch")

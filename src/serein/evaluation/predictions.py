@@ -444,6 +444,29 @@ def read_json(path: Path) -> dict[str, Any]:
     return _read(path, json.loads, json.JSONDecodeError)
 
 
+def read_metrics(path: Path) -> dict[int, dict[str, Any]]:
+    """Read a stage's ``metrics.jsonl``, empty when it is absent: epoch -> metrics, in the order of epochs.
+
+    If an epoch was trained twice, the later one counts.
+
+    Raises:
+        RunError: A line is not a JSON object, or has no epoch.
+    """
+    epochs: dict[int, dict[str, Any]] = {}
+    for number, line in _lines(path) if path.is_file() else ():
+        where = f"{path}:{number}"
+        try:
+            metrics = json.loads(line)
+        except json.JSONDecodeError as error:
+            remedy = "Delete the line, or train again."
+            raise RunError(f"not JSON ({error.msg})", where=where, remedy=remedy) from None
+        if not isinstance(metrics, dict) or "epoch" not in metrics:
+            remedy = 'Each line must contain {"epoch": ..., "train_loss": ...}.'
+            raise RunError("has no epoch", where=where, remedy=remedy)
+        epochs[int(metrics["epoch"])] = metrics
+    return dict(sorted(epochs.items()))
+
+
 def read_run_predictions(
     run: Path, classes: Sequence[str] | None = None, kind: str = "test", *, keep_probabilities: bool = True
 ) -> list[Prediction]:

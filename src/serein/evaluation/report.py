@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from serein.data.files import write_text
-from serein.errors import RunError
 from serein.evaluation import plots
 from serein.evaluation.calibration import RunCalibration, run_calibration
 from serein.evaluation.graded import graded_rows
 from serein.evaluation.groups import HEADINGS
 from serein.evaluation.intervals import NUM_RESAMPLES, interval_text
-from serein.evaluation.plots import MUTED, PAGE_WIDTH_IN, SPARE_COLOURS, emotion_colours, figure_svg, new_figure
+from serein.evaluation.plots import emotion_colours, figure_svg
 from serein.evaluation.predictions import (
     Prediction,
     missing_predictions,
     natural_key,
     read_json,
+    read_metrics,
     read_predictions,
     read_recipe,
     read_run_predictions,
@@ -37,10 +37,6 @@ from serein.evaluation.scores import SCORE_TITLES, Scores, score_predictions
 from serein.evaluation.tables import deviation, notices, number, plain_reading, task_rows
 from serein.evaluation.task_scores import task_scores
 from serein.evaluation.verification import read_embeddings, run_verification
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 NUM_MISTAKES = 10
 _MEANINGS = {"ua": "unweighted accuracy", "wa": "weighted accuracy", "macro_f1": "mean F1 over classes"}
@@ -73,6 +69,8 @@ def write_report(run: str | Path) -> Path:
     # Stages of the run that started from the weights of another stage, that stage, and the hash of its weights.
     paths = sorted(run.glob("fold-*/seed-*/*/initial_weights.json"), key=natural_key)
     starts = [(" ".join(path.parts[-4:-1]), read_json(path)) for path in paths]
+    task_curves = read_task_curves(run)
+    figures = _figures(run, scores, calibration, task_curves)
     contents = {
         "name": str(recipe.get("name") or run.resolve().name),
         "description": recipe.get("description") or "",
@@ -88,7 +86,7 @@ def write_report(run: str | Path) -> Path:
         "test_speakers": {str(fold["name"]): fold.get("test_speakers") or () for fold in folds.get("folds") or ()},
         "tasks": [(score, task_rows(score)) for score in task_scores(run)],
         "distribution": [] if scores is None else graded_rows(scores.distribution),
-        "conflicts": mean_cosines(read_task_curves(run)),
+        "conflicts": mean_cosines(task_curves),
         "starts": [(name, str(start["stage"]), str(start["weights_sha256"])) for name, start in starts],
         "recipe_text": (run / "recipe.yaml").read_text(encoding="utf-8") if (run / "recipe.yaml").is_file() else "",
         **_provenance(run, data, folds),
@@ -110,7 +108,7 @@ def write_report(run: str | Path) -> Path:
         "calibration": calibration,
         "embedding": None if scores is None else _embedding_picture(run, scores),
         "mistakes": () if scores is None else worst_mistakes(predictions),
-        "pictures": {name: figure_svg(each, name=name) for name, each in _figures(run, scores, calibration).items()},
+        "pictures": {name: figure_svg(each, name=name) for name, each in figures.items()},
     }
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["score"] = number
@@ -120,7 +118,12 @@ def write_report(run: str | Path) -> Path:
     return path
 
 
-def _figures(run: Path, scores: Scores | None, calibration: RunCalibration | None) -> dict[str, Any]:
+def _figures(
+    run: Path,
+    scores: Scores | None,
+    calibration: RunCalibration | None,
+    task_curves: Sequence[plots.StageCurves],
+) -> dict[str, Any]:
     """Draw the figures that the run has data for; other figures have no key."""
     figures = {}
     if scores is not None:
@@ -143,8 +146,8 @@ def _figures(run: Path, scores: Scores | None, calibration: RunCalibration | Non
         figures["coverage"] = plots.coverage_picture(calibration.coverage)
     if curves := read_curves(run):
         figures["curves"] = plots.curves_picture(curves)
-    if task_curves := read_task_curves(run):
-        figures["tasks"] = task_curves_picture(task_curves)
+    if task_curves:
+        figures["tasks"] = plots.task_curves_picture(task_curves)
     return figures
 
 
@@ -165,7 +168,7 @@ def worst_mistakes(predictions: Sequence[Prediction]) -> list[Prediction]:
 
 
 def read_curves(run: Path) -> list[plots.Curve]:
-    """Read the training curves of every fold, seed and stage; if an epoch was trained twice, the later one counts.
+    """Read the training curves of every fold, seed and stage.
 
     Raises:
         RunError: A line is not a JSON object, or has no epoch.
@@ -178,52 +181,21 @@ def read_curves(run: Path) -> list[plots.Curve]:
         first = specs.get((own.get("tasks") or [next(iter(specs))])[0])
         monitors[own.get("name")] = own.get("monitor") or (first.monitor if first else "ua")
     for path in sorted(run.glob("fold-*/seed-*/*/metrics.jsonl"), key=natural_key):
-        epochs: dict[int, dict[str, Any]] = {}
-        for place, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-            if not line.strip():
-                continue
-            where = f"{path}:{place}"
-            try:
-                fields = json.loads(line)
-            except json.JSONDecodeError as error:
-                remedy = "Delete the line, or train again."
-                raise RunError(f"not JSON ({error.msg})", where=where, remedy=remedy) from None
-            if not isinstance(fields, dict) or "epoch" not in fields:
-                remedy = 'Each line must contain {"epoch": ..., "train_loss": ...}.'
-                raise RunError("has no epoch", where=where, remedy=remedy)
-            epochs[int(fields["epoch"])] = fields
-        if not epochs:
+        if not (epochs := read_metrics(path)):
             continue
         columns = {}
         fold, seed, stage = path.parts[-4:-1]
         stage = stage.partition("-")[2] or stage
         score = monitors.get(stage, "ua")
         for name, key in {"train_loss": "train_loss", "dev_loss": "dev_loss", "dev_score": f"dev_{score}"}.items():
-            values = (epochs[epoch].get(key) for epoch in sorted(epochs))
+            values = (metrics.get(key) for metrics in epochs.values())
             columns[name] = tuple(float("nan") if value is None else float(value) for value in values)
         name = f"{fold.replace('-', ' ', 1)}, {seed.replace('-', ' ', 1)}"
-        curves.append(plots.Curve(run=name, stage=stage, epoch=tuple(sorted(epochs)), score=score, **columns))
+        curves.append(plots.Curve(run=name, stage=stage, epoch=tuple(epochs), score=score, **columns))
     return curves
 
 
-Series = dict[int, list[float]]  # epoch -> values of all trainings
-
-
-@dataclass(frozen=True)
-class StageCurves:
-    """The curves of one stage.
-
-    Attributes:
-        scores: Task -> dev score by epoch: unweighted accuracy, or 1 - word error rate for transcripts.
-        cosines: "a and b" -> cosine of the two tasks' gradients on the layers that they share, by epoch.
-    """
-
-    stage: str
-    scores: Mapping[str, Series]
-    cosines: Mapping[str, Series]
-
-
-def read_task_curves(run: Path) -> list[StageCurves]:
+def read_task_curves(run: Path) -> list[plots.StageCurves]:
     """Read the curves of a run that learned several tasks; return an empty list for other runs."""
     specs = {spec.name: spec for spec in read_specs(run)}
     stages = read_recipe(run).get("stages") or []
@@ -240,21 +212,20 @@ def read_task_curves(run: Path) -> list[StageCurves]:
         }
         tasks = [spec.name for spec in learned]
         pairs = {f"cosine_{one}_{other}": f"{one} and {other}" for one in tasks for other in tasks if one != other}
-        scores: dict[str, Series] = defaultdict(lambda: defaultdict(list))
-        cosines: dict[str, Series] = defaultdict(lambda: defaultdict(list))
+        scores: dict[str, plots.Series] = defaultdict(lambda: defaultdict(list))
+        cosines: dict[str, plots.Series] = defaultdict(lambda: defaultdict(list))
         for path in sorted(run.glob(f"fold-*/seed-*/{place}-{stage['name']}/metrics.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                metrics = json.loads(line)
+            for epoch, metrics in read_metrics(path).items():
                 for titles, series in ((columns, scores), (pairs, cosines)):
                     for column, title in titles.items():
-                        if column in metrics:
-                            series[title][int(metrics["epoch"])].append(float(metrics[column]))
+                        if metrics.get(column) is not None:
+                            series[title][epoch].append(float(metrics[column]))
         if scores or cosines:
-            curves.append(StageCurves(stage["name"], dict(scores), dict(cosines)))
+            curves.append(plots.StageCurves(stage["name"], dict(scores), dict(cosines)))
     return curves
 
 
-def mean_cosines(curves: Sequence[StageCurves]) -> list[tuple[str, str, float, float]]:
+def mean_cosines(curves: Sequence[plots.StageCurves]) -> list[tuple[str, str, float, float]]:
     """Return stage, pair, mean cosine over all epochs and trainings, and the fraction of cosines below 0."""
     rows = []
     for each in curves:
@@ -262,39 +233,6 @@ def mean_cosines(curves: Sequence[StageCurves]) -> list[tuple[str, str, float, f
             values = [value for epoch in series.values() for value in epoch]
             rows.append((each.stage, pair, float(np.mean(values)), float(np.mean([value < 0 for value in values]))))
     return rows
-
-
-def task_curves_picture(curves: Sequence[StageCurves]) -> Figure:
-    """Draw each stage's dev scores of all its tasks and, next to them, the cosines between their gradients."""
-    with new_figure((PAGE_WIDTH_IN, 2.9 * len(curves))) as figure:
-        panels = figure.subplots(len(curves), 2, squeeze=False)
-        for (left, right), stage in zip(panels, curves, strict=True):
-            title = f"{stage.stage}: " if len(curves) > 1 else ""
-            _draw_tasks(left, stage.scores, f"{title}dev score of each task, per cent", scale=100.0)
-            _draw_tasks(right, stage.cosines, f"{title}cosine of gradients", scale=1.0)
-            if stage.cosines:
-                right.axhline(0.0, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
-    return figure
-
-
-def _draw_tasks(axes: Axes, series: Mapping[str, Series], title: str, *, scale: float) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_title(title)
-    if not series:
-        axes.text(
-            0.0, 0.9, "only one task, or no trained layers below the heads", transform=axes.transAxes, color=MUTED
-        )
-        axes.set_axis_off()
-        return
-    for place, (name, values) in enumerate(series.items()):
-        epochs = sorted(values)
-        means = [scale * float(np.mean(values[epoch])) for epoch in epochs]
-        axes.plot(epochs, means, color=SPARE_COLOURS[place % len(SPARE_COLOURS)], linewidth=1.8, label=name)
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.tick_params(length=0)
-    axes.legend()
 
 
 def _embedding_picture(run: Path, scores: Scores) -> EmbeddingPicture | None:

@@ -27,6 +27,7 @@ from serein.data.splits import Fold
 from serein.device import distributed_info, moved_to, own_device, wait_for_all
 from serein.errors import ModelError
 from serein.evaluation.calibration import fitted_temperature
+from serein.evaluation.predictions import read_metrics
 from serein.evaluation.verification import score_verification
 from serein.experiment.build import (
     PretrainedBranch,
@@ -57,10 +58,10 @@ from serein.progress import Report
 from serein.recipe import MAIN, Batches, Branch, SpectrogramAugmentation, Stage
 from serein.tasks.task import Task
 from serein.training.batches import encode_batch
-from serein.training.checkpointing import INITIAL_WEIGHTS, WEIGHTS
+from serein.training.checkpointing import INITIAL_WEIGHTS, METRICS, WEIGHTS
 from serein.training.feature_cache import FeatureCache, only_backbone, tapped_layers
 from serein.training.module import monitored_score
-from serein.training.stages import TrainingData, chosen_precision, fit_backbones, history, stage_seed, train_stage
+from serein.training.stages import TrainingData, chosen_precision, fit_backbones, stage_seed, train_stage
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +212,7 @@ def checkpoint_after(
     speakers = {speaker for training in before for speaker in training.get("speakers", [])}
     speakers = speakers.union(*(speaker_keys(u, experiment.manifest.stem) for u in learned if u.speaker is not None))
     corpora = sorted({u.corpus or "own" for u in learned})
-    epochs = history(stage_folder(folder, recipe, number))
+    epochs = read_metrics(stage_folder(folder, recipe, number) / METRICS)
     monitor = monitored_score(recipe.stages[number], tasks[recipe.tasks_of(recipe.stages[number])[0]])
     training = {
         "recipe": recipe.name,
@@ -231,7 +232,7 @@ def checkpoint_after(
             | {u.language for u in learned if u.language}
         ),
         "dev_score": (min if monitor == "loss" else max)(
-            (line[f"dev_{monitor}"] for line in epochs if f"dev_{monitor}" in line), default=None
+            (metrics[f"dev_{monitor}"] for metrics in epochs.values() if f"dev_{monitor}" in metrics), default=None
         ),
         "monitor": monitor,
     }

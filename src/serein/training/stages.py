@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import os
 import signal
@@ -44,7 +43,6 @@ from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, LogMel, Sta
 from serein.tasks.task import Task
 from serein.training.batches import bands_of
 from serein.training.checkpointing import (
-    METRICS,
     PARTIAL,
     RESUME,
     WEIGHTS,
@@ -394,12 +392,6 @@ def _whole_clips(data: TrainingData, positions: Sequence[int]) -> Iterator[Batch
 def stage_seed(seed: int, fold: str, stage: str) -> int:
     """Return the seed of a stage's random draws, below 2**31."""
     return draw_seed(seed, 0, f"{fold}/{stage}") & 0x7FFFFFFF
-
-
-def history(folder: Path) -> list[dict[str, float]]:
-    """Return a stage's metrics, one entry per epoch."""
-    path = folder / METRICS
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 @contextmanager
