@@ -23,10 +23,12 @@ from backbones import WAV2VEC2_BASE, configuration, save_backbone
 from finetuning import CLASSES, RATE_HZ, NoiseRecordings, clips_of
 from serein import recipe as recipes
 from serein.device import own_device
+from serein.evaluation.predictions import read_metrics
 from serein.models.model import assemble, new_backbone
 from serein.recipe import Clips
 from serein.tasks.classes import ClassLabels, ClassTask
-from serein.training.stages import TrainingData, chosen_precision, history, train_stage, with_features
+from serein.training.checkpointing import METRICS
+from serein.training.stages import TrainingData, chosen_precision, train_stage, with_features
 
 MODELS: dict[str, dict[str, Any]] = {
     "mean pooling and a linear head": {"tasks": {"emotion": {"pooling": "mean"}}},
@@ -60,7 +62,7 @@ def train(recipe: recipes.Recipe, recordings: NoiseRecordings, folder: Path) -> 
     with_features(model, stage, data, silent, "benchmark")
     built = time.perf_counter()
     train_stage(model, {"emotion": task}, stage, data, folder, seed=0, report=silent, label="benchmark")
-    seconds = sorted(line["seconds"] for line in history(folder))
+    seconds = sorted(line["seconds"] for line in read_metrics(folder / METRICS).values())
     return {
         "build": built - started,
         "epoch": seconds[len(seconds) // 2],

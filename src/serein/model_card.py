@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from serein.metrics.titles import metric_of
 from serein.tasks.task import Task
 
 
@@ -19,9 +20,9 @@ def card(name: str, tasks: Sequence[Task], training: Mapping[str, Any]) -> str:
     licences = "\n".join(f"- {corpus}: {text}" for corpus, text in training.get("licences", {}).items())
     score, monitor = training.get("dev_score"), training.get("monitor", "ua")
     languages = ", ".join(training.get("languages", [])) or "not stated"
-    title = {"ua": "Unweighted accuracy", "wa": "Weighted accuracy", "macro_f1": "Macro-F1"}.get(monitor, monitor)
-    is_share = monitor in ("ua", "wa", "macro_f1") or "accuracy" in monitor
-    reached = "" if score is None else f"{100 * score:.1f} %" if is_share else f"{score:.3f}"
+    metric = metric_of(monitor)
+    meaning = metric.meaning or metric.title
+    title = f"{meaning[0].upper()}{meaning[1:]}"
     predicts = "\n\nIt also predicts ".join(task.describe() for task in tasks)
     probabilities = f"## Probabilities\n\n{training['calibration']}\n\n" if "calibration" in training else ""
     return f"""# {name}
@@ -47,7 +48,7 @@ A model inherits the conditions of its training data.
 {
         "No dev set; the score on unseen speakers is in the report of the run."
         if score is None
-        else f"{title} on its dev speakers, which its weights were selected on: {reached}."
+        else f"{title} on its dev speakers, which its weights were selected on: {metric.shown(score)}."
     }
 
 {probabilities}## Limits

@@ -133,12 +133,12 @@ def test_a_number_alone(single: Path, data: Path, serein: Call) -> None:
     model = single / "fold-1" / "seed-0" / "model"
     card = (model / "README.md").read_text()
     assert "predicts arousal as numbers from 0 to 1 (1 to 7 in msp-podcast)." in card
-    assert "ccc on its dev speakers" in card
+    assert "Concordance correlation coefficient on its dev speakers" in card
     assert " %" not in card.partition("## Scores")[2].partition("##")[0]
     evaluated = json.loads(serein("evaluate", "--model", model, "--data", data, "--allow-seen-speakers", "--json").out)
     assert evaluated["tasks"]["arousal"]["interval"] is not None
     page = (single / "report.html").read_text()
-    assert "dev ccc" in page
+    assert "dev CCC" in page
     prediction = public.load(model).predict(manifest.read(data)[0])
     assert prediction.dimensions == {"arousal": prediction.value}
 

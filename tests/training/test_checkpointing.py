@@ -10,7 +10,8 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -488,6 +489,19 @@ def test_gentle_signals_stop_a_run_too(
     assert "".join(rest) == says
     assert outcome.status == status
     assert not list(out.rglob("weights.safetensors")) + list(out.rglob("predictions.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("monitor", "shown"),
+    [("ua", "dev UA 45.0 %"), ("wa", "dev WA 45.0 %"), ("ccc", "dev CCC 0.450"), ("own_score", "dev own score 0.450")],
+)
+def test_progress_names_the_monitored_score(monitor: str, shown: str) -> None:
+    details: list[str] = []
+    progress = keeping.StageProgress(lambda *given: details.append(str(given[-1])), "stage", f"dev_{monitor}")
+    scores = {f"dev_{monitor}": torch.tensor(0.45)}
+    trainer: Any = SimpleNamespace(callback_metrics=scores, current_epoch=0, max_epochs=1)
+    progress.on_fit_end(trainer, cast(Any, None))
+    assert shown in details[0]
 
 
 def test_state_names_nothing_of_the_python_that_wrote_it() -> None:

@@ -41,9 +41,9 @@ from serein.evaluation.predictions import (
     read_specs,
     run_classes,
 )
-from serein.evaluation.scores import SCORE_TITLES
 from serein.evaluation.systems import distinct_labels
 from serein.metrics import FloatArray, ratio
+from serein.metrics.titles import metric_of
 from serein.tasks.ctc import normalised, word_errors
 from serein.tasks.task import Problem, TaskSpec
 
@@ -56,9 +56,6 @@ SCORES_OF = {
     "regression": ("ccc", "pearson", "mae", "rmse"),
     "sequence": ("wer",),
 }
-_TITLES = {**SCORE_TITLES, "ccc": "CCC", "pearson": "Pearson", "mae": "MAE", "rmse": "RMSE", "wer": "WER"}
-_IN_PER_CENT = ("ua", "wa", "macro_f1", "wer")
-_LOWER_IS_BETTER = ("mae", "rmse", "wer")
 
 
 @dataclass(frozen=True)
@@ -119,12 +116,13 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and numbers."""
-        return asdict(self) | {"unit": "%" if self.score in _IN_PER_CENT else ""}
+        return asdict(self) | {"unit": "%" if metric_of(self.score).is_per_cent else ""}
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Return the titles of the columns, and a row of text for each pair."""
-        title, digits = _title(self.score), 1 if self.score in _IN_PER_CENT else 3
-        titles = ["run", title, "baseline", title, "difference", "95 % interval", "p", "p (Holm)"]
+        metric = metric_of(self.score)
+        digits = 1 if metric.is_per_cent else 3
+        titles = ["run", metric.title, "baseline", metric.title, "difference", "95 % interval", "p", "p (Holm)"]
         score_of = {run.run: f"{run.score:.{digits}f}" for run in self.runs}
         rows = []
         for pair in self.pairs:
@@ -208,7 +206,7 @@ def compare(
     is_of_classes = score in SCORES_OF["classes"]
     coded = [code(rows, names, speakers) for rows in labelled] if is_of_classes else []
     num_seeds = [len({p.seed for p in rows}) for rows in labelled]
-    factor = 100.0 if score in _IN_PER_CENT else 1.0
+    factor = 100.0 if metric_of(score).is_per_cent else 1.0
     score_of: dict[int, float] = {}
     pairs = []
     chosen = combinations(range(len(paths)), 2) if all_pairs else ((0, number) for number in range(1, len(paths)))
@@ -348,12 +346,6 @@ def read_comparable(
     return first.problem, first_classes, numbers, [predictions for _, _, predictions in systems]
 
 
-def _title(score: str) -> str:
-    """Return the title of a score, `CCC` or `CCC valence`."""
-    name, _, number = score.partition(" ")
-    return f"{_TITLES[name]} {number}".rstrip()
-
-
 def _sum_units(
     systems: Sequence[Sequence[Prediction]], speakers: Mapping[str, SpeakerKey], numbers: Sequence[str]
 ) -> Units:
@@ -400,7 +392,8 @@ def _notes(
 ) -> tuple[str, ...]:
     """Return notes on what was compared, drawn and exchanged, and on what qualifies the numbers."""
     first = pairs[0]
-    notes = [f"{_title(score)}: lower is better."] if score.partition(" ")[0] in _LOWER_IS_BETTER else []
+    metric = metric_of(score)
+    notes = [f"{metric.title}: lower is better."] if metric.is_error else []
     notes.append(f"95 % interval: {NUM_RESAMPLES} resamples of {first.resampled}.")
     how = f"all {first.num_permutations:,}" if first.is_exact else f"{first.num_permutations:,} drawn"
     notes.append(f"p: permutation test, two-sided; {how} exchanges of {first.permuted} between the two runs.")

@@ -27,20 +27,10 @@ from serein.evaluation.intervals import (
 )
 from serein.evaluation.predictions import Prediction, SpeakerKey
 from serein.metrics import FloatArray
+from serein.metrics.titles import METRICS, metric_of
 
 Score = Callable[[FloatArray], FloatArray]  # (..., column) sums -> (...)
 NUM_MOMENTS = 7  # columns of `metrics.moments`
-ERRORS = ("mae", "rmse", "js", "brier", "cross_entropy")  # lower is better
-DISTRIBUTION_TITLES = {
-    "js": "Jensen-Shannon divergence",
-    "brier": "Brier score",
-    "cross_entropy": "cross-entropy",
-    "entropy_correlation": "correlation of entropies",
-    "agreement_model": "agreement with a held-out rater: the model",
-    "agreement_rater": "agreement with a held-out rater: another rater",
-    "agreement_others": "agreement with a held-out rater: the other raters' majority",
-    "one_more_rater": "the model minus another rater",
-}
 _COUNTS_AT_ONCE = 4_000_000
 
 
@@ -206,7 +196,7 @@ def graded_differences(a: Measured, b: Measured) -> dict[str, Difference]:
             parts = (resampled[name][:, :num_runs_a], resampled[name][:, num_runs_a:])
             gains = metrics.mean_of_known(parts[0]) - metrics.mean_of_known(parts[1])
             gains = gains[np.isfinite(gains)]  # a resample may lack every truth of a dimension
-            is_better = gains < 0 if name.split()[0] in ERRORS else gains > 0
+            is_better = gains < 0 if metric_of(name).is_error else gains > 0
             interval, improved = percentile_interval(gains), float(is_better.mean())
         found[name] = Difference(float(means[0]), float(means[1]), interval, improved, drawn, tuple(notes))
     return found
@@ -250,7 +240,7 @@ def graded_rows(scores: Mapping[str, GradedScore]) -> list[tuple[str, str, str]]
     rows = []
     for name, score in scores.items():
         bounds = interval_text(score.interval, ".3f") or "–"
-        rows.append((DISTRIBUTION_TITLES[name], "–" if np.isnan(score.value) else f"{score.value:.3f}", bounds))
+        rows.append((METRICS[name].title, "–" if np.isnan(score.value) else f"{score.value:.3f}", bounds))
     return rows
 
 

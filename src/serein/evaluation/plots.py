@@ -23,6 +23,7 @@ from serein.data.files import replacing
 from serein.evaluation.calibration import CoveragePoint
 from serein.evaluation.scores import ClassScore, SpeakerScore
 from serein.metrics import FloatArray, expected_calibration_error, mean_of_known, reliability
+from serein.metrics.titles import metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -171,9 +172,6 @@ def figure_svg(figure: Figure, *, name: str) -> Markup:
     for colour, variable in ((INK, "currentColor"), (MUTED, "var(--muted)"), (LINE, "var(--line)")):
         svg = svg.replace(colour, variable)
     return Markup(svg.strip())  # noqa: S704  (Matplotlib escapes every text that it draws)
-
-
-CURVE_TITLES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1"}  # of scores that are drawn in per cent
 
 
 @dataclass(frozen=True)
@@ -327,10 +325,10 @@ def curves_picture(curves: Sequence[Curve]) -> Figure:
             title = f"{stage}: " if len(stages) > 1 else ""
             _draw_curves(loss_axes, inside, "train_loss", MUTED, "train")
             _draw_curves(loss_axes, inside, "dev_loss", WRONG, "dev")
-            per_cent, score = CURVE_TITLES.get(inside[0].score), inside[0].score.replace("_", " ")
-            _draw_curves(score_axes, inside, "dev_score", RIGHT, "dev", scale=100.0 if per_cent else 1.0)
+            metric = metric_of(inside[0].score)
+            _draw_curves(score_axes, inside, "dev_score", RIGHT, "dev", scale=100.0 if metric.is_per_cent else 1.0)
             _curve_axes(loss_axes, f"{title}loss")
-            _curve_axes(score_axes, f"{title}dev {f'{per_cent}, per cent' if per_cent else score}")
+            _curve_axes(score_axes, f"{title}dev {metric.title}{', per cent' if metric.is_per_cent else ''}")
     return figure
 
 

@@ -37,9 +37,9 @@ from serein.evaluation.scores import SCORE_TITLES, Scores, score_predictions
 from serein.evaluation.tables import deviation, notices, number, plain_reading, task_rows
 from serein.evaluation.task_scores import task_scores
 from serein.evaluation.verification import read_embeddings, run_verification
+from serein.metrics.titles import METRICS
 
 NUM_MISTAKES = 10
-_MEANINGS = {"ua": "unweighted accuracy", "wa": "weighted accuracy", "macro_f1": "mean F1 over classes"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def write_report(run: str | Path) -> Path:
         else [
             {
                 "title": title,
-                "meaning": _MEANINGS[name],
+                "meaning": METRICS[name].meaning,
                 "pooled": number(scores.pooled[name]),
                 "interval": interval_text(scores.intervals[name]).strip("[]").replace(", ", " to "),
                 "mean": f"{number(scores.mean[name])} {deviation(scores, name)}".strip(),

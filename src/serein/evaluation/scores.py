@@ -41,7 +41,8 @@ from serein.evaluation.predictions import (
     run_classes,
 )
 from serein.evaluation.verification import RunVerification, run_verification
-from serein.metrics import FloatArray, confusion_matrix, mean_of_known, ratio
+from serein.metrics import SCORES, FloatArray, confusion_matrix, mean_of_known, ratio
+from serein.metrics.titles import METRICS
 
 MOST_CONFUSED_CLASSES = 4000  # 128 MB
 
@@ -330,7 +331,7 @@ def score_run(run: str | Path) -> Scores:
     return replace(scores, verification=verification, calibration=run_calibration(run, predictions, scores.classes))
 
 
-SCORE_TITLES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1"}
+SCORE_TITLES = {name: METRICS[name].title for name in SCORES}
 _CONDITIONS = {
     "predicted": "as a model predicted them",
     "known": "as the corpus labels them, or else as a model predicted them",

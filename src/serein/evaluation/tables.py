@@ -11,6 +11,7 @@ import numpy as np
 from serein.data.splits import NO_TEST_SET
 from serein.evaluation.intervals import NUM_RESAMPLES, few_speakers_notes, interval_text
 from serein.evaluation.scores import SCORE_TITLES, Scores
+from serein.metrics.titles import metric_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -87,8 +88,7 @@ def notices(
     elif stage.get("checkpoint") == "best":
         which = f" ({_DEV_SETS[dev]})" if dev in _DEV_SETS else ""
         monitor = stage.get("monitor") or ("ua" if scores else "score")
-        title = SCORE_TITLES.get(monitor, monitor)
-        remarks.append(f"Checkpoint: the epoch with the best {title} on dev{which}{of_test}.")
+        remarks.append(f"Checkpoint: the epoch with the best {metric_of(monitor).title} on dev{which}{of_test}.")
     if scores is not None:
         num_speakers, num_seeds = len(scores.speakers), len(scores.seeds)
         remarks += few_speakers_notes(num_speakers)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from serein.data.dataset import Batch
 from serein.data.files import replacing, write_text
 from serein.errors import RunError
+from serein.metrics.titles import metric_of
 from serein.models.hidden_states import own_weights
 from serein.models.model import SpeechModel
 from serein.models.pretrained import weights_hash
@@ -72,9 +73,8 @@ class StageProgress(lightning.Callback):
         metrics = trainer.callback_metrics
         loss = f"  loss {float(metrics['train_loss']):.3f}" if "train_loss" in metrics else ""
         score = metrics.get(self.watched)
-        name = {"ua": "UA", "macro_f1": "macro-F1"}.get(self.watched.removeprefix("dev_"), self.watched[4:])
-        shown = "" if score is None else f"{float(score):.3f}" if name == "loss" else f"{100 * float(score):.1f} %"
-        dev = "" if score is None else f"  dev {name.replace('_', ' ')} {shown}"
+        metric = metric_of(self.watched.removeprefix("dev_"))
+        dev = "" if score is None else f"  dev {metric.title} {metric.shown(float(score))}"
         epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
         return f"epoch {epoch}/{trainer.max_epochs}{loss}{dev}  {rate:.0f}x real time"
 
