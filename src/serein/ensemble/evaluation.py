@@ -28,7 +28,6 @@ from serein.progress import Report
 
 METHODS = ("cobyla", "mean")
 NUM_PARTS = 5
-_PER_CENT = 100.0
 
 FittedBy = Literal["dev", "nested folds", "nested speakers", "nested utterances"]
 
@@ -179,8 +178,8 @@ class EnsembleEvaluation:
             "num_utterances": self.num_utterances,
             "rows": [asdict(row) for row in self.rows],
             "best": self.best,
-            "ensemble_minus_best": _differences(self.to_best),
-            "ensemble_minus_mean": self.to_mean and _differences(self.to_mean),
+            "ensemble_minus_best": {name: found.to_per_cent() for name, found in self.to_best.items()},
+            "ensemble_minus_mean": self.to_mean and {name: found.to_per_cent() for name, found in self.to_mean.items()},
             "weights": {label: dict(zip(self.ensemble.classes, row, strict=True)) for label, row in rows},
             "notes": list(self.notes),
         }
@@ -360,8 +359,8 @@ def _row(
     probabilities: FloatArray,
 ) -> Row:
     confusion = confusion_matrix(evaluated.truth, probabilities.argmax(axis=1), len(evaluated.classes))
-    scores = {name: _PER_CENT * float(score(confusion)) for name, score in SCORES.items()}
-    f1 = [None if np.isnan(value) else _PER_CENT * float(value) for value in class_f1(confusion)]
+    scores = {name: 100 * float(score(confusion)) for name, score in SCORES.items()}
+    f1 = [None if np.isnan(value) else 100 * float(value) for value in class_f1(confusion)]
     return Row(label, kind, **scores, f1=dict(zip(evaluated.classes, f1, strict=True)))
 
 
@@ -371,15 +370,3 @@ def _predictions(evaluated: AlignedPredictions, probabilities: FloatArray) -> li
         replace(row, prediction=name, probabilities=None, seed=0)
         for row, name in zip(evaluated.rows, labels, strict=True)
     ]
-
-
-def _differences(differences: dict[str, Difference]) -> dict[str, dict[str, Any]]:
-    return {
-        name: {
-            "difference": _PER_CENT * found.difference,
-            "interval": found.interval and [_PER_CENT * bound for bound in found.interval],
-            "probability_of_improvement": found.probability_of_improvement,
-            "resampled": found.resampled,
-        }
-        for name, found in differences.items()
-    }

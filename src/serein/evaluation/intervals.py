@@ -151,6 +151,15 @@ class Difference:
             "notes": list(self.notes),
         }
 
+    def to_per_cent(self) -> dict[str, Any]:
+        """Return the difference and its interval in per cent, as plain lists and numbers."""
+        return {
+            "difference": 100 * self.difference,
+            "interval": self.interval and [100 * bound for bound in self.interval],
+            "probability_of_improvement": self.probability_of_improvement,
+            "resampled": self.resampled,
+        }
+
 
 def class_scores(counts: FloatArray, of_all: FloatArray | None = None) -> dict[str, FloatArray]:
     """Return UA, WA and macro-F1, by the names and with the conventions of `serein.metrics.SCORES`.

@@ -36,8 +36,6 @@ from serein.tasks.task import keep_labelled
 Metric = Literal["ua", "wa", "macro_f1"]
 Votes = Literal["uniform", "softmax"]
 
-_PER_CENT = 100.0
-
 
 def build(
     model: str,
@@ -239,6 +237,6 @@ def tuning_record(found: TunedKnn, votes: Votes, metric: Metric, tuned_on: str, 
         tuned_on=tuned_on,
         num_clips=num_clips,
         metric=metric,
-        score=_PER_CENT * found.score,
-        model_score=_PER_CENT * found.model_score,
+        score=100 * found.score,
+        model_score=100 * found.model_score,
     )

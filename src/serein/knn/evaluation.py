@@ -59,7 +59,6 @@ from serein.models.conditioning import ConditionSource
 from serein.progress import Report
 
 Selection = Literal["dev", "oracle"]
-_PER_CENT = 100.0
 
 
 @dataclass(frozen=True)
@@ -140,15 +139,7 @@ class KnnEvaluation:
             "metric": self.metric,
             "given": self.given,
             "systems": {name: scores.to_json() for name, scores in self.systems.items()},
-            "knn_minus_model": {
-                name: {
-                    "difference": _PER_CENT * found.difference,
-                    "interval": found.interval and [_PER_CENT * bound for bound in found.interval],
-                    "probability_of_improvement": found.probability_of_improvement,
-                    "resampled": found.resampled,
-                }
-                for name, found in self.differences.items()
-            },
+            "knn_minus_model": {name: found.to_per_cent() for name, found in self.differences.items()},
             "trials": [asdict(trial) for trial in self.trials],
             "notes": list(self.notes),
         }
