@@ -59,6 +59,12 @@ def test_scores_by_hand() -> None:
     assert changed.mostly_to in {("b", 1), ("a", 1), (REJECTED, 1)}
 
 
+def test_a_bar_in_a_name_does_not_break_the_markdown_table() -> None:
+    found = score_conditions({CLEAN: answers("aa||", "aa||"), "8 kHz": answers("||||", "aa||")}, ["a", "|"])
+    columns = [line.replace("\\|", "").count("|") for line in found.markdown().splitlines()[:4]]
+    assert len(set(columns)) == 1
+
+
 def test_a_condition_of_some_clips_is_compared_on_those() -> None:
     found = score_conditions({CLEAN: answers("abbb"), "speed 0.9": answers("abbb")[:2]}, ["a", "b"])
     assert found["speed 0.9"].num_utterances == 2

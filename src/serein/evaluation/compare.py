@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from serein.data.files import write_text
+from serein.data.files import require_suffix, write_text
 from serein.data.splits import NO_TEST_SET
 from serein.errors import RunError, expected_one_of
 from serein.evaluation.graded import measured_numbers
@@ -42,6 +42,7 @@ from serein.evaluation.predictions import (
     run_classes,
 )
 from serein.evaluation.systems import distinct_labels
+from serein.evaluation.tables import markdown_table
 from serein.metrics import FloatArray, ratio
 from serein.metrics.titles import metric_of
 from serein.tasks.ctc import normalised, word_errors
@@ -138,6 +139,7 @@ class Comparison:
         Raises:
             RunError: The suffix is none of these.
         """
+        require_suffix(path, (".json", ".csv", ".md"))
         suffix = Path(path).suffix.lower()
         if suffix == ".json":
             text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -152,13 +154,8 @@ class Comparison:
                 scores = [score_of[pair.run], score_of[pair.baseline]]
                 writer.writerow([self.score, *scores, *(values[name] for name in columns)])
             text = file.getvalue()
-        elif suffix == ".md":
-            titles, rows = self.table()
-            lines = [titles, ["---"] * len(titles), *rows]
-            cells = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines]
-            text = "".join(cells) + "\n" + "".join(f"{note}\n" for note in self.notes)
         else:
-            raise RunError(f"has the suffix '{suffix}'", where=path, remedy="Write .json, .csv or .md.")
+            text = markdown_table(*self.table()) + "\n\n" + "".join(f"{note}\n" for note in self.notes)
         write_text(path, text)
 
 

@@ -28,6 +28,7 @@ from serein.evaluation.intervals import (
 from serein.evaluation.plots import LINE, MUTED, PAGE_WIDTH_IN, RIGHT, WRONG, new_figure
 from serein.evaluation.predictions import REJECTED, Prediction, among, class_names, code
 from serein.evaluation.scores import classes_of_corpus
+from serein.evaluation.tables import markdown_table
 from serein.metrics import mean_of_known
 
 if TYPE_CHECKING:
@@ -134,9 +135,8 @@ class Robustness:
 
     def markdown(self) -> str:
         """Return the table as Markdown, followed by its remarks."""
-        rows = [_TITLES, ("---",) * len(_TITLES), *(each.cells() for each in self.conditions)]
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
-        return "\n".join([*lines, "", *(f"- {remark}" for remark in self.remarks), ""])
+        table = markdown_table(_TITLES, (each.cells() for each in self.conditions))
+        return "\n".join([table, "", *(f"- {remark}" for remark in self.remarks), ""])
 
     def csv(self) -> str:
         """Return the numbers as CSV, with a row for each condition."""

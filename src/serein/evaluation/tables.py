@@ -184,6 +184,19 @@ def table_of(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]])
     return table
 
 
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of texts in Markdown, with all but the first column aligned to the right.
+
+    Example:
+        >>> print(markdown_table(["corpus", "UA"], [["a|b", "71.8"]]))
+        | corpus | UA |
+        | --- | ---: |
+        | a\\|b | 71.8 |
+    """
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines)
+
+
 def differences_table(differences: Mapping[str, Difference], titles: tuple[str, str], task: str) -> Table:
     """Return a table of the scores of two systems and their paired differences, with the notes on them below."""
     from rich.text import Text

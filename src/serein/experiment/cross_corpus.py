@@ -32,6 +32,7 @@ from serein.evaluation.predictions import (
     write_predictions,
 )
 from serein.evaluation.scores import SCORE_TITLES, Scores, score_predictions
+from serein.evaluation.tables import markdown_table
 from serein.experiment.predict import evaluate
 from serein.experiment.run import run, train
 from serein.progress import Report
@@ -210,8 +211,7 @@ class CrossCorpus:
         """Return the tables as Markdown."""
         lines = []
         for choice, title in _TITLES.items():
-            rows = [self.headings, ("---",) * len(self.headings), *self.rows(choice)]
-            lines += [f"## {title}", "", *("| " + " | ".join(row) + " |" for row in rows), ""]
+            lines += [f"## {title}", "", markdown_table(self.headings, self.rows(choice)), ""]
         return "\n".join([*lines, *(f"- {remark}" for remark in self.remarks), ""])
 
     def write(self, folder: str | Path) -> None:

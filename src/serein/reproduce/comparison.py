@@ -21,7 +21,7 @@ from serein.evaluation.intervals import Bounds, interval_text, paired_difference
 from serein.evaluation.predictions import Prediction, natural_key, read_json, read_predictions, read_recipe, run_classes
 from serein.evaluation.scores import SCORE_TITLES, Scores, score_predictions
 from serein.evaluation.systems import Split
-from serein.evaluation.tables import notices, number, table_of
+from serein.evaluation.tables import markdown_table, notices, number, table_of
 from serein.reproduce.extras import MISSING, ExtraTable, extra_tables
 from serein.reproduce.table import Published, Row, Table
 from serein.reproduce.trials import (
@@ -405,12 +405,12 @@ def as_markdown(comparison: Comparison) -> str:
     """Return the tables and the notes below them."""
     parts = [f"# {_title(comparison)}", comparison.table.caption]
     if comparison.table.is_trained:
-        parts.append(_markdown(*main_cells(comparison)))
+        parts.append(markdown_table(*main_cells(comparison)))
     by_class = class_cells(comparison)
     if by_class is not None:
-        parts += ["## F1 of each class, in per cent", _markdown(*by_class)]
+        parts += ["## F1 of each class, in per cent", markdown_table(*by_class)]
     for extra in comparison.extras:
-        parts += [f"## {extra.title}", _markdown(extra.headings, extra.rows)]
+        parts += [f"## {extra.title}", markdown_table(extra.headings, extra.rows)]
     if comparison.picture is not None:
         parts.append(f"![{comparison.table.caption}]({comparison.picture.name})")
     parts.append("\n".join(f"- {note}" for note in comparison.notes))
@@ -421,11 +421,6 @@ def _title(comparison: Comparison) -> str:
     table = comparison.table
     title = f"{table.paper}, {table.title}"
     return f"{title}: {SCORE_TITLES[table.metric]} in per cent" if table.is_trained else title
-
-
-def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *("---:" for _ in headings[1:])]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |" for cells in (headings, rule, *rows))
 
 
 def as_tables(comparison: Comparison) -> list[RichTable]:
