@@ -213,7 +213,7 @@ def test_a_row_that_fuses_the_others(out: Path, table: Path, tones: Path, tmp_pa
     assert ensemble["ours"]["macro_f1"] == pytest.approx(sum(by_seed) / 2)
     difference = ensemble["ours"]["macro_f1"] - content["rows"][0]["ours"]["macro_f1"]
     assert ensemble["compared"]["difference"] == pytest.approx(difference)
-    fitted_to = "a fold's dev predictions, or, if a row has none, to the other folds."
+    fitted_to = "a fold's dev predictions, or, if a row has none or other ones, to the other folds."
     assert f"Ensemble: for each seed, one weight per row and class, fitted by COBYLA to {fitted_to}" in content["notes"]
     after = times(out)
     assert {name: after[name] for name in before} == before

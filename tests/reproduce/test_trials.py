@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,12 @@ from serein.data.dataset import durations
 from serein.data.manifest import Utterance
 from serein.data.splits import make_folds
 from serein.errors import RecipeError
+from serein.evaluation.predictions import Prediction, read_predictions, write_predictions
 from serein.recipe import HuggingFace, Recipe
 from serein.reproduce.cost import LOGMEL_MULTIPLY_ADDS, Estimator, network_of, plan, trained_part
 from serein.reproduce.reproduction import Request, reproduce
 from serein.reproduce.table import Row, Table, load
-from serein.reproduce.trials import configuration_hash, fair_part, row_recipe, take_data, trial_of
+from serein.reproduce.trials import Trial, configuration_hash, ensemble_rows, fair_part, row_recipe, take_data, trial_of
 
 BASE = {"name": "r", "encoder": {"name": "cnn2d"}}
 
@@ -251,3 +253,30 @@ def test_whisper_is_as_large_as_published(source: str, millions: float) -> None:
     """Whisper-base's encoder has 20.6 million weights, large-v3's 637; positions, norms and biases are not counted."""
     network = network_of(HuggingFace(source=source))
     assert network.num_weights / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+def test_an_ensemble_of_rows_with_other_dev_sets_is_fitted_to_the_other_folds(tmp_path: Path) -> None:
+    trials = {name: [Trial(name, Recipe(name=name, seeds=(0,)), name, tmp_path)] for name in "ab"}
+    test = {fold: [f"test {fold} {truth}" for truth in ("calm", "sad")] for fold in "12"}
+    folds = json.dumps({"folds": [{"name": fold, "test": ids} for fold, ids in test.items()]})
+    for name, (trial,) in trials.items():
+        (trial.folder / "folds.json").parent.mkdir(parents=True)
+        (trial.folder / "scores.json").write_text("{}")
+        (trial.folder / "folds.json").write_text(folds)
+        for fold in "12":
+            for file, prefix in (("predictions", "test"), ("dev_predictions", f"dev of {name}")):
+                rows = [
+                    Prediction(
+                        id=f"{prefix} {fold} {truth}",
+                        truth=truth,
+                        prediction="calm",
+                        probabilities={"calm": 0.75, "sad": 0.25},
+                        speaker=f"{prefix} {fold}",
+                        fold=fold,
+                    )
+                    for truth in ("calm", "sad")
+                ]
+                write_predictions(rows, trial.folder / f"fold-{fold}" / "seed-0" / f"{file}.jsonl")
+    (path,) = ensemble_rows(trials, tmp_path, "test", lambda *progress: None).values()
+    assert path.parent.name.startswith("fusion-")
+    assert [p.id for p in read_predictions(path)] == [*test["1"], *test["2"]]

@@ -264,6 +264,31 @@ def _fitted(
     systems: Sequence[System], evaluated: AlignedPredictions, split: Split, seed: int, report: Report
 ) -> _Weighted:
     """Fit the weights for each part to predictions outside it, and the weights to keep to all predictions."""
+    probabilities, fitted_by, dev, notes = held_out_probabilities(systems, evaluated, split, seed, report)
+    in_sample = _fit(evaluated, seed, "weights in sample", report)
+    kept = in_sample if dev is None else _fit(dev, seed, "weights to keep", report)
+    seen = evaluated if dev is None else dev
+    fitted_on = FittedOn(split="dev" if dev else split, num_utterances=len(seen.rows), seen=tuple(sorted(_names(seen))))
+    in_sample_probabilities = ensemble_probabilities(evaluated.probabilities, in_sample)
+    return _Weighted("cobyla", fitted_by, probabilities, kept, fitted_on, notes, in_sample_probabilities)
+
+
+def held_out_probabilities(
+    systems: Sequence[System], evaluated: AlignedPredictions, split: Split, seed: int, report: Report
+) -> tuple[FloatArray, FittedBy, AlignedPredictions | None, list[str]]:
+    """Combine systems with weights that are fitted to other predictions than the evaluated ones.
+
+    Args:
+        evaluated: The systems' predictions of the split.
+
+    Returns:
+        ``(utterances, classes)`` probabilities; how their weights were fitted; the dev predictions that they were
+        fitted to, if any; and notes for readers of the scores.
+
+    Raises:
+        RunError: There are too few predictions to divide.
+        LeakError: An utterance is in both dev and test of a fold, or nothing is left to fit to.
+    """
     dev, notes = None, []
     without = [system.label for system in systems if not system.predictions.get("dev")]
     if split == "test" and not without:
@@ -281,13 +306,7 @@ def _fitted(
     for part in parts:
         weights = _fit(part.fit, seed, f"weights for {part.name}", report)
         probabilities[part.evaluated] = ensemble_probabilities(evaluated.probabilities[:, part.evaluated], weights)
-    in_sample = _fit(evaluated, seed, "weights in sample", report)
-    kept = in_sample if dev is None else _fit(dev, seed, "weights to keep", report)
-    seen = evaluated if dev is None else dev
-    fitted_on = FittedOn(split="dev" if dev else split, num_utterances=len(seen.rows), seen=tuple(sorted(_names(seen))))
-    notes += dependence(evaluated, parts)
-    in_sample_probabilities = ensemble_probabilities(evaluated.probabilities, in_sample)
-    return _Weighted("cobyla", fitted_by, probabilities, kept, fitted_on, notes, in_sample_probabilities)
+    return probabilities, fitted_by, dev, [*notes, *dependence(evaluated, parts)]
 
 
 def _fit(seen: AlignedPredictions, seed: int, label: str, report: Report) -> FloatArray:

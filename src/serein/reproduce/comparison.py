@@ -265,7 +265,7 @@ def provenance(
         is_one_fold = len({fold.fold for fold in combined.folds}) == 1
         fitted_to = f"the other of five parts, which divide the {divided}" if is_one_fold else "the other folds"
         if split == "test":
-            fitted_to = f"a fold's dev predictions, or, if a row has none, to {fitted_to}"
+            fitted_to = f"a fold's dev predictions, or, if a row has none or other ones, to {fitted_to}"
         notes.append(f"Ensemble: for each seed, one weight per row and class, fitted by COBYLA to {fitted_to}.")
     return notes
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import BaseModel
 
 from serein import recipe as recipes
@@ -23,8 +22,7 @@ from serein.checkpoint import is_model_folder
 from serein.data import manifest
 from serein.data.files import try_lock
 from serein.data.manifest import Utterance
-from serein.ensemble.evaluation import divide
-from serein.ensemble.predictor import ensemble_probabilities, fit_weights
+from serein.ensemble.evaluation import held_out_probabilities
 from serein.errors import RecipeError, RunError
 from serein.evaluation.predictions import read_json, write_predictions
 from serein.evaluation.scores import score_run, write_scores
@@ -323,25 +321,22 @@ def ensemble_rows(trials: Mapping[str, Sequence[Trial]], out: Path, split: Split
         if len(folders) < 2:
             raise RunError("the rows that it combines are one and the same model")
         configurations = " ".join(trial.recipe.name for trial in by_folder.values())
+        # The name that earlier versions gave, so that their files still count.
         name = f"fusion-{hashlib.sha256(configurations.encode()).hexdigest()[:_HASH_LENGTH]}"
         finished[seed] = path = out / name / f"seed-{seed}-{split}.jsonl"
         if path.exists():
             continue
         systems = read_systems(folders, split)
         evaluated = align_predictions(systems, split)
-        has_dev = split == "test" and all(system.predictions.get("dev") for system in systems)
-        _, parts = divide(evaluated, align_predictions(systems, "dev") if has_dev else None, seed)
-        predictions = list(evaluated.rows)
-        for number, part in enumerate(parts):
-            report(f"fusing, seed {seed}", number, len(parts), part.name)
-            weights = fit_weights(part.fit.probabilities, part.fit.truth, rng=np.random.default_rng(seed)).weights
-            probabilities = ensemble_probabilities(evaluated.probabilities[:, part.evaluated], weights)
-            for position, own in zip(np.arange(len(predictions))[part.evaluated], probabilities, strict=True):
-                by_class = dict(zip(evaluated.classes, map(float, own), strict=True))
-                label = evaluated.classes[int(own.argmax())]
-                predictions[position] = replace(
-                    predictions[position], prediction=label, probabilities=by_class, seed=seed
-                )
-        report(f"fusing, seed {seed}", len(parts), len(parts), f"{len(systems)} models")
+        probabilities, *_ = held_out_probabilities(systems, evaluated, split, seed, report)
+        predictions = [
+            replace(
+                row,
+                prediction=evaluated.classes[int(own.argmax())],
+                probabilities=dict(zip(evaluated.classes, map(float, own), strict=True)),
+                seed=seed,
+            )
+            for row, own in zip(evaluated.rows, probabilities, strict=True)
+        ]
         write_predictions(predictions, path)
     return finished
