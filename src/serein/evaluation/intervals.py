@@ -23,7 +23,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from serein.errors import RunError
 from serein.evaluation.predictions import CodedPredictions, Prediction, SpeakerKey, code
@@ -301,6 +301,28 @@ def percentile_interval(values: FloatArray) -> Bounds:
     tail = 50.0 * (1.0 - LEVEL)
     low, high = np.nanpercentile(values, [tail, 100.0 - tail])
     return float(low), float(high)
+
+
+def ratio_interval(keys: Sequence[str], numerators: ArrayLike, denominators: ArrayLike) -> Bounds | None:
+    """Return the 95 % interval of a ratio of sums, drawing whole speakers; `None` with fewer than `FEWEST_UNITS`.
+
+    Args:
+        keys: (row,) the speaker of each row; none if they are unknown.
+        numerators: (row,).
+        denominators: (row,).
+
+    Example:
+        >>> ratio_interval(["a", "b", "c"], [1, 1, 1], [2, 2, 2])
+        (0.5, 0.5)
+    """
+    speakers, speaker = np.unique(keys, return_inverse=True)
+    if len(speakers) < FEWEST_UNITS:
+        return None
+    totals = (np.bincount(speaker, weights=np.asarray(terms)) for terms in (numerators, denominators))
+    uniform = np.full(len(speakers), 1 / len(speakers))
+    drawn = np.random.default_rng(0).multinomial(len(speakers), uniform, NUM_RESAMPLES)
+    of_numerators, of_denominators = (drawn @ each for each in totals)
+    return percentile_interval(of_numerators / of_denominators)
 
 
 def bootstrap_intervals(

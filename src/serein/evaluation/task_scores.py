@@ -20,6 +20,7 @@ from serein.evaluation.intervals import (
     Difference,
     paired_difference,
     percentile_interval,
+    ratio_interval,
 )
 from serein.evaluation.predictions import (
     Prediction,
@@ -81,17 +82,10 @@ def score_transcripts(predictions: Sequence[Prediction]) -> TranscriptScores:
     rows = [p for p, _, _ in known]
     num_words = {p.id: f.words for p, f in zip(rows, found, strict=True)}
     is_in = {fold: np.array([p.fold == fold for p in rows]) for fold in sorted({p.fold for p in rows}, key=natural_key)}
-    speakers, speaker = _speakers(rows)
-    interval = None
-    if len(speakers) >= FEWEST_UNITS:
-        sums, counts = np.bincount(speaker, weights=errors), np.bincount(speaker, weights=words)
-        uniform = np.full(len(speakers), 1 / len(speakers))
-        drawn = np.random.default_rng(0).multinomial(len(speakers), uniform, NUM_RESAMPLES)
-        low, high = percentile_interval((drawn @ sums) / (drawn @ counts))
-        interval = 100 * low, 100 * high
+    bounds = ratio_interval(_speaker_keys(rows), errors, words)
     return TranscriptScores(
         word_error_rate=100 * float(errors.sum() / words.sum()),
-        interval=interval,
+        interval=bounds and (100 * bounds[0], 100 * bounds[1]),
         letter_error_rate=100 * letter_errors / letters,
         exact=100 * float((errors == 0).mean()),
         folds={fold: 100 * float(errors[own].sum() / words[own].sum()) for fold, own in is_in.items()},
@@ -100,11 +94,10 @@ def score_transcripts(predictions: Sequence[Prediction]) -> TranscriptScores:
     )
 
 
-def _speakers(rows: Sequence[Prediction]) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
-    """Return the distinct speakers, and the index of each row's speaker; none if any row lacks its speaker."""
+def _speaker_keys(rows: Sequence[Prediction]) -> list[str]:
+    """Return the speaker of each row; none if any row lacks its speaker."""
     keys = [str(SpeakerKey(p.corpus, p.speaker)) for p in rows if p.speaker is not None]
-    speakers, speaker = np.unique(np.array(keys if len(keys) == len(rows) else [], np.str_), return_inverse=True)
-    return speakers, speaker.astype(np.int64)
+    return keys if len(keys) == len(rows) else []
 
 
 def task_scores(run: str | Path) -> list[TaskScore]:
@@ -212,7 +205,7 @@ def score_task(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | N
 
     means = mean_over_seeds(np.arange(len(known)))
     first, *further = means
-    speakers, speaker = _speakers(known)
+    speakers, speaker = np.unique(_speaker_keys(known), return_inverse=True)
     interval = None
     if len(speakers) >= FEWEST_UNITS:  # whole speakers are drawn with replacement
         clips = [np.flatnonzero(speaker == number) for number in range(len(speakers))]

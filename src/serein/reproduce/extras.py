@@ -20,7 +20,7 @@ from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.manifest import Utterance
 from serein.data.protocols import speaker_key
-from serein.evaluation.intervals import NUM_RESAMPLES, interval_text, percentile_interval
+from serein.evaluation.intervals import interval_text, ratio_interval
 from serein.evaluation.predictions import (
     natural_key,
     read_predictions,
@@ -250,18 +250,9 @@ def _with_interval(values: NDArray[np.float64], is_known: NDArray[np.bool_], run
     """Return the mean over known utterances and its interval; whole speakers are drawn with replacement."""
     if not is_known.any():
         return MISSING
-    keys = np.array([speaker_key(u) for u in run.utterances])[is_known]
-    speakers, speaker = np.unique(keys, return_inverse=True)
-    sums = np.bincount(speaker, weights=values[is_known])
-    counts = np.bincount(speaker)
-    mean = f"{sums.sum() / counts.sum():.{digits}f}"
-    if len(speakers) < 3:
-        return mean
-    drawn = np.random.default_rng(0).multinomial(
-        len(speakers), np.full(len(speakers), 1 / len(speakers)), NUM_RESAMPLES
-    )
-    low, high = percentile_interval((drawn @ sums) / (drawn @ counts))
-    return f"{mean} [{low:.{digits}f}, {high:.{digits}f}]"
+    keys = np.array([speaker_key(u) for u in run.utterances])[is_known].tolist()
+    known, form = values[is_known], f".{digits}f"
+    return f"{known.mean():{form}} {interval_text(ratio_interval(keys, known, np.ones(len(known))), form)}".rstrip()
 
 
 # -- tasks -----------------------------------------------------------------------------------------------------------
