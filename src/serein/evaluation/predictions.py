@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import yaml
@@ -21,7 +21,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from serein.data.files import write_text
-from serein.data.manifest import Age
+from serein.data.manifest import Age, Utterance
 from serein.errors import RunError, expected_one_of
 from serein.metrics import class_bias
 from serein.tasks.task import TaskSpec
@@ -66,6 +66,23 @@ class Prediction:
     duration_s: float | None = None
     corpus: str | None = None
     ratings: tuple[tuple[str, ...], ...] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        utterance: Utterance,
+        truth: str | None,
+        prediction: str,
+        probabilities: dict[str, float] | None = None,
+        **more: Any,
+    ) -> Self:
+        """Return the prediction for an utterance, with the attributes that group and resample utterances.
+
+        Args:
+            more: Values of further fields, by name.
+        """
+        own = {name: getattr(utterance, name) for name in ("speaker", "gender", "age", "language", "corpus")}
+        return cls(id=utterance.id, truth=truth, prediction=prediction, probabilities=probabilities, **own, **more)
 
     @property
     def confidence(self) -> float | None:

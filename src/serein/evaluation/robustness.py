@@ -288,16 +288,11 @@ def read_answers(path: str | Path, utterances: Sequence[Utterance]) -> list[Pred
         what = f"{len(lacking)} of {len(utterances)} utterances have no prediction, for example {lacking[0]}"
         raise RunError(what, where=path, remedy="Add a prediction for every utterance of the manifest, by its id.")
     return [
-        Prediction(
-            id=u.id,
-            truth=u.emotion,
-            prediction=REJECTED if rows[u.id][0] is None else str(rows[u.id][0]),
-            probabilities=None if rows[u.id][0] is None else rows[u.id][1],
-            speaker=u.speaker,
-            gender=u.gender,
-            age=u.age,
-            language=u.language,
-            corpus=u.corpus,
+        Prediction.of(
+            u,
+            u.emotion,
+            REJECTED if rows[u.id][0] is None else str(rows[u.id][0]),
+            None if rows[u.id][0] is None else rows[u.id][1],
         )
         for u in utterances
     ]

@@ -189,19 +189,14 @@ def predictions_of(
         task: Task, position: int, truth: str | None, label: str, probabilities: dict[str, float] | None
     ) -> Prediction:
         utterance = recordings.utterances[position]
-        return Prediction(
-            id=utterance.id,
-            truth=truth,
-            prediction=label,
-            probabilities=probabilities,
-            speaker=utterance.speaker,
-            gender=utterance.gender,
-            age=utterance.age,
-            language=utterance.language,
+        return Prediction.of(
+            utterance,
+            truth,
+            label,
+            probabilities,
             fold=fold,
             seed=seed,
             duration_s=round(float(recordings.durations_s[position]), 3),
-            corpus=utterance.corpus,
             ratings=task.ratings(utterance) or None,
         )
 

@@ -162,16 +162,11 @@ def predict_changed(
         is_failed = isinstance(outcome, AudioError)
         failed += [outcome] if is_failed else []
         answers[name].append(
-            Prediction(
-                id=utterance.id,
-                truth=str(task.truth(utterance)),
-                prediction=REJECTED if is_failed or outcome.label is None else outcome.label,
-                probabilities=None if is_failed else dict(outcome.probabilities) or None,
-                speaker=utterance.speaker,
-                gender=utterance.gender,
-                age=utterance.age,
-                language=utterance.language,
-                corpus=utterance.corpus,
+            Prediction.of(
+                utterance,
+                str(task.truth(utterance)),
+                REJECTED if is_failed or outcome.label is None else outcome.label,
+                None if is_failed else dict(outcome.probabilities) or None,
             )
         )
         report("predicting", number + 1, total, detail)
