@@ -497,7 +497,7 @@ def test_gentle_signals_stop_a_run_too(
 )
 def test_progress_names_the_monitored_score(monitor: str, shown: str) -> None:
     details: list[str] = []
-    progress = keeping.StageProgress(lambda *given: details.append(str(given[-1])), "stage", f"dev_{monitor}")
+    progress = checkpointing.StageProgress(lambda *given: details.append(str(given[-1])), "stage", f"dev_{monitor}")
     scores = {f"dev_{monitor}": torch.tensor(0.45)}
     trainer: Any = SimpleNamespace(callback_metrics=scores, current_epoch=0, max_epochs=1)
     progress.on_fit_end(trainer, cast(Any, None))
