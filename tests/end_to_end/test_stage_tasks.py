@@ -25,6 +25,7 @@ from serein.experiment import fold as folds
 from serein.experiment.data import Experiment
 from serein.experiment.fold import train_fold
 from serein.training.module import StageModule, loss_weights
+from serein.training.stages import TrainingData
 
 SAID = {"angry": "go", "happy": "see the", "sad": "oh no"}
 STAGE = TINY["stages"][0]
@@ -261,6 +262,40 @@ def test_what_nobody_can_learn_from_is_left_out_or_an_error(spoken: Path, tmp_pa
     assert dropped.left_out == {"(no emotion)": 6}
     refused = recipe_of({**tasks, "labels": {"unknown_labels": "drop", "unlabelled": "drop"}}, {})
     assert prepared(refused, with_readers(spoken, tmp_path)).left_out == {"(no emotion)": 6}
+
+
+def test_a_stage_uses_only_clips_with_a_target_of_its_tasks(
+    spoken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The readers' clips are learned in the stages with transcripts, and change nothing in the one without."""
+    recipe = recipe_of({"tasks": {"gender": None}}, {"tasks": ["emotion"]}, {"tasks": ["emotion", "asr"]})
+    monkeypatch.setattr(experiments, "fit_backbones", lambda *_, **__: None)  # bands are fitted to all clips
+    train_stage = experiments.train_stage
+    used: list[set[str]] = []
+
+    def noted(model: Any, tasks: Any, stage: Any, data: TrainingData, *arguments: Any, **options: Any) -> None:
+        used.append({data.recordings.utterances[position].id for position in (*data.train, *data.dev)})
+        train_stage(model, tasks, stage, data, *arguments, **options)
+
+    monkeypatch.setattr(experiments, "train_stage", noted)
+    plain = trained(recipe, spoken, tmp_path / "plain")
+    mixed = trained(recipe, with_readers(spoken, tmp_path), tmp_path / "mixed")
+    assert [each - used[0] for each in used] == [set(), set(), set(), {f"reader{number}" for number in range(6)}]
+    names = [name for name in plain if name.startswith("0-") and ".heads.asr." not in name]  # other letters
+    assert all(np.array_equal(plain[name], mixed[name]) for name in names)
+    before, after = (metrics(tmp_path / run / "0-stage0") for run in ("plain", "mixed"))
+    assert [after[name] for name in ("train_loss", "dev_ua")] == [before[name] for name in ("train_loss", "dev_ua")]
+
+
+def test_a_stage_without_any_target_is_an_error(spoken: Path, tmp_path: Path) -> None:
+    recipe = recipe_of({"tasks": {"asr": None}}, {"tasks": ["gender"], "checkpoint": "last"}, {"tasks": ["emotion"]})
+    experiment = prepared(recipe, spoken)
+    fold = experiment.folds.folds[0]
+    tasks = preparation.tasks_of(experiment, fold)
+    for place in experiment.positions(fold.train):
+        experiment.utterances[place] = experiment.utterances[place].model_copy(update={"gender": None})
+    with pytest.raises(RecipeError, match="no training utterance of fold 1 has a target of gender, which stage"):
+        preparation.targets_of(experiment, fold, tasks)
 
 
 # -- adversaries -----------------------------------------------------------------------------------------------------

@@ -250,7 +250,7 @@ def targets_of(experiment: Experiment, fold: Fold, tasks: Mapping[str, Task]) ->
 
     Raises:
         LeakError: Targets of the test set are among the known ones.
-        RecipeError: Dev has no targets of a task that a stage monitors.
+        RecipeError: Train has no targets of any task of a stage, or dev none of the task that it monitors.
     """
     is_learned = np.zeros(len(experiment.utterances), bool)
     is_learned[experiment.positions((*fold.train, *fold.dev))] = True
@@ -261,9 +261,17 @@ def targets_of(experiment: Experiment, fold: Fold, tasks: Mapping[str, Task]) ->
     ids = np.array([u.id for u in experiment.utterances])
     fields = {name: task.spec.field for name, task in tasks.items()}
     check_targets({name: set(ids[own.is_known]) for name, own in targets.items()}, fold, fields)
-    dev = experiment.positions(fold.dev)
+    train, dev = experiment.positions(fold.train), experiment.positions(fold.dev)
     for stage in experiment.recipe.stages:
-        first = experiment.recipe.tasks_of(stage)[0]
+        names = experiment.recipe.tasks_of(stage)
+        first = names[0]
+        if not any(targets[name].is_known[train].any() or tasks[name].options.taught_by for name in names):
+            raise RecipeError(
+                f"no training utterance of fold {fold.name} has a target of {' or '.join(names)}, which stage "
+                f"'{stage.name}' trains",
+                where="stages",
+                remedy="Leave out that stage, or add utterances with one.",
+            )
         is_watched = stage.checkpoint == "best" or stage.patience is not None or stage.schedule.name == "plateau"
         if is_watched and dev and not targets[first].is_known[dev].any():
             raise RecipeError(

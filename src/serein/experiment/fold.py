@@ -118,11 +118,14 @@ def train_fold(
             write_text(own / INITIAL_WEIGHTS, json.dumps(start, indent=1) + "\n")
         model.train()  # the previous stage ended with an evaluation
         own, root = stage_folder(folder, recipe, number), stage_seed(seed, fold.name, stage.name)
+        has_target = np.any([data.targets[name].is_known for name in recipe.tasks_of(stage)], axis=0)
+        known_train, known_dev = ([p for p in positions if has_target[p]] for positions in (data.train, data.dev))
+        of_stage = replace(data, train=known_train, dev=known_dev)
         how: Any = {"seed": root, "report": report, "label": f"{label}  {stage.name}"}
         if experiment.shared is None:
-            train_stage(model, tasks, stage, data, own, **how)
+            train_stage(model, tasks, stage, of_stage, own, **how)
         else:
-            train_shared_stage(model, tasks, recipe, number, data, folder=own, shared=experiment.shared, **how)
+            train_shared_stage(model, tasks, recipe, number, of_stage, folder=own, shared=experiment.shared, **how)
         checkpoint = checkpoint_after(
             experiment, fold, model, tasks, folder, number, pretrained_branches, origins=origins
         )

@@ -202,7 +202,8 @@ class Stage(Options):
 
     Attributes:
         name: Unique within the recipe; names a folder.
-        tasks: Which of the recipe's tasks are trained and scored; the first one is monitored. `None`: all, in order.
+        tasks: Which of the recipe's tasks are trained and scored, on the utterances that have a target of one of them;
+            the first one is monitored. `None`: all, in order.
         use_fusion: `true`: a fusion sums all its vectors; `false`: it sums only the network's own, as if there were no
             others; the weights of the other inputs are then neither used nor trained, and their branches do not run.
         weights: Task -> weight of its loss in this stage, instead of the task's own weight.
