@@ -121,23 +121,28 @@ def test_several_processes_need_one_name(
     )
 
 
+SRUN = {"SLURM_NTASKS": "6", "SLURM_STEP_NUM_TASKS": "6"}
+BATCH_SCRIPT = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
         ({}, DistributedInfo(0, 1, 1)),
         ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "2"}, DistributedInfo(3, 8, 4, 2)),
         (
-            {"SLURM_NTASKS": "6", "SLURM_PROCID": "5", "SLURM_NTASKS_PER_NODE": "2", "SLURM_LOCALID": "1"},
+            {**SRUN, "SLURM_PROCID": "5", "SLURM_NTASKS_PER_NODE": "2", "SLURM_LOCALID": "1"},
             DistributedInfo(5, 6, 2, 1),
         ),
-        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, DistributedInfo(0, 1, 1)),
+        ({"SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, DistributedInfo(0, 1, 1)),
+        (BATCH_SCRIPT, DistributedInfo(0, 1, 1)),
     ],
 )
 def test_world_is_what_the_launcher_says(
     variables: dict[str, str], expected: DistributedInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    for name in (*launcher, "SLURM_NTASKS", "SLURM_PROCID", "SLURM_NTASKS_PER_NODE", "SLURM_LOCALID"):
+    launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_LOCALID")
+    for name in (*launcher, *SRUN, *BATCH_SCRIPT):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -148,7 +153,8 @@ def test_world_is_what_the_launcher_says(
 def test_processes_of_slurm_find_each_other() -> None:
     """`srun` names no address; without one, each process would believe that it is alone."""
     script = "from serein.device import *; join_processes(uses_gpus=False); print(all_gather(distributed_info().rank))"
-    common = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_ID": str(free_port()), "SLURM_NODEID": "0"}
+    common = {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODEID": "0"}
+    common["SLURM_JOB_ID"] = str(free_port())
     started = [
         subprocess.Popen(
             [sys.executable, "-c", script],

@@ -1,7 +1,7 @@
 """Processes and devices: how many processes work together, and the device of each.
 
-There is one process unless `torchrun` or SLURM started more, plus the workers that it starts. It uses a GPU if there is
-one, unless another device is named.
+There is one process unless `torchrun` or SLURM's `srun` started more, plus the workers that it starts. It uses a GPU if
+there is one, unless another device is named.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ class DistributedInfo:
 
 
 def distributed_info() -> DistributedInfo:
-    """Read the environment variables that `torchrun` or SLURM set."""
+    """Read the environment variables that `torchrun` or SLURM's `srun` set."""
     local_rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
     if "WORLD_SIZE" in os.environ and "RANK" in os.environ:
         size = int(os.environ["WORLD_SIZE"])
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
         return DistributedInfo(int(os.environ["RANK"]), size, local_size, local_rank)
-    size = int(os.environ.get("SLURM_NTASKS", "1"))
+    size = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # only `srun` sets it: a batch script itself is one process
     if size > 1 and "SLURM_PROCID" in os.environ:
         per_node = os.environ.get("SLURM_NTASKS_PER_NODE", str(size))
         return DistributedInfo(int(os.environ["SLURM_PROCID"]), size, int(per_node), local_rank)

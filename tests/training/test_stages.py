@@ -530,3 +530,12 @@ def test_a_batch_without_targets_of_a_task_is_no_error_for_processes(
     monkeypatch.setattr(stages.lightning, "Trainer", lambda **how: chosen.update(how))
     stages.build_trainer(model, recipe.stages[0], tmp_path, [], torch.device("cpu"))
     assert chosen["strategy"] == strategy
+
+
+def test_a_batch_script_of_slurm_trains_as_one_process(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without `srun`, even if the job reserved several tasks: Lightning would refuse `--ntasks`."""
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    for name in ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    make(epochs=1).train()

@@ -16,6 +16,7 @@ from typing import Any
 import lightning.pytorch as lightning
 import numpy as np
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -296,11 +297,13 @@ def build_trainer(
             "num_nodes": processes.size // processes.local_size,
             "strategy": "ddp" if uses_all else "ddp_find_unused_parameters_true",
         }
+    is_alone = processes.size == 1 and "SLURM_STEP_NUM_TASKS" not in os.environ  # even if SLURM reserved more tasks
     has_tensorboard = importlib.util.find_spec("tensorboard") is not None
     trainer = lightning.Trainer(
         max_epochs=stage.epochs,
         accelerator=device.type,
         **devices,
+        plugins=LightningEnvironment() if is_alone else None,
         precision=PRECISIONS[chosen_precision(stage.precision, device)],
         accumulate_grad_batches=stage.batches.accumulate,
         callbacks=callbacks,
