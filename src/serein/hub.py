@@ -7,11 +7,10 @@ import importlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from serein.data.files import sha256
+from serein.data.files import cached_sha256
 from serein.errors import ModelError
 
 SHIPPED_MODELS = Path(__file__).parent / "shipped_models"
@@ -66,15 +65,8 @@ def folder_digest(folder: Path) -> str:
     """Return the SHA-256 of the names and contents of a model's files: weights, tokenizer and configuration."""
     digest = hashlib.sha256()
     for path in sorted({path for pattern in MODEL_FILES for path in folder.rglob(pattern)}):
-        status = path.stat()
-        content = _file_digest(path, status.st_size, status.st_mtime_ns)
-        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+        digest.update(f"{path.relative_to(folder).as_posix()} {cached_sha256(path)}\n".encode())
     return digest.hexdigest()
-
-
-@lru_cache(maxsize=256)  # weights are large, and a service computes the digest for every text
-def _file_digest(path: Path, size: int, changed_ns: int) -> str:
-    return sha256(path)
 
 
 def is_reachable(hub: Any) -> bool:

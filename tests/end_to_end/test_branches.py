@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from cli_fixtures import TINY, Call, merged
 from serein import checkpoint as model_folder
@@ -20,11 +21,13 @@ from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.dataset import Recordings
 from serein.data.files import sha256
-from serein.errors import LeakError, ModelError, RecipeError
+from serein.errors import LeakError, ModelError, RecipeError, RunError
 from serein.experiment import build
 from serein.experiment import data as experiment_data
+from serein.experiment import run as runs
 from serein.experiment.build import resolve
 from serein.experiment.fold import train_fold
+from serein.reproduce.trials import Data, is_finished, trial_of
 from serein.training.module import loss_weights
 
 ENCODER = {"name": "cnn2d", "channels": [4, 8], "size": 8, "time_downsampling": 1}
@@ -199,6 +202,28 @@ def test_a_finished_network_stays_as_it_is(voices: Path, tones: Path, tmp_path: 
     assert all(
         torch.equal(value, loaded.model.state_dict()[name]) for name, value in checkpoint.model.state_dict().items()
     )
+
+
+def test_a_run_does_not_go_on_from_a_network_that_was_trained_again(
+    voices: Path, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither with --resume nor as a finished trial of a table."""
+    monkeypatch.setattr(runs, "run_fold", lambda *_: None)
+    monkeypatch.setattr(runs, "withdraw_temperatures", lambda _: None)
+    source = Path(shutil.copytree(voices, tmp_path / "voices"))
+    trial = trial_of("row", from_voices(source), 0, Data(tones, "0", 36, 36, None), tmp_path / "out")
+    runs.run(trial.recipe, tones, trial.folder, num_jobs=1)
+    runs.run(trial.recipe, tones, trial.folder, num_jobs=1, resume=True)
+    assert not is_finished(trial)
+    path = source / "model" / "model.safetensors"
+    save_file({name: np.asarray(value + 1) for name, value in load_file(path).items()}, path)
+    complaint = re.escape(f"was started from another {source} (speaker), which has been trained again since")
+    with pytest.raises(RunError, match=complaint):
+        runs.run(trial.recipe, tones, trial.folder, num_jobs=1, resume=True)
+    with pytest.raises(RunError, match=complaint):
+        is_finished(trial)
+    shutil.rmtree(source)
+    assert not is_finished(trial)  # nothing to compare with
 
 
 def test_new_speakers_get_new_centres(voices: Path, tones: Path) -> None:

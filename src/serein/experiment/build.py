@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from serein import checkpoint as checkpoints
 from serein.checkpoint import Checkpoint, is_model_folder
 from serein.data.augmentation import WaveformAugmenter
 from serein.data.dataset import batch_durations
+from serein.data.files import cached_sha256
 from serein.data.protocols import learned_speakers, speaker_key
 from serein.data.splits import Fold, check_origin
-from serein.errors import ModelError, RecipeError
+from serein.errors import ModelError, RecipeError, RunError
+from serein.evaluation.predictions import read_json
 from serein.experiment.data import Experiment, targets_of, tasks_of
 from serein.hub import SHIPPED_MODELS
 from serein.inference.predictor import model_folder, shipped_models
@@ -122,6 +124,39 @@ def origins_of(recipe: Recipe) -> dict[str, str]:
             origins[name] = options.source
     teachers = {f"teacher of {name}": head.taught_by for name, head in recipe.tasks.chosen.items()}
     return origins | {name: options.teacher for name, options in teachers.items() if options}
+
+
+def hashes_of_origins(recipe: Recipe, fold_runs: Iterable[tuple[str, int]]) -> dict[str, list[str]]:
+    """Return the SHA-256 of the finished models' weights that a recipe starts from: origin -> those of folds and seeds.
+
+    Args:
+        fold_runs: Name of the fold, and seed.
+
+    Raises:
+        ModelError: There is no such model.
+    """
+    places = list(fold_runs)
+    return {
+        name: sorted({cached_sha256(resolve(source, *place) / "model.safetensors") for place in places})
+        for name, source in origins_of(recipe).items()
+    }
+
+
+def require_same_origins(run: Path, recipe: Recipe, fold_runs: Iterable[tuple[str, int]]) -> None:
+    """Check that the finished models that a run started from have not been trained again.
+
+    Raises:
+        RunError: One has other weights; its predictions would be mixed with, or taken for, those of the new one.
+        ModelError: There is no such model any more.
+    """
+    before, sources = read_json(run / "data.json").get("origins", {}), origins_of(recipe)
+    for name, hashes in hashes_of_origins(recipe, fold_runs).items():
+        if not set(before.get(name, hashes)) <= set(hashes):
+            raise RunError(
+                f"was started from another {sources[name]} ({name}), which has been trained again since",
+                where=run,
+                remedy="Restore that model, or name another --out.",
+            )
 
 
 def training_of(folder: Path) -> dict[str, Any]:

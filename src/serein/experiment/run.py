@@ -40,7 +40,13 @@ from serein.device import (
 from serein.errors import RunError, first_of
 from serein.evaluation.calibration import run_calibration
 from serein.evaluation.predictions import read_json, read_run_predictions, read_specs, run_classes
-from serein.experiment.build import check_origins, require_trainable, task_specs
+from serein.experiment.build import (
+    check_origins,
+    hashes_of_origins,
+    require_same_origins,
+    require_trainable,
+    task_specs,
+)
 from serein.experiment.data import Divide, Experiment, prepare, train_and_dev
 from serein.experiment.fold import run_fold, train_fold
 from serein.experiment.predict import fold_run_folder
@@ -210,6 +216,8 @@ def _startable(
             raise RunError(
                 "was started with different data", where=out, remedy="Use the same manifest, or a new --out."
             )
+        places = [(fold.name, seed) for fold, seed in experiment.fold_runs()]
+        require_same_origins(out, experiment.recipe, places)
     notes = check_origins(experiment)
     experiment.folds = replace(experiment.folds, notes=(*experiment.folds.notes, *notes))
     require_trainable(experiment)
@@ -227,6 +235,7 @@ def _startable(
 
 def _write_start(out: Path, experiment: Experiment, jobs: int, started: float) -> None:
     utterances, folds = experiment.utterances, experiment.folds
+    places = [(fold.name, seed) for fold, seed in experiment.fold_runs()]
     corpora = sorted({u.corpus or "own" for u in utterances})
     notes = [*folds.notes]
     if experiment.left_out:
@@ -250,6 +259,7 @@ def _write_start(out: Path, experiment: Experiment, jobs: int, started: float) -
             "tasks": [asdict(spec) for spec in task_specs(experiment)],
             "speakers": len({speaker_key(u) for u in utterances if u.speaker is not None}),
             "licences": {name: licence_of(name) or "not stated" for name in corpora},
+            "origins": hashes_of_origins(experiment.recipe, places),
             "citations": {name: text for name in corpora if (text := citation_of(name))},
         },
         "folds.json": {

@@ -10,6 +10,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -23,12 +24,13 @@ from serein.data import manifest
 from serein.data.files import try_lock
 from serein.data.manifest import Utterance
 from serein.ensemble.evaluation import held_out_probabilities
-from serein.errors import RecipeError, RunError
+from serein.errors import ModelError, RecipeError, RunError
 from serein.evaluation.predictions import read_json, write_predictions
 from serein.evaluation.scores import score_run, write_scores
 from serein.evaluation.systems import Split, align_predictions, read_systems
 from serein.evaluation.task_scores import task_scores
 from serein.experiment import run as runs
+from serein.experiment.build import require_same_origins
 from serein.inference.predictor import shipped_models
 from serein.knn.evaluation import KnnOptions
 from serein.progress import Report
@@ -229,7 +231,8 @@ def is_finished(trial: Trial) -> bool:
     """Return whether a trial has its scores and every fold's predictions.
 
     Raises:
-        RunError: Its folder was created with other defaults, which the configuration's hash does not cover.
+        RunError: Its folder was created with other defaults, or from finished models that have been trained again,
+            which the configuration's hash does not cover.
     """
     recipe = trial.folder / "recipe.yaml"
     if recipe.exists() and recipes.load(recipe) != trial.recipe:
@@ -237,6 +240,9 @@ def is_finished(trial: Trial) -> bool:
             "was trained by a version of serein with other defaults", where=trial.folder, remedy="Name another --out."
         )
     folds = read_json(trial.folder / "folds.json").get("folds", ())
+    if recipe.exists():
+        with suppress(ModelError):  # a finished trial needs them no more; missing ones are reported before training
+            require_same_origins(trial.folder, trial.recipe, [(fold["name"], trial.seed) for fold in folds])
     done = [(trial.folder / f"fold-{fold['name']}" / f"seed-{trial.seed}" / _LAST_FILE).exists() for fold in folds]
     return bool(done) and all(done) and (trial.folder / "scores.json").exists()
 
