@@ -680,6 +680,26 @@ def test_a_cached_hub_model_loads_without_network(
     assert weights_hash(backbone.model) == weights_hash(wav2vec2)
 
 
+@pytest.mark.parametrize("case", ["wav2vec2: group", "whisper"])
+def test_a_cached_hub_model_needs_the_settings_of_its_features(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the Hub has none, or the architecture alone determines them."""
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    commit, place = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--someone--tiny"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(commit)
+    save(plain_model(*CASES[case]), place / "snapshots" / commit, do_normalize=None)
+    if case != "whisper":
+        with pytest.raises(ModelError, match=r"preprocessor_config\.json, .* hf download someone/tiny preproc"):
+            HuggingFaceBackbone.from_source("someone/tiny")
+        (place / ".no_exist" / commit).mkdir(parents=True)
+        (place / ".no_exist" / commit / "preprocessor_config.json").touch()  # what the Hub answered
+    assert not HuggingFaceBackbone.from_source("someone/tiny").do_normalize
+
+
 # --- describing ---
 
 

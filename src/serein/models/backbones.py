@@ -23,6 +23,7 @@ from serein.models.low_rank import Components, Matrix, factors, num_component_we
 from serein.models.masking import fasten, prepare_waveforms
 from serein.models.pretrained import (
     DEFAULT_OVERRIDES,
+    HAVE_FEATURES,
     ORIGIN,
     ModelFolder,
     build_config,
@@ -150,7 +151,8 @@ class HuggingFaceBackbone(Backbone):
         changes = checked_overrides(overrides or {})
         place = place_of(source, revision)
         config = build_config(place.read_config(), changes, where=source)
-        do_normalize = do_normalize_of(config, place.read_preprocess(), where=source)
+        preprocess = place.read_preprocess(is_needed=config.model_type not in HAVE_FEATURES)
+        do_normalize = do_normalize_of(config, preprocess, where=source)
         named = (
             str(Path(source).expanduser().resolve()) if place.is_folder else source
         )  # a model can be loaded from any working directory

@@ -78,14 +78,36 @@ class Place:
                 raise FileNotFoundError("there is none")
         return content
 
-    def read_preprocess(self) -> dict[str, Any] | None:
-        """Return the saved settings of the model's feature extractor, or `None` if there are none."""
+    def read_preprocess(self, *, is_needed: bool) -> dict[str, Any] | None:
+        """Return the saved settings of the model's feature extractor, or `None` if there are none.
+
+        Args:
+            is_needed: Whether the architecture alone does not determine the features.
+
+        Raises:
+            ModelError: They cannot be read, or they are needed and may exist, but not in the cache.
+        """
         reader = importlib.import_module("transformers").FeatureExtractionMixin
         try:
             content: dict[str, Any] = reader.get_feature_extractor_dict(self.name, **self._access)[0]
         except OSError as error:
             if (Path(self.name) / "preprocessor_config.json").exists():
                 raise ModelError("no readable preprocessor_config.json", where=self.name, remedy=COPY) from error
+            hub = importlib.import_module("huggingface_hub")
+            if is_needed and self.is_online:
+                with self._errors("preprocessor_config.json cannot be downloaded"):
+                    if hub.file_exists(self.name, "preprocessor_config.json", revision=self.revision):
+                        raise
+            elif is_needed and not self.is_folder:
+                found = hub.try_to_load_from_cache(self.name, "preprocessor_config.json", revision=self.revision)
+                if found is not hub._CACHED_NO_EXIST:  # nobody has asked the Hub for it
+                    raise ModelError(
+                        "preprocessor_config.json, which says whether clips are normalised, is not in the cache, and "
+                        "the Hugging Face Hub cannot be reached",
+                        where=self.name,
+                        remedy=f"On a machine with network access, run: hf download {self.name} "
+                        "preprocessor_config.json. If the model has none, name a folder with its files.",
+                    ) from error
             return None
         return content
 
@@ -179,7 +201,7 @@ class ModelFolder(Place):
         with self._errors(f"damaged {DESCRIPTION}"):
             return dict(self.described["config"])
 
-    def read_preprocess(self) -> dict[str, Any]:
+    def read_preprocess(self, *, is_needed: bool = True) -> dict[str, Any]:
         """Return the settings that the feature extractor would have been saved with."""
         return {"do_normalize": self.described.get("do_normalize", False)}
 
