@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,12 @@ import yaml
 
 from cli_fixtures import Call, StartChild, write_recipe
 from serein.data import manifest
+from serein.errors import RecipeError, RunError, SereinError
 from serein.evaluation.predictions import read_predictions
 from serein.evaluation.scores import score_predictions
+from serein.reproduce.reproduction import ENGINES, Request, reproduce
+from serein.reproduce.table import load
+from serein.reproduce.trials import Trial
 
 pytestmark = pytest.mark.slow
 
@@ -343,3 +349,23 @@ def test_other_defaults_are_not_passed_off(out: Path, tmp_path: Path, table: Pat
     path.write_text(path.read_text().replace("ensemble_size: 1", "ensemble_size: 2"))
     outcome = serein("reproduce", table, "--data", tones, "--out", copy, "--seeds", 2)
     assert (outcome.status, "with other defaults" in outcome.complaint) == (1, True)
+
+
+def test_set_concerns_the_rows_that_are_trained(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that was not asked for may lack the key, unless all rows are combined."""
+    trained: list[str] = []
+
+    def engine(trials: Sequence[Trial], *_: object) -> Iterator[tuple[Trial, SereinError]]:
+        trained.extend(trial.row for trial in trials)
+        return ((trial, RunError("not trained")) for trial in trials)
+
+    monkeypatch.setitem(ENGINES, "none", engine)
+    stages = [{"name": "first", "epochs": 1}, {"name": "second", "epochs": 1}]
+    rows = [ROWS[0], {**ROWS[1], "set": {"stages": stages}}, {"name": "both", "ensemble": True}]
+    path = write_table(tmp_path, rows=rows)
+    request = Request(num_seeds=1, overrides=("stages.1.epochs=2",), out=tmp_path / "out", engine="none")
+    reproduce(load(str(path)), tones, replace(request, rows=("std",)), lambda *_: None)
+    assert trained == ["std"]
+    for names in (("mean",), ("both",), None):
+        with pytest.raises(RecipeError, match=r"row 'mean': --set: '1' in 'stages\.1\.epochs'"):
+            reproduce(load(str(path)), tones, replace(request, rows=names), lambda *_: None)

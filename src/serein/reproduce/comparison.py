@@ -140,7 +140,7 @@ def compare(
     finished = {
         row.name: [
             trial
-            for trial in trials[row.name]
+            for trial in trials.get(row.name, ())
             if is_finished(trial) and (row.knn is None or is_evaluated_with_knn(trial, row.knn))
         ]
         for row in trained

@@ -47,7 +47,7 @@ class Request:
         rows: Names of the rows to train; `None` trains all. Other rows are shown if they are finished.
         num_seeds: Number of seeds (0, 1, ...) for every row.
         limit: Maximum number of utterances of each speaker and emotion; `None` uses all.
-        overrides: `KEY=VALUE`, set in every row after its own changes.
+        overrides: `KEY=VALUE`, set in every row after its own changes; other rows that they do not suit are not shown.
         out: Folder for all run folders and tables.
         engine: Name in `ENGINES`.
         num_jobs: Number of a run's folds to train at once (with Ray, cores per task); `None` chooses automatically.
@@ -88,7 +88,14 @@ def reproduce(table: Table, manifest: Path, request: Request, report: Report) ->
             "cannot run under torchrun", where="reproduce", remedy="Start it without; --engine ray uses a cluster."
         )
     picked = table.picked(request.rows)
-    recipes = {row.name: row_recipe(table, row, request.overrides) for row in table.rows if row.is_trained}
+    recipes = {}
+    for row in table.rows:
+        if row.is_trained:
+            try:
+                recipes[row.name] = row_recipe(table, row, request.overrides)
+            except RecipeError:  # an override need not suit rows that nobody asked for
+                if row in picked or any(each.ensemble for each in picked):
+                    raise
     with_knn = [row.name for row in table.rows if row.knn]
     if request.split == "dev" and with_knn:
         raise RecipeError(
