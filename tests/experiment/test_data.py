@@ -12,7 +12,7 @@ from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.manifest import Rating, Utterance
 from serein.data.splits import Fold, Folds
-from serein.errors import RecipeError
+from serein.errors import ManifestError, RecipeError
 from serein.experiment.data import prepare, with_agreement
 from serein.recipe import Category, Labels
 from serein.tasks.classes import ClassLabels, ClassTask
@@ -67,3 +67,16 @@ def test_notes_are_about_classes_not_labels(tones: Path, tmp_path: Path) -> None
     made = recipes.validate(merged(TINY, {"labels": {"merge": {"sad": "happy"}}}), where="test")
     notes = prepare(made, data, lambda *_: None).folds.notes
     assert "1 of 6 speakers have only one class (tones/anna): a model may learn the voice instead." in notes
+
+
+def test_clips_without_a_speaker_are_left_out_of_folds_of_genders(tones: Path, tmp_path: Path) -> None:
+    """Folds of emotions refuse them; with genders, `corpus annotate` predicts them afterwards."""
+    own = [u.model_copy(update={"speaker": None} if n < 2 else {}) for n, u in enumerate(manifest.read(tones))]
+    manifest.write(own, tmp_path / "some.jsonl")
+    genders = merged(TINY, {"tasks": {"emotion": None, "gender": {"pooling": "mean"}}})
+    made = recipes.validate(genders, where="test")
+    experiment = prepare(made, tmp_path / "some.jsonl", lambda *_: None)
+    assert experiment.left_out == {"(no speaker)": 2}
+    assert {u.id for u in own[2:]} == {name for fold in experiment.folds.folds for name in fold.test}
+    with pytest.raises(ManifestError, match="2 utterances have no speaker"):
+        prepare(recipes.validate(TINY, where="test"), tmp_path / "some.jsonl", lambda *_: None)

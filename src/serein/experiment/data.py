@@ -14,7 +14,7 @@ from serein.choices import choose
 from serein.data import manifest
 from serein.data.dataset import Recordings, Targets, duplicates
 from serein.data.manifest import Utterance, plain_label
-from serein.data.protocols import require_distinct_speakers, speaker_key
+from serein.data.protocols import WITHOUT_SPEAKERS, require_distinct_speakers, speaker_key
 from serein.data.splits import (
     Fold,
     Folds,
@@ -132,6 +132,10 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
     own = [u for u in everything if u.id not in extra_ids]
     labelled, left_out = keep_labelled(own, main, recipe.labels.unknown_labels)
     left_out += dropped
+    nameless = sum(u.speaker is None for u in labelled)
+    if main.spec.field != "emotion" and recipe.protocol.name not in WITHOUT_SPEAKERS and 0 < nameless < len(labelled):
+        labelled = [u for u in labelled if u.speaker is not None]
+        left_out["(no speaker)"] += nameless
     kept = extra_ids | {u.id for u in labelled}
     utterances = [u for u in everything if u.id in kept]
     recordings = Recordings(utterances, trim_db=recipe.clips.trim_db)
