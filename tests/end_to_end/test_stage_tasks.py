@@ -269,15 +269,15 @@ def test_a_stage_uses_only_clips_with_a_target_of_its_tasks(
 ) -> None:
     """The readers' clips are learned in the stages with transcripts, and change nothing in the one without."""
     recipe = recipe_of({"tasks": {"gender": None}}, {"tasks": ["emotion"]}, {"tasks": ["emotion", "asr"]})
-    monkeypatch.setattr(experiments, "fit_backbones", lambda *_, **__: None)  # bands are fitted to all clips
-    train_stage = experiments.train_stage
+    monkeypatch.setattr(folds, "fit_backbones", lambda *_, **__: None)  # bands are fitted to all clips
+    train_stage = folds.train_stage
     used: list[set[str]] = []
 
     def noted(model: Any, tasks: Any, stage: Any, data: TrainingData, *arguments: Any, **options: Any) -> None:
         used.append({data.recordings.utterances[position].id for position in (*data.train, *data.dev)})
         train_stage(model, tasks, stage, data, *arguments, **options)
 
-    monkeypatch.setattr(experiments, "train_stage", noted)
+    monkeypatch.setattr(folds, "train_stage", noted)
     plain = trained(recipe, spoken, tmp_path / "plain")
     mixed = trained(recipe, with_readers(spoken, tmp_path), tmp_path / "mixed")
     assert [each - used[0] for each in used] == [set(), set(), set(), {f"reader{number}" for number in range(6)}]
@@ -291,11 +291,11 @@ def test_a_stage_without_any_target_is_an_error(spoken: Path, tmp_path: Path) ->
     recipe = recipe_of({"tasks": {"asr": None}}, {"tasks": ["gender"], "checkpoint": "last"}, {"tasks": ["emotion"]})
     experiment = prepared(recipe, spoken)
     fold = experiment.folds.folds[0]
-    tasks = preparation.tasks_of(experiment, fold)
+    tasks = experiment_data.tasks_of(experiment, fold)
     for place in experiment.positions(fold.train):
         experiment.utterances[place] = experiment.utterances[place].model_copy(update={"gender": None})
     with pytest.raises(RecipeError, match="no training utterance of fold 1 has a target of gender, which stage"):
-        preparation.targets_of(experiment, fold, tasks)
+        experiment_data.targets_of(experiment, fold, tasks)
 
 
 # -- adversaries -----------------------------------------------------------------------------------------------------
