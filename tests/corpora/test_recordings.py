@@ -132,6 +132,12 @@ def test_unknown_columns_are_noted(tmp_path: Path) -> None:
         ("path,end\n1.wav,0\n", r"manifest\.csv:2: ends at 0 s and starts at 0 s"),
         ("path,start_ms,end_ms\n1.wav,500,900\n", r"column 'start_ms' may specify a part of the file"),
         ("path,Offset\n1.wav,500\n", r"column 'Offset' may specify a part"),
+        ("path,start,duration\n1.wav,0,0.2\n", r"column 'duration' may specify a part of the file\. Give times"),
+        ("path,end,Dur (s)\n1.wav,1,0.2\n", r"column 'Dur \(s\)' may specify a part"),
+        ("id,path,segment_start,segment_end\nx,1.wav,0,1\n", "column 'segment_start' may specify a part"),
+        ("id,path,xmin,xmax\nx,1.wav,0,1\n", "column 'xmin' may specify a part"),
+        ("path,Begin Time (s)\n1.wav,5\n", r"column 'Begin Time \(s\)' may specify a part"),
+        ("path;Begin Time - hh:mm:ss.ms\n1.wav;5\n", "column 'Begin Time - hh:mm:ss.ms' may specify a part"),
         ("path,label,emotion\n1.wav,sad,sad\n", r"several columns for emotion: label, emotion\."),
         ("path,valence\n1.wav,high\n", r"manifest\.csv:2: column 'valence' contains 'high'"),
         ("path,class\n1.wav,sad\n2.wav,nan\n", r"no column 'emotion'; the emotions may be in column 'class' \(sad\)"),
@@ -156,6 +162,13 @@ def test_row_numbers_may_go_without_a_name(tmp_path: Path) -> None:
 
 def test_a_column_beside_the_emotions_may_be_called_class(tmp_path: Path) -> None:
     assert parse_csv(table(tmp_path, "path,class,emotion\n1.wav,7b,sad\n"))[0].emotion == "sad"
+
+
+@pytest.mark.parametrize(("header", "row"), [("duration", "1.5"), ("start,end,duration", "0.5,2,1.5")])
+def test_the_duration_of_a_file_or_of_a_known_part_is_left_out(header: str, row: str, tmp_path: Path) -> None:
+    path = table(tmp_path, f"path,{header}\n1.wav,{row}\n")
+    assert len(parse_csv(path)) == 1
+    assert csv_remarks(path)[0].startswith("left out 1 unknown columns: duration")
 
 
 @pytest.mark.parametrize("marker", ["nan", "NaN", "NA", "N/A", "None", "null", "?", "-", "''", "NaT", "<NA>", " nan "])

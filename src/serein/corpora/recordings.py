@@ -134,7 +134,7 @@ def parse_csv(root: Path) -> list[Utterance]:
 
     Raises:
         ManifestError: The table or its column of paths is missing, a column may contain the emotions but is not named
-            so, or a row is not an utterance; names the line.
+            so, one may contain times but is not named so, or a row is not an utterance; names the line.
     """
     table = _read_csv(root)
     # If no column is named 'emotion', one that may contain the emotions is an error; row numbers may lack a name.
@@ -149,10 +149,7 @@ def parse_csv(root: Path) -> list[Utterance]:
                 where=table.path,
                 remedy="If so, name that column 'emotion'; if not, remove it.",
             )
-    for name, field in zip(table.header, table.fields, strict=True):
-        if field is None and tables.MAYBE_TIME.fullmatch(name):
-            remedy = "Give times in seconds, in columns 'start' and 'end'; or remove the column."
-            raise ManifestError(f"column '{name}' may specify a part of the file", where=table.path, remedy=remedy)
+    tables.require_known_times(table.header, where=table.path)
     columns = {field: name for name, field in zip(table.header, table.fields, strict=True) if field}
     utterances = [
         tables.utterance(

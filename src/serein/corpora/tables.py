@@ -57,16 +57,16 @@ MISSING = frozenset(
 MAYBE_EMOTION = frozenset(
     {"class", "classes", "target", "y", "emo", "emotions", "mood", "feeling", "affect", "annotation", "sentiment"}
 )
-MAYBE_TIME = re.compile(
-    r"(start|begin|onset|offset|end|stop)([ _]?(s|ms|secs?|(milli)?seconds?|frames?|samples?|times?|positions?))?",
-    re.IGNORECASE,
-)
 
 _FIELD_OF = {name: name for name in FIELDS} | {alias: name for name, aliases in ALIASES.items() for alias in aliases}
 _TIME = re.compile(
     r"(?:P?(?P<days>\d+) ?(?:days?|DT),? ?)?"
     r"(?:(?:(?:(?P<hours>\d+)[:H])?(?P<minutes>\d+)[:M])?(?P<seconds>\d+(?:[.,]\d+)?) ?[sS]?)?"
 )
+_TIMED = r"((seg(ment)?|utt(erance)?|audio|clip|speech|turn|sentence)[ _]?)?"
+_UNIT = r"([ _]?(times?|positions?))?([ _([-]*([hms:.]+(ec(ond)?s?)?|milliseconds?|frames?|samples?)[])]?)?"
+_MAYBE_TIME = re.compile(rf"{_TIMED}(start|begin|onset|offset|end|stop){_UNIT}|xmin|xmax", re.IGNORECASE)
+_MAYBE_DURATION = re.compile(rf"{_TIMED}(duration|dur|length){_UNIT}", re.IGNORECASE)
 _REMEDY = "Copy it again from the release."
 
 
@@ -168,6 +168,20 @@ def field_of(column: str) -> str | None:
         ('speaker', None)
     """
     return _FIELD_OF.get(column.strip().lower().replace(" ", "_"))
+
+
+def require_known_times(columns: Sequence[str], *, where: Path) -> None:
+    """Raise ManifestError if a column of unknown name may specify a part of the file, in other words or units.
+
+    A duration does so next to a start or an end alone.
+    """
+    fields = {field_of(name) for name in columns}
+    has_one_time = ("start_s" in fields) != ("end_s" in fields)
+    for name in columns:
+        is_time = _MAYBE_TIME.fullmatch(name) or (has_one_time and _MAYBE_DURATION.fullmatch(name))
+        if is_time and not field_of(name):
+            remedy = "Give times in seconds, in columns 'start' and 'end'; or remove the column."
+            raise ManifestError(f"column '{name}' may specify a part of the file", where=where, remedy=remedy)
 
 
 def is_missing(cell: str) -> bool:
