@@ -49,7 +49,7 @@ def database() -> Any:
 def test_tables_files_and_header_make_utterances(storage: str, database: Any, tmp_path: Path) -> None:
     database.save(str(tmp_path), storage_format=storage)
     found = {u.id: u.model_dump(exclude_defaults=True) for u in parse(tmp_path)}
-    of_both = {"language": "deu", "corpus": "toy"}
+    of_both = {"language": "de", "corpus": "toy"}
     first = {"audio": str(tmp_path / "wav/a.wav"), "speaker": "03", "split": "train", **of_both}
     first |= {"gender": "male", "age": 31.0}
     assert found == {
@@ -109,6 +109,29 @@ def test_speakers_may_stand_in_a_table_of_their_own(database: Any, tmp_path: Pat
     database.schemes["speaker"].replace_labels("people")
     database.save(str(tmp_path))
     assert {(u.speaker, u.gender) for u in parse(tmp_path)} == {("03", "male"), ("08", "female")}
+
+
+@pytest.mark.parametrize("kind", ["text", "mapping", "table"])
+@pytest.mark.parametrize("storage", ["csv", "parquet"])
+def test_labels_of_a_transcript_become_the_texts_that_they_stand_for(
+    kind: str, storage: str, database: Any, tmp_path: Path
+) -> None:
+    texts = {"a01": "Der Lappen liegt auf dem Eisschrank.", "a02": "Das will sie am Mittwoch abgeben."}
+    if kind == "table":
+        index = pandas.Index(list(texts), name="transcription", dtype="string")
+        database["sentences"] = audformat.MiscTable(index)
+        database["sentences"]["text"] = audformat.Column()
+        database["sentences"]["text"].set(list(texts.values()))
+    of_kind = {"text": texts, "mapping": {code: {"length": 6, "text": text} for code, text in texts.items()}}
+    database.schemes["transcription"] = audformat.Scheme("str", labels=of_kind.get(kind, "sentences"))
+    database["files"]["transcription"] = audformat.Column(scheme_id="transcription")
+    database["files"]["transcription"].set(["a02", "a01"])
+    database.save(str(tmp_path), storage_format=storage)
+    assert {u.id: u.transcript for u in parse(tmp_path)} == {
+        "wav/a#0-1.5": texts["a02"],
+        "wav/a#1.5-end": texts["a02"],
+        "wav/b": texts["a01"],
+    }
 
 
 def test_pickles_and_code_in_the_header_are_never_run(database: Any, tmp_path: Path) -> None:

@@ -92,6 +92,11 @@ def test_an_age_is_a_number_of_years_and_words_for_it_are_none(tmp_path: Path) -
         parse_csv(table(tmp_path, "file;age\n1.wav;250\n"))
 
 
+def test_languages_get_their_code_of_two_letters(tmp_path: Path) -> None:
+    path = table(tmp_path, "file,lang\n1.wav,deu\n2.wav,CMN\n3.wav,en\n4.wav,yue\n5.wav,Swiss German\n6.wav,\n")
+    assert [u.language for u in parse_csv(path)] == ["de", "zh", "en", "yue", "Swiss German", None]
+
+
 def test_ids_and_absolute_and_windows_paths(tmp_path: Path) -> None:
     path = table(tmp_path, "id,file\nx,/data/1.wav\n,sub\\2.wav\n")
     assert [(u.id, u.audio) for u in parse_csv(path)] == [

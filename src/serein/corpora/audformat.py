@@ -5,7 +5,8 @@ may be pickles, and its header any YAML. Pickled tables are left out.
 
 Utterances are the rows of the tables with emotions, or of all tables if none has them. Values that a table gives for a
 whole file, such as its speaker, apply to every part of it; values that the header gives for a speaker (gender, age)
-apply to every utterance of the speaker. A table with a column of emotions for each rater provides ratings.
+apply to every utterance of the speaker; codes of transcripts become the texts that it gives for them. A table with a
+column of emotions for each rater provides ratings.
 """
 
 from __future__ import annotations
@@ -66,14 +67,10 @@ def parse(root: Path) -> list[Utterance]:
     languages = header.get("languages")
     language = str(languages[0]) if isinstance(languages, list) and len(languages) == 1 else ""
     common = {"corpus": str(header.get("name") or ""), "language": language}
-    # the header, or the table that it names, contains gender, age and language of each speaker
-    speakers = _mapping(_mapping(header, "schemes"), "speaker").get("labels")
-    if isinstance(speakers, str):
-        speakers = {next(iter(row.values())): row for row in _rows(folder, speakers)[1]}  # the first column names them
     about: dict[str, dict[str, str]] = {}
-    for speaker, known in speakers.items() if isinstance(speakers, dict) else ():
+    for speaker, known in _labels(folder, header, "speaker").items():
         if isinstance(known, dict):
-            about[str(speaker)] = {name: str(known[name]) for name in ("gender", "age", "language") if known.get(name)}
+            about[speaker] = {name: str(known[name]) for name in ("gender", "age", "language") if known.get(name)}
     main = [table for table in found if "emotion" in table.fields.values()] or found
     utterances = []
     for segment in dict.fromkeys(segment for table in main for segment in table.rows):
@@ -126,6 +123,12 @@ def _open(root: Path) -> tuple[Path, dict[str, Any], list[_Table]]:
         raters = {column: str(_mapping(columns, column).get("rater_id") or column) for column in of_emotions}
         splits = _mapping(header, "splits")
         split = _mapping(splits, str(about["split_id"])).get("type") if about.get("split_id") else None
+        texts = {}  # column and label -> text, if the labels are codes of texts
+        for column in (column for column, field in fields.items() if field == "transcript"):
+            for label, known in _labels(folder, header, schemes[column]).items():
+                values = known if isinstance(known, dict) else {"text": known}
+                named = (text for key, text in values.items() if text and tables.field_of(str(key)) == "transcript")
+                texts[column, label] = str(next(named, label))
         file, rows = _rows(folder, name)
         segments: dict[_Segment, dict[str, str]] = {}
         for row in rows:
@@ -133,7 +136,8 @@ def _open(root: Path) -> tuple[Path, dict[str, Any], list[_Table]]:
                 raise ManifestError("has a row without a file", where=file, remedy=_REMEDY)
             times = (row.pop("start", ""), row.pop("end", ""))
             start, end = ("" if tables.is_missing(time) else time for time in times)
-            segments[row.pop("file"), start, end] = row
+            segment = row.pop("file"), start, end
+            segments[segment] = {column: texts.get((column, cell), cell) for column, cell in row.items()}
         table = _Table(
             name,
             file,
@@ -155,6 +159,14 @@ def _open(root: Path) -> tuple[Path, dict[str, Any], list[_Table]]:
         )
     chosen = [table for table in found if table.name == name or "emotion" not in table.fields.values()]
     return folder, header, sorted(chosen, key=lambda table: table.name != name)
+
+
+def _labels(folder: Path, header: Mapping[str, object], scheme: str) -> dict[str, object]:
+    """Return label -> what the header, or the table that it names, contains about it."""
+    labels = _mapping(_mapping(header, "schemes"), scheme).get("labels")
+    if isinstance(labels, str):
+        return {row.pop(next(iter(row))): row for row in _rows(folder, labels)[1]}  # the first column names them
+    return {str(label): known for label, known in labels.items()} if isinstance(labels, dict) else {}
 
 
 def _rows(folder: Path, name: str) -> tuple[Path, list[dict[str, str]]]:
