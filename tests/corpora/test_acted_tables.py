@@ -70,6 +70,16 @@ def test_a_file_name_and_two_tables_say_everything(tmp_path: Path) -> None:
     assert cremad_remarks(root) == []
 
 
+def test_clips_that_the_repository_has_twice_are_read_once(tmp_path: Path) -> None:
+    root = cremad(tmp_path, "AudioWAV/1001_DFA_ANG_XX.wav", "AudioMP3/1001_DFA_ANG_XX.mp3")
+    (utterance,) = parse_cremad(root)
+    assert utterance.audio == str(root / "AudioWAV" / "1001_DFA_ANG_XX.wav")
+    assert [utterance] == parse_cremad(root / "AudioWAV")
+    (compressed,) = parse_cremad(root / "AudioMP3")
+    assert (compressed.age, len(compressed.ratings)) == (51.0, 4)
+    assert cremad_remarks(root / "AudioWAV") == []
+
+
 @pytest.mark.parametrize(("code", "emotion"), CREMAD_NAMES.emotions.items())
 def test_every_emotion_and_level(code: str, emotion: str, tmp_path: Path) -> None:
     levels = ("XX", "LO", "MD", "HI")

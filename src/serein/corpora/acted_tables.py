@@ -60,24 +60,26 @@ CREMAD_VOTES = Path("processedResults", "tabulatedVotes.csv")
 def parse_cremad(root: Path) -> list[Utterance]:
     """Return every clip of CREMA-D, sorted by actor and name, with the actor's age and sex and the listeners' votes.
 
-    Each vote is a rating without a rater, because the table does not identify the listeners.
+    Each vote is a rating without a rater, because the table does not identify the listeners. The corpus's repository
+    has every clip twice; those in `AudioWAV` are read, which may also be `root` itself, below the tables.
 
     Raises:
         ManifestError: As in `Acted.parse`, or a table is broken.
     """
     actors: dict[str, dict[str, object]] = {}
-    if (root / CREMAD_ACTORS).is_file():
+    if path := _cremad_table(root, CREMAD_ACTORS):
         known: dict[str, Gender] = {"Male": "male", "Female": "female"}
-        table = rows(root / CREMAD_ACTORS, ("ActorID", "Age", "Sex"))
+        table = rows(path, ("ActorID", "Age", "Sex"))
         actors = {row["ActorID"]: {"gender": known.get(row["Sex"]), "age": years(row["Age"])} for _, row in table}
     votes: dict[str, tuple[Rating, ...]] = {}
-    if (root / CREMAD_VOTES).is_file():
+    if path := _cremad_table(root, CREMAD_VOTES):
         letters = {emotion[0].upper(): emotion for emotion in CREMAD_NAMES.emotions.values()}
-        for _, row in rows(root / CREMAD_VOTES, ("", "fileName", *letters)):
+        for _, row in rows(path, ("", "fileName", *letters)):
             # rows are numbered 100001... for the voice, 200001... for the face, 300001... for both
             if row[""].startswith("1"):
                 heard = [emotion for letter, emotion in letters.items() for _ in range(int(row[letter]))]
                 votes[row["fileName"]] = tuple(Rating(labels=(emotion,)) for emotion in heard)
+    clips = root / "AudioWAV"
     return [
         u.model_copy(
             update={
@@ -85,14 +87,18 @@ def parse_cremad(root: Path) -> list[Utterance]:
                 "ratings": votes.get(u.id) or votes.get(f"{u.id}X", ()),  # 1040_ITH_SAD_X is listed as ..._XX
             }
         )
-        for u in CREMAD_NAMES.parse(root)
+        for u in CREMAD_NAMES.parse(clips if clips.is_dir() else root)
     ]
 
 
 def cremad_remarks(root: Path) -> list[str]:
     """Return a note on each table that is missing."""
     lacking = {CREMAD_ACTORS: "gender and age", CREMAD_VOTES: "ratings"}
-    return [f"no {path.as_posix()}, so no {field}" for path, field in lacking.items() if not (root / path).is_file()]
+    return [f"no {path.as_posix()}, so no {field}" for path, field in lacking.items() if not _cremad_table(root, path)]
+
+
+def _cremad_table(root: Path, name: Path) -> Path | None:
+    return next((folder / name for folder in (root, root.parent) if (folder / name).is_file()), None)
 
 
 CREMAD = CREMAD_NAMES.corpus(parse_cremad, cremad_remarks)
