@@ -87,6 +87,85 @@ def test_paths_and_words_need_no_unpacking(tmp_path: Path) -> None:
     assert (utterance.audio, utterance.emotion, utterance.start_s) == (str(tmp_path / "a.wav"), "sad", 1.5)
 
 
+@pytest.mark.parametrize(
+    ("columns", "what"),
+    [
+        ({"start": [0.0], "duration": [1.0]}, "column 'duration' may specify"),
+        ({"start_ms": [5]}, "column 'start_ms' may"),
+    ],
+)
+def test_times_in_other_words_are_asked_about(columns: dict[str, list[float]], what: str, tmp_path: Path) -> None:
+    parquet.write_table(pyarrow.table({"file": ["a.wav"], "emotion": ["sad"], **columns}), tmp_path / "clips.parquet")
+    with pytest.raises(ManifestError, match=what):
+        parse(tmp_path / "clips.parquet")
+
+
+def test_times_of_clips_inside_a_dataset_are_left_out(tmp_path: Path) -> None:
+    rows = table(inside("a.wav", "b.wav"), begin_time=[0.01, 14.7], end_time=[0.02, 15.2])
+    parquet.write_table(rows, tmp_path / "train.parquet")
+    assert [(u.id, u.start_s, u.end_s) for u in parse(tmp_path, tmp_path / "out")] == [
+        ("train/a", 0.0, None),
+        ("train/b", 0.0, None),
+    ]
+    assert remarks(tmp_path) == ["left out begin_time, end_time: recordings inside a dataset are taken as cut already"]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("default/train/0000.parquet", "train"),
+        ("default/partial-validation/0000.parquet", "dev"),
+        ("test/de/0000.parquet", "test"),
+        ("data/train.clean.100-00000-of-00001.parquet", "train"),
+        ("test.other-00000-of-00001.parquet", "test"),
+        ("clips/training-notes.parquet", None),
+    ],
+)
+def test_the_split_comes_from_the_file_or_the_folder(name: str, split: str | None, tmp_path: Path) -> None:
+    root = tmp_path / "test"  # the folder that a user specifies may have any name
+    (root / name).parent.mkdir(parents=True)
+    parquet.write_table(table(inside("a.wav")), root / name)
+    assert [u.split for u in parse(root, tmp_path / "out")] == [split]
+    assert remarks(root) == []
+    parquet.write_table(table(inside("b.wav")), root / "0.parquet")
+    assert remarks(root) == [f"{1 if split else 2} of 2 files name no split, such as 0.parquet"]
+    parquet.write_table(table(inside("b.wav"), split=["test"]), root / "0.parquet")
+    assert remarks(root) == []
+
+
+def test_a_number_of_no_class_is_a_missing_label(tmp_path: Path) -> None:
+    parquet.write_table(table(inside("a.wav", "b.wav")), tmp_path / "train.parquet")
+    hidden = table(inside("c.wav", "d.wav"))
+    labels = pyarrow.array([-1, -1])
+    parquet.write_table(hidden.set_column(1, "label", labels), tmp_path / "test.parquet")
+    assert [(u.split, u.emotion) for u in parse(tmp_path, tmp_path / "out")] == [
+        ("test", None),
+        ("test", None),
+        ("train", "anger"),
+        ("train", "fear"),
+    ]
+    assert remarks(tmp_path) == ["2 cells '-1' of column 'label' read as missing"]
+
+
+def test_folders_may_repeat_the_names_of_files_and_recordings(tmp_path: Path) -> None:
+    for number, language in enumerate(("de", "en", "fr")):
+        (tmp_path / language).mkdir()
+        clips = [{"array": [0.1 * number] * 8, "sampling_rate": 8000, "path": path} for path in ("0.wav", None)]
+        parquet.write_table(table(clips), tmp_path / language / "train-00000-of-00001.parquet")
+    found = {u.id: soundfile.read(u.audio)[0][0] for u in parse(tmp_path, tmp_path / "out")}
+    row = "train-00000-of-00001-000001"
+    assert found == pytest.approx(
+        {
+            "train/0": 0.0,
+            f"train/{row}": 0.0,
+            "en/train/0": 0.1,
+            f"en/train/{row}": 0.1,
+            "fr/train/0": 0.2,
+            f"fr/train/{row}": 0.2,
+        }
+    )
+
+
 def test_samples_become_recordings_of_their_rate(tmp_path: Path) -> None:
     rows = table([{"array": [0.5, -0.5], "sampling_rate": 8000}])
     parquet.write_table(rows, tmp_path / "clips.parquet")
