@@ -281,6 +281,10 @@ def test_no_field_is_guessed(tmp_path: Path) -> None:
         ),
         (("a/1.wav", "a/2.wav"), "contains only one emotion: a"),
         (("train/angry/1.wav", "test/sad/1.wav"), "test, train look like splits"),
+        (
+            ("angry/Train/1.wav", "angry/test/1.wav", "sad/test/1.wav"),
+            "Train, test below the emotions look like splits, not speakers. .*column 'split'",
+        ),
         (("a/1.wav", "a/1.flac", "b/1.wav"), r"1 names occur twice, such as a/1\.flac and a/1\.wav"),
         (("03/1.wav", "08/1.wav", "16/1.wav"), "03, 08, 16 look like speakers, not emotions"),
         (("Actor_01/1.wav", "Actor_02/1.wav"), "look like speakers.*If they are codes of emotions"),
@@ -309,5 +313,6 @@ def test_speakers_above_emotions_are_noticed(upper: tuple[str, str], tmp_path: P
     ]
     assert folder_remarks(root) == [
         "used the names of 2 folders as emotions: Happy, sad",
+        f"used the names of 2 folders as speakers: {', '.join(upper)}",
         "used the upper folders as speakers, because those below them are named after emotions",
     ]

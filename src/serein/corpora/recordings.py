@@ -43,6 +43,7 @@ def parse_folder(root: Path) -> list[Utterance]:
     utterances, _ = _in_folders(root)
     require_one_file_each(utterances, root)
     emotions = sorted({u.emotion or "" for u in utterances})
+    speakers = sorted({u.speaker for u in utterances if u.speaker})
     if len(emotions) < 2:
         raise ManifestError(f"contains only one emotion: {emotions[0]}", where=root, remedy=_LAYOUT)
     shown = first_of(emotions, 8)
@@ -51,6 +52,12 @@ def parse_folder(root: Path) -> list[Utterance]:
             f"the folders {shown} look like splits, not emotions",
             where=root,
             remedy="Prepare each of them separately, or list all files in a table with a column 'split'.",
+        )
+    if speakers and all(speaker.lower() in _SPLITS for speaker in speakers):
+        raise ManifestError(
+            f"the folders {first_of(speakers, 8)} below the emotions look like splits, not speakers",
+            where=root,
+            remedy="List all files in a table with a column 'split'.",
         )
     if all(_SPEAKER.fullmatch(emotion) for emotion in emotions):
         raise ManifestError(
@@ -62,11 +69,13 @@ def parse_folder(root: Path) -> list[Utterance]:
 
 
 def folder_remarks(root: Path) -> list[str]:
-    """Return notes on the folders used as emotions, which reveal folders of speakers, and on what was left out."""
+    """Return notes on the folders used as emotions and speakers, which reveal others, and on what was left out."""
     utterances, is_exchanged = _in_folders(root)
     emotions = sorted({u.emotion or "" for u in utterances})
-    shown = first_of(emotions, 8)
-    notes = [f"used the names of {len(emotions)} folders as emotions: {shown}"]
+    speakers = sorted({u.speaker for u in utterances if u.speaker})
+    notes = [f"used the names of {len(emotions)} folders as emotions: {first_of(emotions, 8)}"]
+    if speakers:
+        notes.append(f"used the names of {len(speakers)} folders as speakers: {first_of(speakers, 8)}")
     if is_exchanged:
         notes.append("used the upper folders as speakers, because those below them are named after emotions")
     if others := [path for path in audio.find_files(root) if path.suffix.lower() not in audio.SUFFIXES]:
