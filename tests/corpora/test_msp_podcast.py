@@ -329,6 +329,11 @@ def test_an_open_quote_swallows_nothing(root: Path, table: str) -> None:
     assert f"labels_{table}.csv:" in refusal(root)
 
 
+def test_splits_of_an_earlier_release_name_the_supported_ones(root: Path) -> None:
+    edit(root, "consensus", "Female,Train", "Female,Validation")
+    assert "Copy the table again from release 1.10 to 2.0; serein does not support others." in refusal(root)
+
+
 @pytest.mark.parametrize("table", ["consensus", "detailed"])
 def test_a_table_in_another_encoding_is_refused(root: Path, table: str) -> None:
     path = root / "Labels" / f"labels_{table}.csv"

@@ -68,7 +68,9 @@ def test_sound_recordings_have_no_problems(record: Record) -> None:
     assert calls == [(n, 8) for n in range(1, 9)]
 
 
-@pytest.mark.parametrize("kind", ["missing", "broken", "truncated", "outside_file", "not_finite", "silent"])
+@pytest.mark.parametrize(
+    "kind", ["missing", "broken", "truncated", "outside_file", "too_long_to_read", "not_finite", "silent"]
+)
 def test_what_cannot_be_heard_is_an_error(record: Record, kind: str) -> None:
     good, bad = record("good", speech(1)), record("bad", speech(2))
     path = Path(bad.audio)
@@ -80,6 +82,8 @@ def test_what_cannot_be_heard_is_an_error(record: Record, kind: str) -> None:
         path.write_bytes(path.read_bytes()[:30_000])
     elif kind == "outside_file":
         bad = bad.model_copy(update={"start_s": 0.5, "end_s": 3.0})
+    elif kind == "too_long_to_read":
+        soundfile.write(path, np.zeros(4_000 * 3_601, np.int16), 4_000, subtype="PCM_U8")
     elif kind == "not_finite":
         soundfile.write(path, np.array([0.1, np.nan]), 16_000, subtype="FLOAT")
     elif kind == "silent":

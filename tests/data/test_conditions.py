@@ -110,6 +110,12 @@ def test_a_telephone_passes_its_band_alone() -> None:
         assert rms_db(over_telephone(sine(6000.0), codec)) < rms_db(sine(6000.0)) - 25
 
 
+def test_hidden_files_between_the_noises_are_left_out(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "rain.wav", sine(300.0, 0.1), SAMPLE_RATE_HZ)
+    (tmp_path / "._rain.wav").write_bytes(b"written by a Mac")
+    assert len(Surroundings.read(tmp_path).noises) == 1
+
+
 @pytest.mark.parametrize(("kind", "codec", "quality"), [("MP3", "MPEG_LAYER_III", 0.85), ("OGG", "OPUS", 0.96)])
 def test_a_codec_keeps_length_and_nearly_the_level(kind: str, codec: str, quality: float) -> None:
     speech = sine(400.0)

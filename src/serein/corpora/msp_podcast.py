@@ -366,7 +366,7 @@ def _row(cells: Sequence[str], *, where: str) -> _Row:
             raise ManifestError(
                 expected_one_of(value, [name for name in known if name], kind=column),
                 where=where,
-                remedy="Copy the table again; if this is a newer release, serein does not support it yet.",
+                remedy="Copy the table again from release 1.10 to 2.0; serein does not support others.",
             )
     numbers: list[float | None] = []
     for cell, column in zip(attributes, _ATTRIBUTES, strict=True):

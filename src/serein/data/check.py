@@ -48,6 +48,9 @@ PROBLEMS: dict[str, Problem] = {
     "broken": Problem("error", "The file cannot be decoded.", "Copy the file again, or convert it with ffmpeg."),
     "truncated": Problem("error", "The file is shorter than its header states.", "Copy it again from its source."),
     "outside_file": Problem("error", "The part from start_s to end_s is outside the file.", "Correct the time stamps."),
+    "too_long_to_read": Problem(
+        "error", "More audio than is read at once.", "Cut it into utterances with start_s and end_s."
+    ),
     "not_finite": Problem("error", "Some samples are NaN or infinite.", "Export the recording again."),
     "silent": Problem("error", "No sample exceeds -80 dB of full scale.", "Record it again, or remove it."),
     "duplicated_id": Problem("error", "Several utterances have the same id.", "Give every utterance its own id."),
@@ -229,6 +232,7 @@ _KIND_OF_ERROR: dict[type[AudioError], str] = {
     audio.MissingAudioError: "missing",
     audio.TruncatedAudioError: "truncated",
     audio.OutsideAudioError: "outside_file",
+    audio.TooLongAudioError: "too_long_to_read",
     audio.NotFiniteAudioError: "not_finite",
 }
 

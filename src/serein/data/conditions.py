@@ -59,7 +59,7 @@ class Surroundings:
     def read(
         cls, noises: Path | None = None, rooms: Path | None = None, *, num_simulated_rooms: int = 0, seed: int = 0
     ) -> Surroundings:
-        """Read the recordings in two folders, without subfolders, and simulate more rooms.
+        """Read the recordings in two folders, without subfolders and hidden files, and simulate more rooms.
 
         All are kept in memory, 230 MB for an hour.
 
