@@ -252,6 +252,22 @@ def test_int8_of_a_clip_does_not_depend_on_its_batch(in_both: Any) -> None:
     np.testing.assert_allclose(together["emotion"][0], alone["emotion"][0], atol=1e-5)
 
 
+def test_frames_of_two_products_in_a_row_are_scaled() -> None:
+    """As in the model `small`, whose factorised layers are two products each."""
+    onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    helper, drawn = onnx.helper, np.random.default_rng(0)
+    weights = [onnx.numpy_helper.from_array(drawn.normal(size=(4, 4)).astype(np.float32), name) for name in "ab"]
+    first = helper.make_node("MatMul", ["x", "a"], ["y"], name="first")
+    second = helper.make_node("MatMul", ["y", "b"], ["z"], name="second")
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, 4]) for name in "xz"]
+    graph = helper.make_graph([first, second], "two", ends[:1], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    frames = {"x": drawn.normal(size=(3, 4)).astype(np.float32)}
+    before = ort.InferenceSession(model.SerializeToString()).run(None, frames)
+    exporting._scale_frames(model.graph, ["first", "second"])
+    np.testing.assert_allclose(ort.InferenceSession(model.SerializeToString()).run(None, frames), before, atol=1e-5)
+
+
 def test_int8_that_changes_the_labels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, path = GOLDEN / "classes", tmp_path / "m.onnx"
     monkeypatch.setattr(exporting, "quantise", partial(_other_signs, exporting.quantise))

@@ -381,8 +381,8 @@ def _scale_frames(graph: Any, names: Sequence[str]) -> None:
                 node_of("Max", [f"{frames}.peaks", least], [f"{frames}.scales"]),
                 node_of("Div", [frames, f"{frames}.scales"], [f"{frames}.scaled"]),
             ]
-        node.input[0], node.output[0] = f"{frames}.scaled", f"{product}.scaled"
-        nodes += [node, node_of("Mul", [f"{product}.scaled", f"{frames}.scales"], [product])]
+        node.input[0], node.output[0] = f"{frames}.scaled", f"{product}.of_scaled"
+        nodes += [node, node_of("Mul", [f"{product}.of_scaled", f"{frames}.scales"], [product])]
     del graph.node[:]
     graph.node.extend(nodes)
 
