@@ -52,6 +52,12 @@ def test_limits_of_a_service_are_finite_and_positive(option: str, value: str, se
     assert f"Invalid value for '{option}': {value} is not a finite number above 0" in outcome.err
 
 
+def test_a_recording_is_smaller_than_all_uploads_together(serein: Call) -> None:
+    outcome = serein("serve", "--max-mb", "250", "--host", "192.0.2.1")  # where it could not listen
+    assert outcome.status == 2
+    assert "Invalid value for '--max-mb': 250 is not below 250" in outcome.err
+
+
 @pytest.mark.slow
 def test_a_pipe_is_predicted_as_its_file(
     model: Path, tmp_path: Path, pipe: Callable[[np.ndarray], None], serein: Call

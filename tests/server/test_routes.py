@@ -199,6 +199,33 @@ def test_forms_that_cannot_be_read(client: TestClient) -> None:
     problem(client.post("/v1/predict", content=b"nothing", headers=headers), 400, "unreadable-form")
 
 
+FILE = b'--x\r\nContent-Disposition: form-data; name="files"; filename="%b.wav"\r\n\r\n%b\r\n'
+
+
+@pytest.mark.parametrize("num_missing", [1, 2, 5, 1000])
+def test_forms_that_are_cut_off_lose_no_recording(client: TestClient, short: bytes, num_missing: int) -> None:
+    form, headers = (
+        FILE % (b"a", short) + FILE % (b"b", short) + b"--x--",
+        {"Content-Type": "multipart/form-data; boundary=x"},
+    )
+    assert len(client.post("/v1/predict/batch", content=form, headers=headers).json()["results"]) == 2
+    answer = client.post("/v1/predict/batch", content=form[:-num_missing], headers=headers)
+    assert "cut off" in problem(answer, 400, "unreadable-form")
+
+
+def test_recordings_without_a_file_name(client: TestClient, short: bytes) -> None:
+    form = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + short + b"\r\n--x--\r\n"
+    answer = client.post("/v1/predict", content=form, headers={"Content-Type": "multipart/form-data; boundary=x"})
+    detail = problem(answer, 422, "wrong-request")
+    assert detail.endswith("has no file name. Send a file, for example: curl -F file=@call.wav.")
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_probes_may_ask_for_headers_only(client: TestClient, path: str) -> None:
+    assert client.head(path).status_code == 200
+    assert "head" not in client.get("/openapi.json").json()["paths"][path]
+
+
 def test_wrong_methods(client: TestClient) -> None:
     answer = client.get("/v1/predict")
     problem(answer, 405, "not-allowed")

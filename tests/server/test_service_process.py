@@ -99,10 +99,18 @@ def test_foreign_addresses() -> None:
         bound("192.0.2.1", 0)
 
 
-@pytest.mark.parametrize(("text", "complaint"), [("\n# none\n", "contains no key"), ("short\n", "fewer than 16")])
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("\n# none\n", "contains no key"),
+        ("short\n", "fewer than 16"),
+        ("0123456789abcdef  # anna\n", "a key contains a space"),
+        ("schlüssel-0123456789\n", "not ASCII"),
+    ],
+)
 def test_keys_that_protect_nothing(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "keys"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(SereinError, match=complaint):
         read_keys(path)
 

@@ -72,7 +72,9 @@ def serve(
     backbone: MovedBackbone = None,
     min_confidence: MinConfidence = 0.0,
     min_duration: MinDuration = 0.0,
-    max_mb: Annotated[float, typer.Option("--max-mb", help="Maximum size of a recording, in megabytes.")] = 25.0,
+    max_mb: Annotated[
+        float, typer.Option("--max-mb", help="Maximum size of a recording, in megabytes; below 250.")
+    ] = 25.0,
     max_seconds: Annotated[
         float, typer.Option("--max-seconds", help="Maximum length of a recording, in seconds.")
     ] = 600.0,
@@ -103,6 +105,9 @@ def serve(
     for name, value in (given | {"max-per-client": per_client, "max-streams": max_streams}).items():
         if not 0 < value < math.inf:
             raise typer.BadParameter(f"{value:g} is not a finite number above 0", param_hint=f"'--{name}'")
+    if max_mb >= (most_mb := Limits.memory_bytes / MEGABYTE):
+        what = f"{max_mb:g} is not below {most_mb:g}, the megabytes of all uploads together"
+        raise typer.BadParameter(what, param_hint="'--max-mb'")
     limits = Limits(
         upload_bytes=round(max_mb * MEGABYTE),
         recording_s=max_seconds,

@@ -105,7 +105,8 @@ def read_keys(path: str | Path) -> Keys:
     """Read a file with one key per line; empty lines and lines that start with # are skipped.
 
     Raises:
-        SereinError: The file cannot be read, contains no key, or contains one that is too short.
+        SereinError: The file cannot be read, contains no key, or contains one that is too short or that no header can
+            contain.
     """
     try:
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
@@ -116,6 +117,9 @@ def read_keys(path: str | Path) -> Keys:
     if not keys or min(map(len, keys)) < SHORTEST:
         what = f"a key has fewer than {SHORTEST} characters" if keys else "contains no key"
         raise SereinError(what, where=path, remedy="Make one with: openssl rand -hex 32.")
+    if not all("!" <= character <= "~" for key in keys for character in key):
+        what = "a key contains a space, or a character that is not ASCII"
+        raise SereinError(what, where=path, remedy="Put comments on lines of their own, which start with #.")
     return Keys(keys)
 
 

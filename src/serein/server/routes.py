@@ -167,11 +167,13 @@ def status_router(service: Service) -> APIRouter:
         )
         return ModelsResponse(models=[model], limits=accepted)
 
+    @routes.head("/healthz", include_in_schema=False)
     @routes.get("/healthz")
     async def health() -> StatusResponse:
         """Return whether the process is alive."""
         return StatusResponse(status="ok")
 
+    @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", responses=_documented(503))
     async def ready() -> StatusResponse:
         """Return whether the service accepts requests."""
@@ -250,6 +252,19 @@ def prediction_response(service: Service, prediction: Prediction) -> PredictionS
     return PredictionSchema.model_validate(content)
 
 
+class _FormParser(MultiPartParser):
+    """Starlette's parser of forms, which does not itself refuse a form that is cut off.
+
+    Attributes:
+        is_complete: Whether the form's last boundary was read.
+    """
+
+    is_complete = False
+
+    def on_end(self) -> None:
+        self.is_complete = True
+
+
 async def recordings(request: Request, field: str, most: int, limits: Limits) -> list[Upload]:
     """Return the recordings of a form, in their order.
 
@@ -258,25 +273,30 @@ async def recordings(request: Request, field: str, most: int, limits: Limits) ->
         most: Maximum number of recordings; at least one is required.
 
     Raises:
-        HTTPProblem: 415 for a body that is not a form, 400 for a broken form, 413 for too many or too large recordings,
-            422 for unknown fields, texts and missing recordings, 499 if the client is gone.
+        HTTPProblem: 415 for a body that is not a form, 400 for a form that is broken or cut off, 413 for too many or
+            too large recordings, 422 for unknown fields, texts and missing recordings, 499 if the client is gone.
     """
+    example = f"curl -F {field}=@call.wav"
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise HTTPProblem(
-            415, "no-form", f"Send a multipart form with a field '{field}', for example: curl -F {field}=@call.wav."
-        )
+        raise HTTPProblem(415, "no-form", f"Send a multipart form with a field '{field}', for example: {example}.")
     try:
         async with aclosing(request.stream()) as stream:
-            parser = MultiPartParser(request.headers, stream, max_part_size=_FIELD_BYTES)
+            parser = _FormParser(request.headers, stream, max_part_size=_FIELD_BYTES)
             parser.spool_max_size = limits.memory_bytes  # so that nothing is written to disk
             form = await parser.parse()
     except MultiPartException as error:
+        if error.message.startswith("Part exceeded"):
+            what = f"A field of the form is large and has no file name. Send a file, for example: {example}."
+            raise HTTPProblem(422, "wrong-request", what) from None
         raise HTTPProblem(400, "unreadable-form", f"The form cannot be read: {error.message}") from None
     except UnicodeError:
         raise HTTPProblem(400, "unreadable-form", "The form's charset cannot be read. Send UTF-8.") from None
     except ClientDisconnect:
         raise gone() from None
     try:
+        if not parser.is_complete:
+            what = "The form is cut off: its last boundary is missing. Send it again."
+            raise HTTPProblem(400, "unreadable-form", what)
         items = form.multi_items()
         if unknown := sorted({name for name, _ in items} - {field}):
             raise HTTPProblem(422, "wrong-request", f"Unknown field '{unknown[0]}'. Send only '{field}'.")
@@ -291,7 +311,7 @@ async def recordings(request: Request, field: str, most: int, limits: Limits) ->
         uploads = []
         for name, value in items:
             if isinstance(value, str):
-                what = f"'{name}' contains text. Send a file, for example: curl -F {field}=@call.wav."
+                what = f"'{name}' contains text. Send a file, for example: {example}."
                 raise HTTPProblem(422, "wrong-request", what)
             if (value.size or 0) > limits.upload_bytes:
                 raise too_large(limits.upload_bytes)
