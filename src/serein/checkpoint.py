@@ -396,26 +396,38 @@ def _prefix(branch: str) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file of a model: keys, with finite numbers and without deep nesting."""
+    """Return the content of a JSON file of a model; see `parse_json`."""
     size = path.stat().st_size
     if size > MOST_JSON_BYTES:
         raise ModelError(f"damaged: {size >> 20} MB of JSON", where=path, remedy="Copy the folder again.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        what = "not JSON" if isinstance(error, UnicodeDecodeError) else error
+        raise ModelError(f"damaged: {what}", where=path, remedy="Copy the folder again.") from None
+
+
+def parse_json(text: str) -> dict[str, Any]:
+    """Return the content of JSON that describes a model: keys, with finite numbers and without deep nesting.
+
+    Raises:
+        ValueError: It is anything else.
+    """
+    try:
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        detail = "nested too deeply" if isinstance(error, RecursionError) else "not JSON"
-        raise ModelError(f"damaged: {detail}", where=path, remedy="Copy the folder again.") from None
+        raise ValueError("nested too deeply" if isinstance(error, RecursionError) else "not JSON") from None
     if not isinstance(content, dict):
-        raise ModelError("damaged: contains no keys", where=path, remedy="Copy the folder again.")
+        raise ValueError("contains no keys")
     values: list[tuple[Any, int]] = [(content, 1)]
     while values:
         value, depth = values.pop()
         if depth > MOST_JSON_DEPTH:
-            raise ModelError("damaged: nested too deeply", where=path, remedy="Copy the folder again.")
+            raise ValueError("nested too deeply")
         if isinstance(value, float) and not math.isfinite(value):
-            raise ModelError(f"damaged: contains the number {value}", where=path, remedy="Copy the folder again.")
+            raise ValueError(f"contains the number {value}")
         if isinstance(value, int) and abs(value) > MOST_WHOLE:
-            raise ModelError("damaged: contains a number beyond 2^53", where=path, remedy="Copy the folder again.")
+            raise ValueError("contains a number beyond 2^53")
         items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         values += [(item, depth + 1) for item in items]
     return content

@@ -185,9 +185,41 @@ def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
         serein.export(GOLDEN / "classes", tmp_path / "m.pt")
     with pytest.raises(ModelError, match="no exported file for 'onnx'"):
         serein.load(GOLDEN / "classes", runtime="onnx")
+    with pytest.raises(ModelError, match=r"Run: serein export tiny -o model\.onnx; then use --model model\.onnx\."):
+        serein.load("tiny", runtime="onnx")
+    with pytest.raises(ModelError, match=r"is not a model folder, and contains no model\.onnx"):
+        serein.load(tmp_path, runtime="onnx")
     (tmp_path / "broken.onnx").write_bytes(b"\x08\x01nothing")
     with pytest.raises(ModelError, match="is not a model exported by serein"):
         serein.load(tmp_path / "broken.onnx")
+
+
+def test_damaged_metadata_are_refused(tmp_path: Path) -> None:
+    onnx, path = pytest.importorskip("onnx"), tmp_path / "m.onnx"
+    about = {"name": "m", "sha256": "0", "precision": "float32", "conditions": {"gender": 3}, "outputs": ["a.output"]}
+
+    def opened(changes: dict[str, Any]) -> ExportedFile:
+        model, content = onnx.ModelProto(), about | {"description": {}, "labels": {}} | changes
+        model.metadata_props.add(
+            key="serein", value=json.dumps({key: content[key] for key in content if content[key] != ""})
+        )
+        path.write_bytes(model.SerializeToString())
+        return ExportedFile.open(path)
+
+    assert opened({}).about["conditions"] == {"gender": 3}
+    damaged: list[dict[str, Any]] = [
+        {"sha256": ""},  # absent
+        {"outputs": 1},
+        {"conditions": {"gender": 10**12}},
+        {"description": []},
+        {"labels": {"emotion": float("inf")}},
+    ]
+    for changes in damaged:
+        with pytest.raises(ModelError, match="is not a model exported by serein"):
+            opened(changes)
+    path.write_bytes(b"\x72" + b"\xff" * 9 + b"\x01" + b"\x0a" + b"\xff" * 9 + b"\x01")  # lengths of 2^64
+    with pytest.raises(ModelError, match="is not a model exported by serein"):
+        ExportedFile.open(path)
 
 
 def _noise(seconds: float) -> np.ndarray:

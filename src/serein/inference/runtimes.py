@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO, ClassVar, Literal
+from typing import Annotated, Any, BinaryIO, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field
 
 from serein import checkpoint as checkpoints
 from serein.audio import Waveform
 from serein.checkpoint import Checkpoint
 from serein.device import computes_bfloat16, sent
 from serein.errors import ModelError, expected_one_of, imported
+from serein.hub import SHIPPED_MODELS
 
 RuntimeName = Literal["torch", "onnx", "openvino"]
 PrecisionName = Literal["float32", "bfloat16"]
@@ -28,6 +29,7 @@ METADATA = "serein"  # the key of the model's description in an exported file's 
 WAVEFORMS, NUM_SAMPLES, CONDITION = "waveforms", "num_samples", "condition."  # its inputs
 OUTPUT, EMBEDDING, PROBABILITIES = ".output", ".embedding", ".probabilities"  # its outputs, after a task's name
 EXPORTED = "model.onnx"  # next to the other parts of a model folder
+_MOST_FEATURES = 1 << 16  # of a condition
 
 Vectors = NDArray[np.float32]
 logger = logging.getLogger(__name__)
@@ -129,13 +131,25 @@ class TorchRuntime(Runtime):
         return {task: head_outputs[task].output for task in tasks}, embedding
 
 
+class _About(BaseModel):
+    """The entry `serein` of an exported file's metadata."""
+
+    name: str
+    sha256: str
+    precision: str
+    conditions: dict[str, Annotated[int, Field(gt=0, le=_MOST_FEATURES)]]
+    outputs: list[str]
+    description: dict[str, Any]
+    labels: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class ExportedFile:
     """A file written by `serein export`, with its metadata.
 
     Attributes:
         path: The file.
-        about: The model's description, labels, name, hash and precision.
+        about: Name, hash and precision of the model, sizes of its conditions, its outputs, description and labels.
     """
 
     path: Path
@@ -150,11 +164,11 @@ class ExportedFile:
         """
         try:
             with path.open("rb") as file:
-                about = json.loads(dict(_metadata(file))[METADATA])
-        except (OSError, ValueError, KeyError, IndexError):
+                about = _About.model_validate(checkpoints.parse_json(dict(_metadata(file))[METADATA]))
+        except (OSError, ValueError, KeyError, IndexError, OverflowError, MemoryError):  # also for impossible lengths
             remedy = "Write one with: serein export MODEL -o model.onnx."
             raise ModelError("is not a model exported by serein", where=path, remedy=remedy) from None
-        return cls(path, about)
+        return cls(path, about.model_dump())
 
     def checkpoint(self) -> Checkpoint:
         """Return the model's description without its network, which a runtime reads from the file."""
@@ -224,7 +238,7 @@ class FileRuntime(Runtime):
         if self.precision not in (own, *(self.other_precisions if own == "float32" else ())):
             remedy = "Leave out --precision, or use the model folder with --runtime torch."
             raise ModelError(f"computes only in {own}, as it was exported", where=file.path, remedy=remedy)
-        self.conditions = {name: int(size) for name, size in file.about["conditions"].items()}
+        self.conditions: dict[str, int] = file.about["conditions"]
         self.outputs = set(file.about["outputs"])
         self.device = self._start(file.path, device)
 
@@ -354,14 +368,16 @@ def open_runtime(path: Path, runtime: str, device: str, precision: str | None = 
         )
     folder = path if path.is_dir() else None
     path = path / EXPORTED if folder else path
+    is_model = folder is not None and checkpoints.is_model_folder(folder)
+    if folder and not is_model and not path.is_file():
+        remedy = "Name a model folder or an exported file."
+        raise ModelError(f"is not a model folder, and contains no {EXPORTED}", where=folder, remedy=remedy)
+    remedy = f"Run: serein export {folder or 'MODEL'} -o {path}."
+    if folder and folder.parent == SHIPPED_MODELS:  # an upgrade of the package would remove a file in it
+        remedy = f"Run: serein export {folder.name} -o model.onnx; then use --model model.onnx."
     if not path.is_file():
-        remedy = f"Write one with: serein export {folder or 'MODEL'} -o {path}."
         raise ModelError(f"there is no exported file for '{runtime}'", where=path, remedy=remedy)
     file = ExportedFile.open(path)
-    if folder and checkpoints.is_model_folder(folder) and file.about["sha256"] != checkpoints.parts_digest(folder):
-        raise ModelError(
-            "was exported from another state of this model",
-            where=path,
-            remedy=f"Run: serein export {folder} -o {path}.",
-        )
+    if folder and is_model and file.about["sha256"] != checkpoints.parts_digest(folder):
+        raise ModelError("was exported from another state of this model", where=path, remedy=remedy)
     return file.checkpoint(), FILE_RUNTIMES[runtime](file, device, precision)
