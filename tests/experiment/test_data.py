@@ -80,3 +80,16 @@ def test_clips_without_a_speaker_are_left_out_of_folds_of_genders(tones: Path, t
     assert {u.id for u in own[2:]} == {name for fold in experiment.folds.folds for name in fold.test}
     with pytest.raises(ManifestError, match="2 utterances have no speaker"):
         prepare(recipes.validate(TINY, where="test"), tmp_path / "some.jsonl", lambda *_: None)
+
+
+def test_labels_of_the_recipe_that_the_data_lacks_are_noted(tones: Path, tmp_path: Path) -> None:
+    first, *others = manifest.read(tones)
+    data = tmp_path / "m.jsonl"
+    manifest.write([first.model_copy(update={"ratings": (Rating(labels=("Bored",)),)}), *others], data)
+    labels = {"merge": {"hapy": "joy", "SAD": "joy", "bored": "joy"}, "drop": ["angri"]}
+    made = recipes.validate(merged(TINY, {"labels": labels}), where="test")
+    notes = prepare(made, data, lambda *_: None).folds.notes
+    assert [note for note in notes if "labelled" in note] == [
+        "No utterance is labelled hapy, which labels.merge contains.",
+        "No utterance is labelled angri, which labels.drop contains.",
+    ]

@@ -114,6 +114,13 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
         if options is not None:
             choose("backbone", options.name).check(options)
     everything, drop = manifest.read(manifest_path), {plain_label(word) for word in recipe.labels.drop}
+    met = {plain_label(u.emotion) for u in everything if u.emotion}
+    met |= {plain_label(label) for u in everything for rating in u.ratings for label in rating.labels}
+    label_notes = [
+        f"No utterance is labelled {', '.join(unmet)}, which labels.{key} contains."
+        for key, named in (("merge", {*map(plain_label, recipe.labels.merge)}), ("drop", drop))
+        if (unmet := sorted(named - met))
+    ]
     dropped = Counter(u.emotion for u in everything if u.emotion and plain_label(u.emotion) in drop)
     everything = [u for u in everything if u.emotion not in dropped]
     learned = [recipe.tasks.main, *(name for name in recipe.tasks.chosen if name != recipe.tasks.main)]
@@ -144,6 +151,7 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
     folds = with_agreement(labelled, divide(labelled, recipe.protocol, pairs), main, recipe.labels.min_agreement)
     folds = add_unlabelled(folds, utterances, extras, recipe.protocol, pairs, main=recipe.tasks.main)
     check_leaks(utterances, folds, pairs)
+    folds = replace(folds, notes=(*folds.notes, *label_notes))
     if main.spec.problem == "classes" and not main.needs_shared_speakers:  # word vectors can find unseen classes too
         originals = [u for u in labelled if u.copy_of is None]
         labels = {u.id: str(label) for u in originals if (label := main.truth(u)) is not None}
