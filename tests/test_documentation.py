@@ -92,6 +92,19 @@ def test_extending_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         choices.table("pooling").pop("flat", None)
 
 
+def test_groups_of_entry_points_have_names_that_packages_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    from serein import choices
+
+    groups: list[str] = []
+    monkeypatch.setattr(choices, "entry_points", lambda group, name=None: groups.append(group) or [])
+    for kind in choices.TABLES:
+        assert "no-such-choice" not in choices.names(kind)
+    text = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+    for group in groups:
+        assert re.fullmatch(r"\w+(\.\w+)*", group), "the packaging specification allows no other characters"
+        assert f"`{group}`" in text
+
+
 def generator() -> ModuleType:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
     assert spec is not None

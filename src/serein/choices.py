@@ -3,7 +3,7 @@
 Each kind of choice has a dictionary at the end of the module that defines its entries, such as
 `serein.models.blocks.POOLINGS`. Recipes check names against it, models are built from it, and the documentation lists
 it, so a new choice takes one class and one line. A user's package adds its own choices without a fork, with `register`
-or with an entry point in the group `serein.<kind>`:
+or with an entry point in the group `serein.<kind>`, with `_` for `-`, which names of groups cannot contain:
 
     [project.entry-points."serein.pooling"]
     median = "my_package:MedianPooling"
@@ -65,6 +65,10 @@ def register(kind: str, name: str, choice: Any) -> None:
     choices[name] = choice
 
 
+def _group(kind: str) -> str:
+    return f"serein.{kind.replace('-', '_')}"
+
+
 def choose(kind: str, name: str) -> Any:
     """Return a choice by name; names that are not the library's own are looked up in installed packages.
 
@@ -73,7 +77,7 @@ def choose(kind: str, name: str) -> Any:
     """
     choices = table(kind)
     if name not in choices:
-        for entry in entry_points(group=f"serein.{kind}", name=name):
+        for entry in entry_points(group=_group(kind), name=name):
             try:
                 choices[name] = entry.load()
             except (AttributeError, ImportError) as error:
@@ -86,7 +90,7 @@ def choose(kind: str, name: str) -> Any:
 
 def names(kind: str) -> tuple[str, ...]:
     """Return the names of a kind of choice: the library's own, then those of installed packages."""
-    found: Iterable[str] = (entry.name for entry in entry_points(group=f"serein.{kind}"))
+    found: Iterable[str] = (entry.name for entry in entry_points(group=_group(kind)))
     return tuple(dict.fromkeys((*table(kind), *found)))
 
 
