@@ -2,6 +2,7 @@
 # make check   set-up, lint, types, layers, the quick tests
 # make test    set-up, lint, types, layers, all tests
 # make coverage  all tests, and the lines that no test runs; tracing halves their speed
+# make clean   delete the environment, built packages, and the run and data of make demo; keep all other runs
 # make models  the models that ship with the package, and their cards, from the corpora (tools/shipped_models.sh)
 PYTHON ?= python3
 CORPUS ?= synth
@@ -53,4 +54,4 @@ coverage: setup
 	$(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv build dist runs/demo-synth runs/data/synth
