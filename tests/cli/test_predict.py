@@ -462,6 +462,7 @@ def test_windows_that_make_no_sense(options: list[str], says: str, model: Path, 
     ("options", "says"),
     [
         (["--format", "csv", "--out", "a"], "not as csv"),
+        (["--out", "a.csv"], "a.csv would contain JSON lines; name a .jsonl file"),
         (["--min-confidence", "2"], "'--min-confidence'"),
         (["--workers", "0"], "'--workers'"),
         (["--engine", "ray"], "'--engine'"),
@@ -475,6 +476,24 @@ def test_options_that_do_not_fit(options: list[str], says: str, model: Path, cal
     outcome = serein("predict", "--model", model, call, *options)
     assert (outcome.status, outcome.out) == (2, "")
     assert says in in_words(outcome.err)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["corpus", "prepare", "folder", "."],
+        ["corpus", "merge", "m.jsonl"],
+        ["corpus", "augment", "m.jsonl"],
+        ["corpus", "annotate", "m.jsonl"],
+        ["evaluate", "--model", "m", "--data", "m.jsonl"],
+    ],
+)
+def test_json_lines_do_not_get_the_name_of_a_table(command: list[str], tmp_path: Path, serein: Call) -> None:
+    outcome = serein(*command, "--out", tmp_path / "a.TSV")
+    assert (outcome.status, outcome.out) == (2, "")
+    assert "'--out'" in outcome.err
+    assert "name a .jsonl file" in in_words(outcome.err)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_audformat_database_of_a_folder(model: Path, clips: list[str], tmp_path: Path, serein: Call) -> None:

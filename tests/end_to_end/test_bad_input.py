@@ -266,6 +266,11 @@ MANIFESTS = [
         (".wav", "not a UTF-8 text file", "Specify the .jsonl"),
     ),
     Case("empty", lambda g: run(g, data=g.manifest([])), ("m.jsonl", "contains no utterances", "Prepare it")),
+    Case(
+        "a table",
+        lambda g: run(g, data=g.file(b"audio,emotion", "t.csv")),
+        ("t.csv:1", "not JSON", "corpus prepare csv", "t.csv -o manifest.jsonl"),
+    ),
     Case("not JSON", lambda g: run(g, data=g.manifest(["{"])), ("m.jsonl:1", "not JSON", "one JSON object")),
     Case("not an object", lambda g: run(g, data=g.manifest(["[1]"])), ("m.jsonl:1", "dictionary", "fields are")),
     Case(
@@ -559,6 +564,7 @@ CORPORA = [
     Case("unknown corpus", lambda g: prepare(g, "crema", g.root), ("unknown corpus 'crema'", "cremad", "use a table")),
     Case("no folder", lambda g: prepare(g, "folder", g.root / "no"), ("no", "no such folder", "Specify the folder")),
     Case("no audio", lambda g: prepare(g, "folder", folder_of(g, "a.txt")), ("contains no audio", "1 .txt", "ffmpeg")),
+    Case("a manifest as a table", lambda g: prepare(g, "csv", g.tones), ("JSON lines, not a table", "no preparation")),
     Case("no table", lambda g: prepare(g, "csv", g.root / "no.csv"), ("no.csv", "no such table", "Specify a CSV")),
     Case(
         "table without paths",

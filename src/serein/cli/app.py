@@ -192,6 +192,22 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe; may be repeated."),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Output path.")]
+
+
+def not_a_table(out: Path | None) -> Path | None:
+    """Return the file for a manifest or predictions; the suffix of a table is an error.
+
+    Raises:
+        BadParameter: It has one.
+    """
+    from serein.data.manifest import TABLE_SUFFIXES
+
+    if out is not None and out.suffix.lower() in TABLE_SUFFIXES:
+        raise typer.BadParameter(f"{out} would contain JSON lines; name a .jsonl file", param_hint="'--out'")
+    return out
+
+
+ManifestOut = Annotated[Path, typer.Option("--out", "-o", help="Output path.", callback=not_a_table)]
 Recordings = Annotated[
     list[Path],
     typer.Argument(

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from serein.cli.app import AllowSeenSpeakers, Device, Json, Out, corpus, print_json, print_tables
+from serein.cli.app import AllowSeenSpeakers, Device, Json, ManifestOut, corpus, not_a_table, print_json, print_tables
 from serein.errors import RecipeError, SereinError
 
 AugmentationName = Literal["noise", "volume", "reverberation", "pitch", "mixed"]
@@ -56,7 +56,7 @@ def corpus_prepare(
         ),
     ],
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the corpus, or its CSV or Parquet file.")],
-    out: Out = Path("manifest.jsonl"),
+    out: ManifestOut = Path("manifest.jsonl"),
     partial: Annotated[
         bool, typer.Option("--partial", help="Accept fewer recordings than the corpus was published with.")
     ] = False,
@@ -99,7 +99,7 @@ def corpus_prepare(
 @corpus.command("merge")
 def corpus_merge(
     data: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Manifests (.jsonl), one per corpus.")],
-    out: Out = Path("merged.jsonl"),
+    out: ManifestOut = Path("merged.jsonl"),
     labels: Annotated[
         Path | None,
         typer.Option("--labels", metavar="YAML", help="File that renames labels, one per line: 'Angry: anger'."),
@@ -253,7 +253,12 @@ def corpus_augment(
     data: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest (.jsonl).")],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Manifest of utterances and copies; the audio is written next to it."),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Manifest of utterances and copies; the audio is written next to it.",
+            callback=not_a_table,
+        ),
     ],
     copies: Annotated[int, typer.Option(help="Copies of each utterance under other recording conditions.", min=0)] = 3,
     speeds: Annotated[int, typer.Option(help="Copies of each utterance at another speed and level only.", min=0)] = 0,
@@ -307,7 +312,8 @@ def corpus_annotate(
         str | None, typer.Option(metavar="ASR", help="Transcribe with this Whisper or CTC model (folder or Hub name).")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Output path.", show_default="MANIFEST.annotated.jsonl")
+        Path | None,
+        typer.Option("--out", "-o", help="Output path.", show_default="MANIFEST.annotated.jsonl", callback=not_a_table),
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Also transcribe utterances that already have a transcript.")

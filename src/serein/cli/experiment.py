@@ -23,6 +23,7 @@ from serein.cli.app import (
     Task,
     app,
     finish,
+    not_a_table,
     points_of,
     print_json,
     print_scores,
@@ -247,7 +248,10 @@ def train(
 def evaluate(
     model: Model,
     data: Data,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the predictions (.jsonl).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Also write the predictions (.jsonl).", callback=not_a_table),
+    ] = None,
     allow_seen_speakers: AllowSeenSpeakers = False,
     conditions: Annotated[
         Literal["predicted", "known", "oracle"] | None,

@@ -29,6 +29,7 @@ from serein.cli.app import (
     Window,
     app,
     exit_if_unread,
+    not_a_table,
     print_tables,
     recordings_in,
     sliding_window_of,
@@ -158,6 +159,8 @@ def predict(
         (workers is not None and is_joined, ("workers",), "ensembles and datastores predict in one process"),
         (engine == "ray" and (out is None or shown != "json"), ("engine",), "name a file for JSON lines with --out"),
     )
+    if shown == "json":
+        not_a_table(out)
     from serein.inference.prediction import RejectOption
     from serein.inference.processes import load_for, predict_in_processes, predict_over_ray, suitable_processes
     from serein.inference.recording import PredictOptions

@@ -202,6 +202,8 @@ def _read_csv(root: Path) -> _Csv:
         raise ManifestError(
             "is not a UTF-8 text file", where=path, remedy="Save the table as 'CSV UTF-8', or specify the table."
         ) from None
+    if text.lstrip().startswith("{"):
+        raise ManifestError("contains JSON lines, not a table", where=path, remedy="A manifest needs no preparation.")
     headers = {separator: next(csv.reader(io.StringIO(text), delimiter=separator), []) for separator in _SEPARATORS}
     separator = max(_SEPARATORS, key=lambda candidate: sum(bool(tables.field_of(name)) for name in headers[candidate]))
     header = [name.strip() for name in headers[separator]]

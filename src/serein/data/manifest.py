@@ -22,6 +22,8 @@ Style = Literal["scripted", "improvised", "natural"]
 Age = Annotated[float, Field(ge=0.0, le=120.0)]
 Consensus = Annotated[float, Field(allow_inf_nan=False)]
 
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+
 
 def without_control_characters(value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
     """Return one or several names unchanged if they contain no control characters.
@@ -182,7 +184,10 @@ def read(path: str | Path) -> list[Utterance]:
             utterances.append(Utterance.model_validate(fields))
         except json.JSONDecodeError as error:
             what = f"not JSON ({error.msg} at column {error.colno})"
-            raise ManifestError(what, where=where, remedy="Write one JSON object per line.") from None
+            remedy = "Write one JSON object per line."
+            if path.suffix.lower() in TABLE_SUFFIXES:
+                remedy = f"Make a manifest from the table: serein corpus prepare csv {path} -o manifest.jsonl."
+            raise ManifestError(what, where=where, remedy=remedy) from None
         except ValidationError as error:
             problem = error.errors()[0]
             field = ".".join(str(part) for part in problem["loc"]) or "line"

@@ -12,14 +12,13 @@ from typing import Any, TypeVar
 from serein import audio
 from serein.audio import Upload
 from serein.data import manifest
-from serein.data.manifest import Utterance
+from serein.data.manifest import TABLE_SUFFIXES, Utterance
 from serein.errors import AudioError, ManifestError, SereinError
 
 Source = str | Path | Utterance | Upload
 _Any = TypeVar("_Any")
 
 LIST_SUFFIXES = (".txt", ".lst")
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 STDIN = "-"
 
 
