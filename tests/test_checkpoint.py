@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from serein import checkpoint as model_folder
-from serein.checkpoint import PARTS, Checkpoint, ModelOptions
+from serein.checkpoint import PARTS, Checkpoint, ModelOptions, load
 from serein.data.manifest import Utterance
 from serein.errors import ModelError
 from serein.models.backbones import HuggingFaceBackbone
@@ -290,6 +292,16 @@ def test_damage_is_named_with_its_place_and_remedy(saved: Path, name: str) -> No
     assert error.value.remedy
     assert "model" in str(error.value.where)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("named", ["run", "run/fold-1/seed-0"])
+def test_the_model_of_a_run_is_named(named: str, saved: Path, tmp_path: Path) -> None:
+    model = tmp_path / "run/fold-1/seed-0/model"
+    shutil.copytree(saved, model)
+    with pytest.raises(
+        ModelError, match=f"model.json, .* missing. It contains models, such as {re.escape(str(model))}."
+    ):
+        load(tmp_path / named)
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -282,7 +282,12 @@ def load(folder: str | Path, *, backbone: str | Path | None = None) -> Checkpoin
         raise ModelError("no such model folder", where=folder, remedy="Train one: serein run --help.")
     missing = [part for part in PARTS if not (folder / part).is_file()]
     if missing:
-        raise ModelError(f"{', '.join(missing)} missing", where=folder, remedy="Name a folder that serein saved.")
+        levels = ("", "*/", "*/*/")  # of a training, a seed of a run, a run
+        inside = next(
+            (path.parent for level in levels for path in sorted(folder.glob(f"{level}model/model.json"))), None
+        )
+        remedy = "Name a folder that serein saved." if inside is None else f"It contains models, such as {inside}."
+        raise ModelError(f"{', '.join(missing)} missing", where=folder, remedy=remedy)
     description, labels = (_read_json(folder / part) for part in ("model.json", "labels.json"))
     checkpoint = described(description, labels, folder)
     options, path = checkpoint.options, folder / "model.safetensors"

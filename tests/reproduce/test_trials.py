@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from cli_fixtures import TINY, write_corpus, write_recipe
+from cli_fixtures import TINY, Call, write_corpus, write_recipe
 from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.dataset import durations
@@ -177,6 +177,22 @@ def test_a_plan_counts_what_is_shared(tmp_path: Path) -> None:
     assert first.problem is not None  # one speaker cannot be divided
     assert first.hours is None
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_of_what_cannot_be_trained_fails(tones: Path, tmp_path: Path, serein: Call) -> None:
+    write_recipe(tmp_path / "r.yaml", {"labels": {"classes": ["happy", "bored"]}})
+    rows = [{"name": "one"}]
+    content = {"paper": "doe2020", "caption": "", "corpus": "T", "published_on": "test", "base": "r.yaml", "rows": rows}
+    table = tmp_path / "t.yaml"
+    table.write_text(json.dumps(content | {"table": 1}))
+    call = ("reproduce", table, "--plan", "--data", tones, "--out", tmp_path / "o")
+    outcome = serein(*call)
+    assert outcome.status == 1
+    assert "error: doe2020-table1: labels.classes: no utterance is labelled bored" in outcome.complaint
+    assert "cannot be trained" in outcome.out
+    assert "\n0 runs to train" in outcome.out
+    outcome = serein(*call, "--json")
+    assert (outcome.status, "bored" in json.loads(outcome.out)[0]["problem"]) == (1, True)
 
 
 @pytest.mark.slow

@@ -100,24 +100,27 @@ def reproduce(
         from serein.reproduce.cost import plan as planned_tables
 
         planned = planned_tables(chosen, request)
+        possible = [each for each in planned if each.problem is None]
+        status = 0 if len(possible) == len(planned) else 1
+        sys.stderr.writelines(f"error: {each.name}: {each.problem}\n" for each in planned if each.problem is not None)
         if as_json:
             print_json([asdict(each) | {"num_to_train": each.num_to_train} for each in planned])
-            return
+            raise typer.Exit(status)
         for each in planned:
-            takes = _takes(each.hours, each.gigabytes) if each.problem is None else each.problem
+            takes = "cannot be trained" if each.problem is not None else _takes(each.hours, each.gigabytes)
             print(
                 f"{each.name}: {each.num_rows} rows, {each.num_runs} runs: {each.num_finished} finished, "
                 f"{each.num_shared} of earlier tables, {each.num_to_train} to train; {each.num_shared_stages} of their "
                 f"{each.num_stages} stages are shared; {takes}"
             )
-        all_of_it = _takes(sum(each.hours or 0.0 for each in planned), sum(each.gigabytes or 0.0 for each in planned))
+        all_of_it = _takes(sum(each.hours or 0.0 for each in possible), sum(each.gigabytes or 0.0 for each in possible))
         folder = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
         print(
-            f"{sum(each.num_to_train for each in planned)} runs to train, each of all folds of its protocol: at most "
+            f"{sum(each.num_to_train for each in possible)} runs to train, each of all folds of its protocol: at most "
             f"{all_of_it} (device: {device_of(device)}; free: {shutil.disk_usage(folder).free / 1e9:.0f} GB). "
             "Stages that stop early take less."
         )
-        return
+        raise typer.Exit(status)
     has_failed = False
     for own, path in chosen:
         try:
