@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from copy import copy
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +164,10 @@ def validate(values: Mapping[str, Any], *, where: str | Path) -> Recipe:
         remedy = "See docs/recipes.md for the keys of a recipe."
         if problem["type"] == "extra_forbidden":
             known = {info.alias or name for part in _subclasses(Options) for name, info in part.model_fields.items()}
-            what, near = f"unknown key '{key}'", difflib.get_close_matches(key, sorted(known - {key}), n=1)
-            remedy = f"Did you mean '{near[0]}'?" if near else remedy
+            alike = difflib.get_close_matches(key, sorted(known - {key}), n=20, cutoff=0.7)
+            near = [name for name in alike if _is_key(name, location, values)][:1]
+            meant = [*near, *_paths_of(key, Recipe(name="any").model_dump(mode="json"))]
+            what, remedy = f"unknown key '{key}'", f"Did you mean {' or '.join(map(repr, meant))}?" if meant else remedy
         elif problem["type"] == "missing":
             what, remedy = "a value is missing" if key.isdecimal() else f"the key '{key}' is missing", "Add it."
         elif problem["type"] == "union_tag_not_found":
@@ -286,6 +288,32 @@ def _set(values: dict[str, Any], dotted: str, value: Any, *, where: str) -> None
             raise RecipeError(f"'{key}' in '{dotted}' has no keys below it", where=where, remedy="Check the path.")
         target[place] = below = copy(below)  # a YAML anchor may put the same one in other places
         target = below
+
+
+def _is_key(name: str, location: Sequence[str], values: Mapping[str, Any]) -> bool:
+    """Return whether a recipe may have this key instead of the last one of a location."""
+    changed = deepcopy(dict(values))
+    part: Any = changed
+    for step in location[:-1]:
+        part = part[int(step)] if isinstance(part, list | tuple) else part[step]
+    part[name] = part.pop(location[-1])
+    try:
+        Recipe.model_validate(changed)
+    except ValidationError as error:
+        unknown = [_as_written(each["loc"], changed) for each in error.errors() if each["type"] == "extra_forbidden"]
+        return [*location[:-1], name] not in unknown
+    return True
+
+
+def _paths_of(key: str, values: Any, above: str = "") -> list[str]:
+    """Return the dotted paths of a key in a recipe."""
+    items = enumerate(values) if isinstance(values, list) else values.items() if isinstance(values, dict) else ()
+    below = [(f"{above}{name}", name, value) for name, value in items]
+    return [
+        found
+        for path, name, value in below
+        for found in (*([path] if name == key else []), *_paths_of(key, value, f"{path}."))
+    ]
 
 
 def _as_written(location: Sequence[int | str], values: Any) -> list[str]:
