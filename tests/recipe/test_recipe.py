@@ -294,6 +294,20 @@ def test_a_merged_mapping_may_replace_keys(tmp_path: Path) -> None:
     assert [(stage.name, stage.epochs) for stage in stages] == [("one", 3), ("two", 3), ("three", 3)]
 
 
+def test_a_recipe_of_the_package_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("serein.recipe.resources.files", lambda name: tmp_path / "site-packages" / name)
+    packaged = tmp_path / "site-packages/serein/recipes"
+    packaged.mkdir(parents=True)
+    write(packaged / "base.yaml", "name: packaged\n")
+    write(packaged / "mine.yaml", "base: base.yaml\n")
+    assert recipes.load("recipes/mine.yaml").name == "packaged"
+    assert "recipes/no.yaml: no such recipe" in complaint_of(Path("recipes/no.yaml"))
+    (tmp_path / "recipes").mkdir()
+    write(tmp_path / "recipes/mine.yaml", "name: own\n")
+    assert recipes.load("recipes/mine.yaml").name == "own"
+
+
 def test_a_damaged_entry_point_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = EntryPoint("median", "serein.models.blocks:NoSuchPooling", "serein.pooling")
     monkeypatch.setattr(choices, "entry_points", lambda group, name=None: [entry] if group == "serein.pooling" else [])

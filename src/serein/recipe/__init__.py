@@ -14,6 +14,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy, deepcopy
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,7 @@ def load(path: str | Path, overrides: Iterable[str] = (), task: str | None = Non
     """Read a recipe file, its bases, and `key.path=value` overrides.
 
     Args:
+        path: The file; a relative path below `recipes` is also found in the source checkout and in the package.
         task: Train only this task, with the options of the recipe's main task if it has none of its own.
 
     Raises:
@@ -126,7 +128,11 @@ def load(path: str | Path, overrides: Iterable[str] = (), task: str | None = Non
         >>> load("recipes/demo.yaml", ["stages.0.epochs=3"]).stages[0].epochs
         3
     """
-    values = _read(Path(path), ())
+    path = Path(path)
+    if not path.exists() and path.parts[:1] == ("recipes",):
+        package = Path(str(resources.files("serein")))
+        path = next((found for folder in (package.parents[1], package) if (found := folder / path).is_file()), path)
+    values = _read(path, ())
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
