@@ -105,6 +105,14 @@ def test_groups_of_entry_points_have_names_that_packages_may_use(monkeypatch: py
         assert f"`{group}`" in text
 
 
+def test_the_source_distribution_contains_what_its_pages_name() -> None:
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    included = built["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    assert {page.relative_to(ROOT).parts[0] for page in PAGES} <= {*included}
+    assert {"Makefile", "constraints.txt", *built["project"]["license-files"]} <= {*included}
+    assert all((ROOT / name).exists() for name in included)
+
+
 def generator() -> ModuleType:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
     assert spec is not None
