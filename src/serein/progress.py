@@ -36,7 +36,7 @@ class Bars:
         self.progress.update(self.tasks[label], completed=done, total=total, detail=detail)
         if done >= total:
             self.progress.remove_task(self.tasks.pop(label))
-            self.say(f"{label}  {detail}")
+            self.say(f"{label} {detail}" if label.endswith(":") else f"{label}  {detail}")
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""

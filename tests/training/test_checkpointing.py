@@ -484,8 +484,8 @@ def test_gentle_signals_stop_a_run_too(
     outcome = call.wait()
     reading, device, note, *rest = outcome.err.splitlines(keepends=True)
     assert reading == "reading audio  36 clips\n"
-    assert device.startswith("note:  trains with torch on ")
-    assert note.startswith("note:  Train and test share sessions")
+    assert device.startswith("note: the model trains with torch on ")
+    assert note.startswith("note: Train and test share sessions")
     assert "".join(rest) == says
     assert outcome.status == status
     assert not list(out.rglob("weights.safetensors")) + list(out.rglob("predictions.jsonl"))

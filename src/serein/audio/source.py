@@ -91,7 +91,11 @@ def bytes_of(source: Any, where: str) -> Iterator[BinaryIO]:
                 raise AudioError("is a device, not a recording", where=where, remedy="Name a file, or pipe sound in.")
             opened = io.FileIO(source)
         except (FileNotFoundError, NotADirectoryError):
-            remedy = "Check the path, or prepare the manifest again." if where != "''" else "Name a file."
+            remedy = (
+                "Check the path; if a manifest names it, prepare the manifest again."
+                if where != "''"
+                else "Name a file."
+            )
             if re.match(r"\w{2,}:/", where):
                 remedy = "Recordings are files: download it first, or name it without file://."
             raise MissingAudioError("no such file", where=where, remedy=remedy) from None

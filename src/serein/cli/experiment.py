@@ -403,7 +403,7 @@ def robustness(
             for name, path in manifests.items():
                 print(f"{name}: {path}", file=sys.stderr if as_json else sys.stdout)
             for name, reason in skipped.items():
-                print(f"skipped {name}: there is no {reason}", file=sys.stderr)
+                print(f"skipped {name} for lack of {reason}", file=sys.stderr)
         if answers:
             found = score_answers({name: path for name, _, path in pairs}, manifest.read(data), classes)
         elif model is not None:

@@ -201,7 +201,7 @@ class CheckReport:
         emotions = Table(title="Emotions", title_justify="left")
         emotions.add_column("emotion")
         emotions.add_column("utterances", justify="right")
-        emotions.add_column("share", justify="right")
+        emotions.add_column("fraction", justify="right")
         for emotion, number in self.per_emotion.items():
             emotions.add_row(Text(emotion), f"{number:,}", f"{number / sum(self.per_emotion.values()):.1%}")
         problems = Table(title="Problems", title_justify="left", show_lines=True)

@@ -347,8 +347,9 @@ def scored_utterances(
         notes.append(f"Left out: {num_copies} changed copies of other utterances.")
     shared = checkpoint.learned_speakers(utterances, data.stem)
     if shared and not allow_seen_speakers:
+        named = ", ".join(name.lstrip("/") for name in shared[:5])  # speakers without a corpus start with a slash
         raise LeakError(
-            f"the model was trained on {len(shared)} of these speakers: {', '.join(shared[:5])}",
+            f"the model was trained on {len(shared)} of these speakers: {named}",
             where=data,
             remedy="Use new speakers, or pass --allow-seen-speakers, which adds a note to the scores.",
         )

@@ -227,7 +227,7 @@ def _startable(
         require_compiler(own, f"stages.{number}.compile")
     precisions = list(dict.fromkeys(chosen_precision(stage.precision, own) for stage in recipe.stages))
     predicting = predicting_precision(recipe.inference.precision, own)
-    runtime = f"trains with torch on {own}, in {' and '.join(precisions)}; predicts in {predicting}"
+    runtime = f"the model trains with torch on {own}, in {' and '.join(precisions)}, and predicts in {predicting}"
     for note in (runtime, *experiment.folds.notes):
         report("note:", 1, 1, note)
     return experiment
