@@ -80,9 +80,9 @@ def choose(kind: str, name: str) -> Any:
         for entry in entry_points(group=_group(kind), name=name):
             try:
                 choices[name] = entry.load()
-            except (AttributeError, ImportError) as error:
+            except Exception as error:
                 what = f"the entry point of {kind} '{name}' cannot be loaded: {error}"
-                raise RecipeError(what, remedy="Correct it in its package, or install that package again.") from None
+                raise RecipeError(what, remedy="Correct it in its package, or install that package again.") from error
     if name not in choices:
         raise RecipeError(expected_one_of(name, names(kind), kind=kind), remedy="Name one of these.")
     return choices[name]

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from cli_fixtures import SPEAKERS, Call, write_corpus, write_recipe
+from serein import recipe as recipes
 from serein.data import manifest
 from serein.evaluation.predictions import REJECTED, Prediction, adapted
+from serein.experiment import cross_corpus
 from serein.experiment.cross_corpus import OTHERS, cell_of
 
 QUICK = {"epochs": 1}
@@ -113,6 +115,14 @@ def test_what_does_not_fit_is_named_before_training(tmp_path: Path, serein: Call
     manifest.write(copied, tmp_path / "two.jsonl")
     assert "6 recordings are in two corpora" in serein(*call, *options).complaint
     assert not (tmp_path / "x").exists()
+
+
+def test_dropped_labels_belong_to_no_class(tmp_path: Path) -> None:
+    write_corpora(tmp_path, "one", "two", "three")
+    utterances = [u for name in ("one", "two") for u in manifest.read(tmp_path / f"{name}.jsonl")]
+    labels = {"classes": ["happy", "sad"], "drop": ["Wut", "angry"]}
+    recipe = recipes.load(write_recipe(tmp_path / "r.yaml", {"protocol": {"dev": "none"}, "labels": labels}))
+    assert [corpus.classes for corpus in cross_corpus._corpora(utterances, recipe).values()] == [("happy", "sad")] * 2
 
 
 @pytest.mark.parametrize("classes", ["model", "corpus"])

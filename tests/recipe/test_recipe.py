@@ -315,6 +315,15 @@ def test_a_damaged_entry_point_is_an_error(monkeypatch: pytest.MonkeyPatch) -> N
         recipes.validate({"name": "r", "tasks": {"emotion": {"pooling": "median"}}}, where="r.yaml")
 
 
+def test_an_entry_point_that_breaks_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "broken_package.py", "undefined\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = EntryPoint("median", "broken_package:Median", "serein.pooling")
+    monkeypatch.setattr(choices, "entry_points", lambda group, name=None: [entry] if group == "serein.pooling" else [])
+    with pytest.raises(RecipeError, match="entry point of pooling 'median' cannot be loaded: name 'undefined'"):
+        recipes.validate({"name": "r", "tasks": {"emotion": {"pooling": "median"}}}, where="r.yaml")
+
+
 def test_a_circle_of_bases_is_found(tmp_path: Path) -> None:
     for name, base in (("a", "b"), ("b", "sub/../c"), ("c", "a")):
         write(tmp_path / f"{name}.yaml", f"base: {base}.yaml")

@@ -193,6 +193,8 @@ def test_a_plan_of_what_cannot_be_trained_fails(tones: Path, tmp_path: Path, ser
     assert "\n0 runs to train" in outcome.out
     outcome = serein(*call, "--json")
     assert (outcome.status, "bored" in json.loads(outcome.out)[0]["problem"]) == (1, True)
+    write_recipe(tmp_path / "r.yaml", {"labels": {"classes": ["happy", "sad"], "drop": ["angry"]}})
+    assert serein(*call).status == 0
 
 
 @pytest.mark.slow

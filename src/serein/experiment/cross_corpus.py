@@ -37,7 +37,7 @@ from serein.experiment.predict import evaluate
 from serein.experiment.run import run, train
 from serein.progress import Report
 from serein.recipe import Protocol, Recipe
-from serein.tasks.task import keep_labelled
+from serein.tasks.task import keep_labelled, without_dropped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -395,11 +395,12 @@ def _corpora(utterances: Sequence[Utterance], recipe: Recipe) -> dict[str, _Corp
         named = recipe.labels.classes
         classes = None if named is None or main != "emotion" else tuple(each for each in named if each in present)
         theirs = recipe.model_copy(update={"labels": recipe.labels.model_copy(update={"classes": classes})})
-        task = choose("task", main).fit(main, theirs.tasks.chosen[main], theirs, own)
+        kept = without_dropped(own, recipe.labels.drop)
+        task = choose("task", main).fit(main, theirs.tasks.chosen[main], theirs, kept)
         if not task.spec.classes:
             remedy = f"Leave out '{main}', or add a task with classes that precedes it in docs/recipes.md."
             raise RecipeError(f"'{main}' has no classes", where="tasks", remedy=remedy)
-        labelled, _ = keep_labelled(own, task, recipe.labels.unknown_labels)
+        labelled, _ = keep_labelled(kept, task, recipe.labels.unknown_labels)
         make_folds(labelled, recipe.protocol, {})  # reports mismatches before hours of training
         num_tested = sum(u.copy_of is None for u in labelled)
         folder = re.sub(r"[^\w.-]+", "-", name)

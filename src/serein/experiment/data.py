@@ -30,7 +30,7 @@ from serein.models.conditioning import agreement, require_attributes
 from serein.progress import Report
 from serein.recipe import Protocol, Recipe
 from serein.tasks.classes import ClassLabels
-from serein.tasks.task import Task, keep_labelled
+from serein.tasks.task import Task, keep_labelled, without_dropped
 
 Divide = Callable[[Sequence[Utterance], Protocol, Mapping[str, str]], Folds]
 
@@ -113,16 +113,17 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
     for options in (recipe.backbone, *(branch.backbone for branch in recipe.branches.values())):
         if options is not None:
             choose("backbone", options.name).check(options)
-    everything, drop = manifest.read(manifest_path), {plain_label(word) for word in recipe.labels.drop}
+    everything = manifest.read(manifest_path)
     met = {plain_label(u.emotion) for u in everything if u.emotion}
     met |= {plain_label(label) for u in everything for rating in u.ratings for label in rating.labels}
     label_notes = [
         f"No utterance is labelled {', '.join(unmet)}, which labels.{key} contains."
-        for key, named in (("merge", {*map(plain_label, recipe.labels.merge)}), ("drop", drop))
-        if (unmet := sorted(named - met))
+        for key, named in (("merge", recipe.labels.merge), ("drop", recipe.labels.drop))
+        if (unmet := sorted({*map(plain_label, named)} - met))
     ]
-    dropped = Counter(u.emotion for u in everything if u.emotion and plain_label(u.emotion) in drop)
-    everything = [u for u in everything if u.emotion not in dropped]
+    emotions = Counter(u.emotion or "" for u in everything)
+    everything = without_dropped(everything, recipe.labels.drop)
+    dropped = emotions - Counter(u.emotion or "" for u in everything)
     learned = [recipe.tasks.main, *(name for name in recipe.tasks.chosen if name != recipe.tasks.main)]
     tasks = {
         name: choose("task", name).fit(name, recipe.tasks.chosen[name], recipe, everything)

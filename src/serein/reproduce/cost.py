@@ -29,7 +29,7 @@ from serein.recipe import Lora, Recipe
 from serein.reproduce.reproduction import Request
 from serein.reproduce.table import Table
 from serein.reproduce.trials import is_finished, require_pretrained, row_recipe, take_data, trial_of
-from serein.tasks.task import keep_labelled
+from serein.tasks.task import keep_labelled, without_dropped
 from serein.training.stages import chosen_precision
 
 EFFICIENCY = 0.5  # fraction of a network's time that bare matrix products would take
@@ -173,8 +173,9 @@ class Estimator:
         parts = recipe.model_dump(mode="json", include={"labels", "protocol"})
         key = json.dumps([parts, main, recipe.tasks.chosen[main].model_dump(mode="json")])
         if key not in self._sizes:
-            task = choose("task", main).fit(main, recipe.tasks.chosen[main], recipe, list(self.utterances))
-            kept, _ = keep_labelled(self.utterances, task, recipe.labels.unknown_labels)
+            utterances = without_dropped(self.utterances, recipe.labels.drop)
+            task = choose("task", main).fit(main, recipe.tasks.chosen[main], recipe, utterances)
+            kept, _ = keep_labelled(utterances, task, recipe.labels.unknown_labels)
             folds = make_folds(kept, recipe.protocol, {}).folds
             self._sizes[key] = [(len(fold.train), len(fold.dev), len(fold.test)) for fold in folds]
         return self._sizes[key]

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from serein.data.dataset import Targets
-from serein.data.manifest import Utterance
+from serein.data.manifest import Utterance, plain_label
 from serein.data.protocols import speaker_key
 from serein.errors import ModelError, RecipeError
 from serein.metrics import NUMBER_SCORES
@@ -341,6 +341,12 @@ class Task(ABC):
         """
         known = f"has the fixed classes {', '.join(self.spec.classes)}" if self.spec.classes else "has no classes"
         raise ModelError(known, where="labels", remedy="Choose a model whose task is 'words'.")
+
+
+def without_dropped(utterances: Sequence[Utterance], drop: Sequence[str]) -> list[Utterance]:
+    """Return the utterances whose emotion is not among the labels that a recipe drops (`labels.drop`)."""
+    dropped = {plain_label(label) for label in drop}
+    return [u for u in utterances if u.emotion is None or plain_label(u.emotion) not in dropped]
 
 
 def keep_labelled(
