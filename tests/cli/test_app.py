@@ -42,6 +42,26 @@ def strangers(tmp_path: Path) -> Path:
     return path
 
 
+def test_an_interrupt_that_compiled_code_replaces_is_one() -> None:
+    """safetensors raises ValueError if a KeyboardInterrupt meets it in the middle of a tensor."""
+    script = """
+import signal, sys
+from serein import cli
+def replaced(**_):
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        pass
+    raise ValueError("could not determine the shape of a storage")
+sys.modules["serein.cli.app"].app = replaced
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment())
+    assert done.returncode == 130
+    assert done.stderr.startswith("error: interrupted from the keyboard. ")
+    assert done.stderr.count("\n") == 1
+
+
 # -- help ------------------------------------------------------------------------------------------------------------
 
 

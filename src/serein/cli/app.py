@@ -7,11 +7,13 @@ import io
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from serein.inference.sources import Source
 
 _STOPPED = 130
+_INTERRUPTED = "interrupted from the keyboard. Continue a run with --resume, and predict --out with the same command."
 # One group per line: use a model; deploy it; train and evaluate; data and the rest.
 ORDER = (
     *("predict", "models", "stream", "embed", "serve", "transcribe", "verify"),
@@ -97,14 +100,22 @@ def main() -> None:
     for before, given in pairwise(sys.argv):
         if not given.strip() or (given.startswith("--") and given.endswith("=")):
             _fail(f"{given.strip() or 'an argument'} is empty, after '{before}'. Give it a value, or leave it out.", 2)
+    is_interrupted = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal is_interrupted
+        is_interrupted = True
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         app(prog_name="serein")
     except SereinError as error:
         _fail(str(error))
     except SystemExit as stop:
         if stop.code == _STOPPED:  # typer's status of a keyboard interrupt
-            remedy = "Continue a run with --resume, and predict --out with the same command."
-            _fail(f"interrupted from the keyboard. {remedy}", _STOPPED)
+            _fail(_INTERRUPTED, _STOPPED)
         raise
     except BrokenPipeError:
         sys.stderr.close()
@@ -113,6 +124,10 @@ def main() -> None:
         _fail(f"{error.filename2 or error.filename}: is a folder. Name a file to write to.")
     except OSError as error:
         _fail(f"{error.filename2 or error.filename or 'system'}: {error.strerror or error}.")
+    except Exception:
+        if is_interrupted:  # compiled code may replace a KeyboardInterrupt by an error of its own
+            _fail(_INTERRUPTED, _STOPPED)
+        raise
 
 
 def _json_escapes(error: UnicodeError) -> tuple[str, int]:
