@@ -53,6 +53,7 @@ def replaced(**_):
     except KeyboardInterrupt:
         pass
     raise ValueError("could not determine the shape of a storage")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 sys.modules["serein.cli.app"].app = replaced
 cli.main()
 """
