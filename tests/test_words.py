@@ -53,11 +53,15 @@ PARTS = {
     "reliance": "calibration_errors",
     "neighboured": "knn",
     "admission": "concurrency limiter",
+    "tapped": "cached, layer",
+    "watched": "monitored",
 }
 # As a whole name of a class, function, parameter, field or key.
 NAMES = {
     "Answer": "Prediction",
     "Answers": "Predictions",
+    "answers": "predictions",
+    "TestSide": "TestSet",
     "Adaptation": "KnnAdaptation",
     "Body": "Encoder",
     "Centres": "CosineClassifier",

@@ -243,7 +243,7 @@ def test_labels_and_raters_labels_become_what_the_map_says() -> None:
     assert mapped.ratings == (Rating(labels=("anger", "calm"), rater="r"),)
     assert notes == [
         "1 labels 'Angry' became 'anger'",
-        "no utterance is labelled bored, sad, which the label map contains",
+        "no utterance is labelled sad, which the label map contains",
     ]
 
 

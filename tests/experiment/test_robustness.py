@@ -17,7 +17,7 @@ from serein.data.conditions import CONDITIONS, Condition, Surroundings
 from serein.data.manifest import Utterance
 from serein.errors import ManifestError, RecipeError, RunError
 from serein.evaluation.predictions import REJECTED, Prediction
-from serein.evaluation.robustness import CLEAN, score_answers, score_conditions
+from serein.evaluation.robustness import CLEAN, score_conditions, score_system_predictions
 from serein.experiment import robustness as changes
 from serein.experiment.robustness import changed_recordings, chosen_conditions
 
@@ -201,7 +201,7 @@ def test_answers_made_elsewhere(tiny_run: Path, speech: Path, tmp_path: Path, se
     for name in ("clean", "8-kHz"):
         arguments = ["--segments", "always", "-o", tmp_path / f"{name}.jsonl"]
         assert serein("predict", "--model", model, folder / f"{name}.jsonl", *arguments).status == 0
-    pairs = ["--answers", f"clean={tmp_path / 'clean.jsonl'}", "--answers", f"8 kHz={tmp_path / '8-kHz.jsonl'}"]
+    pairs = ["--predictions", f"clean={tmp_path / 'clean.jsonl'}", "--predictions", f"8 kHz={tmp_path / '8-kHz.jsonl'}"]
     elsewhere = json.loads(serein("robustness", *pairs, "--data", speech, "--json").out)
     here = json.loads(serein("robustness", model, "--data", speech, "--conditions", "8 kHz", "--json").out)
     assert elsewhere["conditions"] == here["conditions"]
@@ -211,19 +211,19 @@ def test_answers_made_elsewhere(tiny_run: Path, speech: Path, tmp_path: Path, se
 def test_other_systems_need_only_ids_and_labels(speech: Path, tmp_path: Path) -> None:
     utterances, path = manifest.read(speech), tmp_path / "a.jsonl"
     lines = [{"id": u.id, "label": u.emotion if u.emotion != "sad" else None} for u in utterances]
-    path.write_text("\n".join(map(json.dumps, lines)))
-    found = score_answers({CLEAN: path}, utterances)
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8-sig")
+    found = score_system_predictions({CLEAN: path}, utterances)
     assert (round(found[CLEAN].ua, 1), round(found[CLEAN].rejected, 1)) == (66.7, 33.3)
     assert found.classes == ("angry", "happy", "sad")
     path.write_text(json.dumps(lines[0]))
     with pytest.raises(RunError, match="8 of 9 utterances have no prediction, for example uma/happy"):
-        score_answers({CLEAN: path}, utterances)
+        score_system_predictions({CLEAN: path}, utterances)
     path.write_text('{"label": "sad"}')
     with pytest.raises(RunError, match="is not a prediction"):
-        score_answers({CLEAN: path}, utterances)
+        score_system_predictions({CLEAN: path}, utterances)
 
 
 def test_options_that_do_not_fit_are_named(speech: Path, serein: Call) -> None:
     assert "name a model" in serein("robustness", "--data", speech).err
-    assert "is not CONDITION=FILE" in serein("robustness", "--data", speech, "--answers", "clean").err
+    assert "is not CONDITION=FILE" in serein("robustness", "--data", speech, "--predictions", "clean").err
     assert "'.txt'" in serein("robustness", "default", "--data", speech, "-o", "r.txt").complaint

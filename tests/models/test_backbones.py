@@ -664,19 +664,28 @@ def test_a_hub_name_without_network_fails_at_once(tmp_path: Path, monkeypatch: p
     assert failure.value.where == "facebook/wav2vec2-base"
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def cached_offline(model: Any, cache: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Path:
+    """Put a model into the Hub's cache as `someone/tiny`, take the network away, and return the model's folder."""
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    place = cache / "models--someone--tiny"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(COMMIT)
+    save(model, place / "snapshots" / COMMIT, **settings)
+    return place
+
+
 def test_a_cached_hub_model_loads_without_network(
     wav2vec2: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
-    commit, place = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--someone--wav2vec2-tiny"
-    (place / "refs").mkdir(parents=True)
-    (place / "refs" / "main").write_text(commit)
-    save(wav2vec2, place / "snapshots" / commit)
-    backbone = HuggingFaceBackbone.from_source("someone/wav2vec2-tiny")
+    cached_offline(wav2vec2, tmp_path, monkeypatch)
+    backbone = HuggingFaceBackbone.from_source("someone/tiny")
     assert backbone.do_normalize
-    assert backbone.describe()["revision"] == commit
+    assert backbone.describe()["revision"] == COMMIT
     assert weights_hash(backbone.model) == weights_hash(wav2vec2)
 
 
@@ -685,18 +694,12 @@ def test_a_cached_hub_model_needs_the_settings_of_its_features(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unless the Hub has none, or the architecture alone determines them."""
-    hub = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
-    commit, place = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--someone--tiny"
-    (place / "refs").mkdir(parents=True)
-    (place / "refs" / "main").write_text(commit)
-    save(plain_model(*CASES[case]), place / "snapshots" / commit, do_normalize=None)
+    place = cached_offline(plain_model(*CASES[case]), tmp_path, monkeypatch, do_normalize=None)
     if case != "whisper":
         with pytest.raises(ModelError, match=r"preprocessor_config\.json, .* hf download someone/tiny preproc"):
             HuggingFaceBackbone.from_source("someone/tiny")
-        (place / ".no_exist" / commit).mkdir(parents=True)
-        (place / ".no_exist" / commit / "preprocessor_config.json").touch()  # what the Hub answered
+        (place / ".no_exist" / COMMIT).mkdir(parents=True)
+        (place / ".no_exist" / COMMIT / "preprocessor_config.json").touch()  # what the Hub answered
     assert not HuggingFaceBackbone.from_source("someone/tiny").do_normalize
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from serein import choices
 from serein import recipe as recipes
-from serein.data.protocols import TEST_SIDES
+from serein.data.protocols import TEST_SETS
 from serein.errors import RecipeError
 from serein.losses import LOSSES
 from serein.models.blocks import POOLINGS
@@ -92,7 +92,7 @@ def test_a_recipe_cannot_be_changed_by_hand() -> None:
     ("options", "field", "choices"),
     [
         (Optimizer, "name", OPTIMIZERS),
-        (Protocol, "name", TEST_SIDES),
+        (Protocol, "name", TEST_SETS),
     ],
 )
 def test_names_in_recipes_are_those_that_exist(options: type[Options], field: str, choices: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ from serein.models.model import assemble
 from serein.recipe import Category, Clips, FeatureCacheOptions, SpectrogramAugmentation
 from serein.training import feature_cache
 from serein.training.batches import encode_batch
-from serein.training.feature_cache import FeatureCache, StoredFeatures, num_fixed_layers, tapped_layers
+from serein.training.feature_cache import FeatureCache, StoredFeatures, cached_layers, num_fixed_layers
 from serein.training.module import StageModule
 from serein.training.stages import with_features
 
@@ -562,7 +562,7 @@ def test_what_is_kept_is_what_is_tapped(
     """Heads above an encoder tap the encoder."""
     experiment = prepared(tones, wav2vec2, changes)
     assert (
-        tapped_layers(
+        cached_layers(
             build.new_model(experiment.recipe, experiment_data.tasks_of(experiment, experiment.folds.folds[0]))
         )
         == expected
@@ -599,7 +599,7 @@ def test_an_encoder_of_ones_own_trains_from_the_cache(
     own, stage = {"encoder": {"name": "own-linear"}}, {"epochs": 1, "trainable": ["encoder", "heads"]}
     experiment = prepared(tones, wav2vec2, own)
     tasks = experiment_data.tasks_of(experiment, experiment.folds.folds[0])
-    assert tapped_layers(build.new_model(experiment.recipe, tasks)) == ("0", "1", "2", "last")
+    assert cached_layers(build.new_model(experiment.recipe, tasks)) == ("0", "1", "2", "last")
     plain, cached = (
         trained(
             prepared(tones, wav2vec2, own | {"feature_cache": {"dtype": dtype}}, **stage),

@@ -324,10 +324,10 @@ def robustness(
             show_default=False,
         ),
     ] = None,
-    answers: Annotated[
+    predictions: Annotated[
         list[str] | None,
         typer.Option(
-            "--answers",
+            "--predictions",
             metavar="CONDITION=FILE",
             help="Score another system's predictions (.jsonl) instead; may be repeated; one condition must be 'clean'.",
         ),
@@ -371,23 +371,23 @@ def robustness(
     Speech is detected in each recording first. Intervals are over speakers. Conditions whose recordings are not given
     are skipped and listed.
     """
-    pairs = [each.partition("=") for each in answers or ()]
+    pairs = [each.partition("=") for each in predictions or ()]
     names = None if conditions is None else [name.strip() for name in conditions.split(",") if name.strip()]
     if wrong := [name for name, sign, path in pairs if not (name and sign and path)]:
-        raise typer.BadParameter(f"'{wrong[0]}' is not CONDITION=FILE", param_hint="'--answers'")
+        raise typer.BadParameter(f"'{wrong[0]}' is not CONDITION=FILE", param_hint="'--predictions'")
     if len({name for name, _, _ in pairs}) < len(pairs):
-        raise typer.BadParameter("a condition is named twice", param_hint="'--answers'")
-    if model is not None and answers:
-        raise typer.BadParameter("name a model or another system's predictions, not both", param_hint="'--answers'")
-    if label_map is not None and (answers or write_audio is not None):
+        raise typer.BadParameter("a condition is named twice", param_hint="'--predictions'")
+    if model is not None and predictions:
+        raise typer.BadParameter("name a model or another system's predictions, not both", param_hint="'--predictions'")
+    if label_map is not None and (predictions or write_audio is not None):
         raise typer.BadParameter("labels are renamed only when a model is scored", param_hint="'--map'")
-    if model is None and not answers and write_audio is None:
-        raise typer.BadParameter("name a model, or use --answers or --write-audio", param_hint="'MODEL'")
+    if model is None and not predictions and write_audio is None:
+        raise typer.BadParameter("name a model, or use --predictions or --write-audio", param_hint="'MODEL'")
     from serein.corpora.prepare import read_label_map
     from serein.data import manifest
     from serein.data.files import require_suffix
     from serein.evaluation.plots import PICTURE_SUFFIXES, save_figure
-    from serein.evaluation.robustness import score_answers
+    from serein.evaluation.robustness import score_system_predictions
     from serein.experiment import robustness as changes
     from serein.progress import Bars
 
@@ -404,8 +404,8 @@ def robustness(
                 print(f"{name}: {path}", file=sys.stderr if as_json else sys.stdout)
             for name, reason in skipped.items():
                 print(f"skipped {name} for lack of {reason}", file=sys.stderr)
-        if answers:
-            found = score_answers({name: path for name, _, path in pairs}, manifest.read(data), classes)
+        if predictions:
+            found = score_system_predictions({name: path for name, _, path in pairs}, manifest.read(data), classes)
         elif model is not None:
             how["labels"] = read_label_map(label_map)
             how |= {"classes": classes, "allow_seen_speakers": allow_seen_speakers, "device": device}

@@ -17,7 +17,7 @@ from serein.corpora.corpus import Corpus
 from serein.corpora.tables import is_missing
 from serein.data import manifest
 from serein.data.check import audio_digests
-from serein.data.manifest import Utterance, plain_label
+from serein.data.manifest import Utterance, absent_labels, plain_label
 from serein.data.protocols import alike_speakers
 from serein.errors import AudioError, ManifestError, expected_one_of
 from serein.recipe import parse_yaml
@@ -111,16 +111,16 @@ def with_labels(utterances: Sequence[Utterance], labels: LabelMap) -> tuple[list
         )
         mapped.append(utterance.model_copy(update={"emotion": emotion, "ratings": ratings}))
     notes = [f"{count} labels '{old}' became {f'{new!r}' if new else 'none'}" for (old, new), count in changed.items()]
-    met: defaultdict[str, set[str]] = defaultdict(set)
+    of_corpus: defaultdict[str, list[Utterance]] = defaultdict(list)
     for utterance in utterances:
-        met[utterance.corpus or ""].update([plain_label(utterance.emotion)] if utterance.emotion else [])
-    if unmet := sorted(labels.of_all.keys() - set().union(*met.values())):
-        notes.append(f"no utterance is labelled {', '.join(unmet)}, which the label map contains")
-    if absent := sorted(labels.of_corpus.keys() - met.keys()):
-        notes.append(f"no utterance has the corpus {', '.join(absent)}, which the label map contains")
+        of_corpus[utterance.corpus or ""].append(utterance)
+    if absent := absent_labels(utterances, labels.of_all):
+        notes.append(f"no utterance is labelled {', '.join(absent)}, which the label map contains")
+    if unknown := sorted(labels.of_corpus.keys() - of_corpus.keys()):
+        notes.append(f"no utterance has the corpus {', '.join(unknown)}, which the label map contains")
     for corpus, own in labels.of_corpus.items():
-        if corpus in met and (unmet := sorted(own.keys() - met[corpus])):
-            notes.append(f"no utterance of {corpus} is labelled {', '.join(unmet)}, which the label map contains")
+        if corpus in of_corpus and (absent := absent_labels(of_corpus[corpus], own)):
+            notes.append(f"no utterance of {corpus} is labelled {', '.join(absent)}, which the label map contains")
     return mapped, notes
 
 

@@ -149,6 +149,13 @@ def plain_label(label: str) -> str:
     return " ".join(label.split()).casefold()
 
 
+def absent_labels(utterances: Sequence[Utterance], labels: Iterable[str]) -> list[str]:
+    """Return those of the labels that neither an utterance nor a rater uses, as `plain_label` writes them, sorted."""
+    used = {plain_label(u.emotion) for u in utterances if u.emotion}
+    used |= {plain_label(label) for u in utterances for rating in u.ratings for label in rating.labels}
+    return sorted({*map(plain_label, labels)} - used)
+
+
 def read(path: str | Path) -> list[Utterance]:
     """Read a manifest and make its audio paths absolute.
 

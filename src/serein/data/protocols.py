@@ -105,7 +105,7 @@ def natural(name: str) -> tuple[int, str]:
 
 # -- test sets: name, groups and ids of every fold --------------------------------------------------------------------
 
-TestSide = tuple[str, tuple[str, ...], frozenset[str]]
+TestSet = tuple[str, tuple[str, ...], frozenset[str]]
 _WHERE = "protocol.folds"
 _KINDS = {
     "speakers-out": "speaker",
@@ -115,7 +115,7 @@ _KINDS = {
 }
 
 
-def groups_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
+def groups_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSet]:
     """Test the groups (speakers, sessions or corpora) that the protocol names, or each group on its own."""
     kind = _KINDS[protocol.name]
     require_field(utterances, kind, f"protocol '{protocol.name}'")
@@ -152,10 +152,10 @@ def groups_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: 
             where="protocol",
             remedy="Rename one of them in the manifest.",
         )
-    return [_test_side(utterances, name, fold, group_of) for name, fold in zip(names, named, strict=True)]
+    return [_test_set(utterances, name, fold, group_of) for name, fold in zip(names, named, strict=True)]
 
 
-def speakers_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
+def speakers_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSet]:
     """Test the speakers that the protocol names, or distribute all over the folds, by gender and largest first.
 
     Each goes to the fold with the fewest speakers, then the fewest of this gender, then the fewest utterances.
@@ -178,19 +178,17 @@ def speakers_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates
             (len(hand), sum(gender[s] == gender[speaker] for s in hand), sum(size[s] for s in hand)) for hand in hands
         ]
         hands[counts.index(min(counts))].append(speaker)
-    return [_test_side(utterances, str(i), speakers, group_of) for i, speakers in enumerate(hands, start=1)]
+    return [_test_set(utterances, str(i), speakers, group_of) for i, speakers in enumerate(hands, start=1)]
 
 
-def _test_side(
+def _test_set(
     utterances: Sequence[Utterance], name: str, groups: Sequence[str], group_of: Callable[[Utterance], str]
-) -> TestSide:
+) -> TestSet:
     ids = frozenset(u.id for u in utterances if group_of(u) in groups)
     return name, tuple(sorted(groups, key=natural)), ids
 
 
-def official_split(
-    utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]
-) -> list[TestSide]:
+def official_split(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSet]:
     """Test the corpus's official test sets: `test`, `test2`, ..., each in its own fold."""
     require_field(utterances, "split", f"protocol '{protocol.name}'")
     splits = {u.split or "" for u in utterances}
@@ -211,10 +209,10 @@ def official_split(
             where="split",
             remedy="Set the field 'split' of every utterance to train, dev or test, or remove them.",
         )
-    return [_test_side(utterances, name, (name,), lambda u: u.split or "") for name in names]
+    return [_test_set(utterances, name, (name,), lambda u: u.split or "") for name in names]
 
 
-def random_folds(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
+def random_folds(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSet]:
     """Divide utterances at random, keeping those with the same audio together."""
     units = sorted({duplicates.get(u.id, u.id) for u in utterances})
     rng = np.random.default_rng(protocol.seed)
@@ -225,7 +223,7 @@ def random_folds(utterances: Sequence[Utterance], protocol: Protocol, duplicates
     ]
 
 
-def clips_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSide]:
+def clips_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSet]:
     """Test the ids that match the patterns of each fold; the others are used for training in every fold.
 
     Args:
@@ -284,7 +282,7 @@ def clips_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: M
 # The others divide by speaker, or by sessions of speakers.
 WITHOUT_SPEAKERS = ("random", "official", "corpora-out", "clips-out")
 
-TEST_SIDES: dict[str, Callable[[Sequence[Utterance], Protocol, Mapping[str, str]], list[TestSide]]] = {
+TEST_SETS: dict[str, Callable[[Sequence[Utterance], Protocol, Mapping[str, str]], list[TestSet]]] = {
     "speakers-out": speakers_out,
     "leave-one-speaker-out": groups_out,
     "sessions-out": groups_out,

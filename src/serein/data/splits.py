@@ -15,7 +15,7 @@ import numpy as np
 
 from serein.data.manifest import Utterance
 from serein.data.protocols import (
-    TEST_SIDES,
+    TEST_SETS,
     WITHOUT_SPEAKERS,
     genders_of,
     require_distinct_speakers,
@@ -162,7 +162,7 @@ def make_folds(
         require_field(utterances, "speaker", f"protocol '{protocol.name}'")
     if not protocol.shares_speakers:
         require_distinct_speakers(utterances)
-    tests = TEST_SIDES[protocol.name](utterances, protocol, duplicates or {})
+    tests = TEST_SETS[protocol.name](utterances, protocol, duplicates or {})
     following = [tested for _, _, tested in (*tests[1:], tests[0])]
     folds = []
     for (name, groups, tested), after in zip(tests, following, strict=True):

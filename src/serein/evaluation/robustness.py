@@ -195,7 +195,7 @@ class Robustness:
 
 
 def score_conditions(
-    answers: Mapping[str, Sequence[Prediction]],
+    predictions: Mapping[str, Sequence[Prediction]],
     classes: Sequence[str],
     *,
     model: str = "",
@@ -205,32 +205,32 @@ def score_conditions(
     """Score a system's predictions under each condition, and compare them with those for the unchanged recordings.
 
     Args:
-        answers: Condition -> a prediction for each clip; `clean` contains those for the unchanged recordings, for all
-            clips. `REJECTED` stands for a rejected clip.
+        predictions: Condition -> a prediction for each clip; `clean` contains those for the unchanged recordings, for
+            all clips. `REJECTED` stands for a rejected clip.
         classes: The classes that may be predicted.
 
     Raises:
         RunError: There is no `clean`, or a condition has a clip that `clean` lacks.
     """
-    if CLEAN not in answers:
+    if CLEAN not in predictions:
         raise RunError(
-            f"no predictions for the unchanged recordings; the conditions are: {', '.join(answers)}",
-            where="answers",
-            remedy=f"Add them as '{CLEAN}': --answers {CLEAN}=FILE.",
+            f"no predictions for the unchanged recordings; the conditions are: {', '.join(predictions)}",
+            where="predictions",
+            remedy=f"Add them as '{CLEAN}': --predictions {CLEAN}=FILE.",
         )
     names = [*classes, REJECTED]
-    clean = {p.id: p for p in answers[CLEAN]}
+    clean = {p.id: p for p in predictions[CLEAN]}
     scores, resampled = [], []
-    for name in (CLEAN, *(name for name in answers if name != CLEAN)):
-        own = list(answers[name])
+    for name in (CLEAN, *(name for name in predictions if name != CLEAN)):
+        own = list(predictions[name])
         if strange := [p.id for p in own if p.id not in clean]:
             raise RunError(f"'{CLEAN}' has no {strange[0]}", where=name, remedy="Predict the same recordings.")
         base = [clean[p.id] for p in own]
         # the share of equal predictions is the accuracy with the clean prediction as truth
         agreeing = [replace(p, truth=before.prediction) for p, before in zip(own, base, strict=True)]
         values, bounds = [], []
-        for predictions in (own, agreeing):
-            units = resampling_units(code(predictions, names))
+        for rows in (own, agreeing):
+            units = resampling_units(code(rows, names))
             values.append({key: 100 * float(mean_of_known(found)) for key, found in point_scores(units).items()})
             bounds.append(bootstrap_intervals(units, np.random.default_rng(0), classes=names)[0])
         found = paired_difference(own, base, names, rng=np.random.default_rng(0))["ua"]
@@ -257,7 +257,7 @@ def score_conditions(
     return Robustness(model, tuple(classes), resampled[0], tuple(scores), dict(skipped or {}), tuple(notes))
 
 
-def read_answers(path: str | Path, utterances: Sequence[Utterance]) -> list[Prediction]:
+def read_system_predictions(path: str | Path, utterances: Sequence[Utterance]) -> list[Prediction]:
     """Read the predictions of any system for the recordings of a manifest; truth and speakers come from the manifest.
 
     Args:
@@ -270,7 +270,7 @@ def read_answers(path: str | Path, utterances: Sequence[Utterance]) -> list[Pred
     """
     remedy = 'Write one JSON object per line, such as {"id": "a1", "prediction": "calm"}.'
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"cannot be read ({error})", where=path, remedy="Check the path.") from None
     rows: dict[str, tuple[str | None, dict[str, float] | None]] = {}
@@ -298,7 +298,7 @@ def read_answers(path: str | Path, utterances: Sequence[Utterance]) -> list[Pred
     ]
 
 
-def score_answers(
+def score_system_predictions(
     files: Mapping[str, str | Path],
     utterances: Sequence[Utterance],
     classes: Literal["model", "corpus"] = "model",
@@ -308,7 +308,7 @@ def score_answers(
     Utterances without an emotion, or with a class that no probabilities contain, are left out.
 
     Args:
-        files: Condition -> see `read_answers`; `clean` for the unchanged recordings.
+        files: Condition -> see `read_system_predictions`; `clean` for the unchanged recordings.
         classes: The classes that may be predicted: all of the system's, or only those of the utterances, chosen by the
             probabilities.
 
@@ -321,14 +321,14 @@ def score_answers(
         raise ManifestError(
             "no utterance has an emotion", where="--data", remedy="Specify the manifest of the recordings."
         )
-    answers = {name: read_answers(path, labelled) for name, path in files.items()}
-    everything = [p for own in answers.values() for p in own]
+    predictions = {name: read_system_predictions(path, labelled) for name, path in files.items()}
+    everything = [p for own in predictions.values() for p in own]
     known = {name for p in everything for name in p.probabilities or ()}
-    left_out = Counter(p.truth for p in answers.get(CLEAN, ()) if known and p.truth not in known)
-    answers = {name: [p for p in own if p.truth not in left_out] for name, own in answers.items()}
-    names = sorted({*class_names(p for own in answers.values() for p in own), *known} - {REJECTED})
+    left_out = Counter(p.truth for p in predictions.get(CLEAN, ()) if known and p.truth not in known)
+    predictions = {name: [p for p in own if p.truth not in left_out] for name, own in predictions.items()}
+    names = sorted({*class_names(p for own in predictions.values() for p in own), *known} - {REJECTED})
     if classes == "corpus":
-        names = list(classes_of_corpus(answers.get(CLEAN, ()), names, where="--data"))
-        answers = {name: among(own, names) for name, own in answers.items()}
+        names = list(classes_of_corpus(predictions.get(CLEAN, ()), names, where="--data"))
+        predictions = {name: among(own, names) for name, own in predictions.items()}
     notes = [f"Left out because the system has no such class: {count} {name}." for name, count in left_out.items()]
-    return score_conditions(answers, names, notes=notes)
+    return score_conditions(predictions, names, notes=notes)

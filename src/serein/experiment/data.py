@@ -13,7 +13,7 @@ import numpy as np
 from serein.choices import choose
 from serein.data import manifest
 from serein.data.dataset import Recordings, Targets, duplicates
-from serein.data.manifest import Utterance, plain_label
+from serein.data.manifest import Utterance, absent_labels, plain_label
 from serein.data.protocols import WITHOUT_SPEAKERS, require_distinct_speakers, speaker_key
 from serein.data.splits import (
     Fold,
@@ -114,12 +114,10 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
         if options is not None:
             choose("backbone", options.name).check(options)
     everything = manifest.read(manifest_path)
-    met = {plain_label(u.emotion) for u in everything if u.emotion}
-    met |= {plain_label(label) for u in everything for rating in u.ratings for label in rating.labels}
     label_notes = [
-        f"No utterance is labelled {', '.join(unmet)}, which labels.{key} contains."
-        for key, named in (("merge", recipe.labels.merge), ("drop", recipe.labels.drop))
-        if (unmet := sorted({*map(plain_label, named)} - met))
+        f"No utterance is labelled {', '.join(absent)}, which labels.{key} contains."
+        for key, labels in (("merge", recipe.labels.merge), ("drop", recipe.labels.drop))
+        if (absent := absent_labels(everything, labels))
     ]
     emotions = Counter(u.emotion or "" for u in everything)
     everything = without_dropped(everything, recipe.labels.drop)
@@ -285,8 +283,8 @@ def targets_of(experiment: Experiment, fold: Fold, tasks: Mapping[str, Task]) ->
                 where="stages",
                 remedy="Leave out that stage, or add utterances with one.",
             )
-        is_watched = stage.checkpoint == "best" or stage.patience is not None or stage.schedule.name == "plateau"
-        if is_watched and dev and not targets[first].is_known[dev].any():
+        is_monitored = stage.checkpoint == "best" or stage.patience is not None or stage.schedule.name == "plateau"
+        if is_monitored and dev and not targets[first].is_known[dev].any():
             raise RecipeError(
                 f"no dev utterance of fold {fold.name} has a target of '{first}', which stage '{stage.name}' monitors",
                 where="protocol.dev",

@@ -59,7 +59,7 @@ from serein.recipe import MAIN, Batches, Branch, SpectrogramAugmentation, Stage
 from serein.tasks.task import Task
 from serein.training.batches import encode_batch
 from serein.training.checkpointing import INITIAL_WEIGHTS, METRICS, WEIGHTS
-from serein.training.feature_cache import FeatureCache, only_backbone, tapped_layers
+from serein.training.feature_cache import FeatureCache, cached_layers, only_backbone
 from serein.training.module import monitored_score
 from serein.training.stages import TrainingData, chosen_precision, fit_backbones, stage_seed, train_stage
 
@@ -335,7 +335,7 @@ def ask_teacher(
     if own is None or not set(own.spec.classes) & set(classes):
         what = f"has none of the classes of '{task.name}': {', '.join(classes)}"
         raise ModelError(what, where=teacher, remedy="Name a teacher trained on them, or leave out 'distillation'.")
-    found = answers(experiment, checkpoint, own, positions, report=report, label=label)
+    found = teacher_probabilities(experiment, checkpoint, own, positions, report=report, label=label)
     known = own.spec.classes
     columns = np.array([list(known).index(name) if name in known else -1 for name in classes])
     probabilities = np.where(columns >= 0, found[:, columns], 0.0).astype(np.float32)
@@ -347,7 +347,7 @@ def ask_teacher(
 
 
 @torch.no_grad()
-def answers(
+def teacher_probabilities(
     experiment: Experiment, teacher: Checkpoint, task: Task, positions: list[int], *, report: Report, label: str
 ) -> NDArray[np.float32]:
     """Return the teacher's (clip, class) probabilities.
@@ -369,7 +369,7 @@ def answers(
         assert whole is not None
         return whole
     branches = model.branches_of(stage.tasks)
-    layers = tapped_layers(model, branches)
+    layers = cached_layers(model, branches)
     cache = FeatureCache(backbone, layers, recipe.feature_cache, chosen_precision("auto", device), device=device)
     dataset = ClipDataset(recordings, {}, clips, features=cache.of(recordings, clips, positions, report, label))
     durations_s = batch_durations(recordings, clips, is_training=False)

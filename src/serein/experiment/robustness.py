@@ -80,7 +80,7 @@ def robustness(
     """
     surroundings = Surroundings.read(Path(noises) if noises else None, Path(rooms) if rooms else None)
     chosen, skipped = chosen_conditions(conditions, surroundings)
-    answers: dict[str, list[Prediction]] = {CLEAN: [], **{name: [] for name in chosen}}
+    predictions: dict[str, list[Prediction]] = {CLEAN: [], **{name: [] for name in chosen}}
     notes: list[str] = []
     parts = tested_models(model, Path(data))
     for number, (part, only) in enumerate(parts[:max_clips]):
@@ -95,17 +95,17 @@ def robustness(
             share = max_clips // len(parts) + (number < max_clips % len(parts))
             utterances = evenly_spread(utterances, share)
         changed = changed_recordings(utterances, chosen, surroundings, seed)
-        failed = predict_changed(predictor, changed, answers, len(utterances), progress or (lambda *_: None))
+        failed = predict_changed(predictor, changed, predictions, len(utterances), progress or (lambda *_: None))
         notes += [note for note in (*left_out_notes, *failed) if note not in notes]
-    skipped |= {name: NEEDS[chosen[name].needs or ""] for name in chosen if not answers[name]}
-    answers = {name: own for name, own in answers.items() if own}
+    skipped |= {name: NEEDS[chosen[name].needs or ""] for name in chosen if not predictions[name]}
+    predictions = {name: own for name, own in predictions.items() if own}
     names = predictor.classes
     if classes == "corpus":
-        names = classes_of_corpus(answers[CLEAN], names, where=data)
-        answers = {name: among(own, names) for name, own in answers.items()}
+        names = classes_of_corpus(predictions[CLEAN], names, where=data)
+        predictions = {name: among(own, names) for name, own in predictions.items()}
         notes.append(f"Predictions are restricted to the classes of the corpus: {', '.join(names)}.")
     of = str(model) if parts[0][1] else predictor.identity["name"]
-    return score_conditions(answers, names, model=of, skipped=skipped, notes=notes)
+    return score_conditions(predictions, names, model=of, skipped=skipped, notes=notes)
 
 
 def tested_models(
@@ -135,11 +135,11 @@ def tested_models(
 def predict_changed(
     predictor: Predictor,
     recordings: Iterable[tuple[str, Utterance, Waveform]],
-    answers: Mapping[str, list[Prediction]],
+    predictions: Mapping[str, list[Prediction]],
     num_clips: int,
     report: Report,
 ) -> list[str]:
-    """Predict changed recordings, and add the predictions to `answers` under their conditions.
+    """Predict changed recordings, and add the predictions to `predictions` under their conditions.
 
     Returns:
         A note on how many could not be predicted; empty if all could.
@@ -155,13 +155,13 @@ def predict_changed(
             yield Upload(buffer.getvalue(), f"{utterance.id} ({name})")
 
     failed: list[AudioError] = []
-    total, detail = num_clips * len(answers), f"{num_clips} clips, {len(answers)} conditions"
+    total, detail = num_clips * len(predictions), f"{num_clips} clips, {len(predictions)} conditions"
     predicted = predictor.predict_files(uploads(), options=PredictOptions("always"), on_error="return")
     for number, outcome in enumerate(predicted):
         name, utterance = under[number]
         is_failed = isinstance(outcome, AudioError)
         failed += [outcome] if is_failed else []
-        answers[name].append(
+        predictions[name].append(
             Prediction.of(
                 utterance,
                 str(task.truth(utterance)),

@@ -37,7 +37,7 @@ BATCH_S = 60.0  # of audio in one batch; more would keep streams waiting
 _SMOOTHED = 0.9  # of the rate of work, from batch to batch
 
 Predict = Callable[[Sequence[Waveform]], list[ClipPrediction]]
-Answers = Future[list[ClipPrediction]]
+FuturePredictions = Future[list[ClipPrediction]]
 T = TypeVar("T")
 
 
@@ -49,7 +49,7 @@ class FullError(Exception):
 class _Job:
     waveforms: Sequence[Waveform]
     audio_s: float
-    result: Answers
+    result: FuturePredictions
 
 
 class Batcher:
@@ -85,7 +85,7 @@ class Batcher:
         with self._changed:
             return self.load * sum(job.audio_s for job in self.waiting)
 
-    def submit(self, waveforms: Sequence[Waveform]) -> Answers:
+    def submit(self, waveforms: Sequence[Waveform]) -> FuturePredictions:
         """Queue waveforms; a future that is cancelled before its turn costs nothing.
 
         Raises:

@@ -35,15 +35,15 @@ class StageProgress(lightning.Callback):
     Args:
         report: Receives the progress.
         label: Label of the progress, for instance "fold 2/6  seed 0  emotion".
-        watched: Name of the dev score to show.
+        monitored: Name of the dev score to show.
 
     Attributes:
         audio_s: Seconds of audio that the epoch has trained on so far.
         started: Start of the epoch on the monotonic clock.
     """
 
-    def __init__(self, report: Report, label: str, watched: str = "dev_ua") -> None:
-        self.report, self.label, self.watched = report, label, watched
+    def __init__(self, report: Report, label: str, monitored: str = "dev_ua") -> None:
+        self.report, self.label, self.monitored = report, label, monitored
         self.audio_s = 0.0
         self.started = self.reported = time.monotonic()
 
@@ -72,8 +72,8 @@ class StageProgress(lightning.Callback):
         rate = self.audio_s / max(time.monotonic() - self.started, 1e-6)
         metrics = trainer.callback_metrics
         loss = f"  loss {float(metrics['train_loss']):.3f}" if "train_loss" in metrics else ""
-        score = metrics.get(self.watched)
-        metric = metric_of(self.watched.removeprefix("dev_"))
+        score = metrics.get(self.monitored)
+        metric = metric_of(self.monitored.removeprefix("dev_"))
         dev = "" if score is None else f"  dev {metric.title} {metric.shown(float(score))}"
         epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
         return f"epoch {epoch}/{trainer.max_epochs}{loss}{dev}  {rate:.0f}x real time"
@@ -127,7 +127,7 @@ class CheckpointCallback(Checkpoint):
             )
         self.history.append(line)
         self.is_over = trainer.should_stop
-        monitor = self.progress.watched
+        monitor = self.progress.monitored
         score = line.get(monitor)
         sign = -1.0 if monitor == "dev_loss" else 1.0
         best = self.best.get(monitor, math.nan)  # any score is better than one that is not a number

@@ -72,7 +72,7 @@ def only_backbone(model: SpeechModel, stage: Stage) -> Backbone | None:
     return model.backbone_of(sources.pop()) if len(sources) == 1 else None
 
 
-def tapped_layers(model: SpeechModel, branches: Iterable[str] = (MAIN,)) -> tuple[str, ...]:
+def cached_layers(model: SpeechModel, branches: Iterable[str] = (MAIN,)) -> tuple[str, ...]:
     """Return the layers that are read from some branches' backbones: `last`, and numbers of hidden layers.
 
     An encoder without a `LayerSelection` may read any.

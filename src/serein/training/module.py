@@ -110,7 +110,7 @@ class StageModule(lightning.LightningModule):
         return self.model if self.averaged is None else self.averaged.module
 
     @property
-    def watched(self) -> str:
+    def monitored(self) -> str:
         """Name of the metric that selects the checkpoint and stops training."""
         return f"dev_{monitored_score(self.stage, next(iter(self.tasks.values())))}"
 
@@ -328,7 +328,7 @@ class StageModule(lightning.LightningModule):
             # Lightning would step it after writing the resume state, so on_validation_epoch_end does it
             return {
                 "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": plateau, "monitor": self.watched, "frequency": NEVER},
+                "lr_scheduler": {"scheduler": plateau, "monitor": self.monitored, "frequency": NEVER},
             }
         scheduler = build_scheduler(optimizer, schedule, self.num_steps)
         interval = "epoch" if schedule.name == "exponential" else "step"

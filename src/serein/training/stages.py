@@ -55,11 +55,11 @@ from serein.training.checkpointing import (
 from serein.training.feature_cache import (
     FeatureCache,
     StoredFeatures,
+    cached_layers,
     evaluating,
     num_fixed_layers,
     only_backbone,
     reads_means,
-    tapped_layers,
 )
 from serein.training.module import StageModule
 
@@ -215,12 +215,12 @@ def train_stage(
             data = with_features(model, stage, data, report, label)
         loaders = EpochLoaders(data, stage, seed, tasks)
         module = StageModule(model, tasks, stage, num_steps=loaders.num_steps(), seed=seed)
-        progress = StageProgress(report, label, module.watched)
+        progress = StageProgress(report, label, module.monitored)
         callbacks: list[lightning.Callback] = [CheckpointCallback(folder, stage.checkpoint, progress), progress]
         if stage.patience is not None:
             mode = "min" if stage.monitor == "loss" else "max"
             callbacks.append(
-                EarlyStopping(module.watched, mode=mode, patience=stage.patience, check_on_train_epoch_end=False)
+                EarlyStopping(module.monitored, mode=mode, patience=stage.patience, check_on_train_epoch_end=False)
             )
         resume = readable_state(folder)
         with warnings.catch_warnings():  # about workers, loggers and devices: meant for direct users of Lightning
@@ -257,7 +257,7 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
         return data
     if isinstance(backbone, LogMelBackbone):
         return with_bands(data, backbone, positions, report, label)
-    layers = tapped_layers(model, model.branches_of(stage.tasks, stage.use_fusion))
+    layers = cached_layers(model, model.branches_of(stage.tasks, stage.use_fusion))
     means = num_fixed == len(backbone.sizes) and reads_means(model, stage)
     if num_fixed < len(backbone.sizes):  # training continues from the highest of them
         if num_fixed == 1:  # only the input of the transformer layers: a hundred gigabytes would save little
