@@ -136,14 +136,18 @@ def test_speed_clipping_and_cuts() -> None:
     assert len(cut) == 8000
 
 
-def test_noises_are_the_recordings_of_a_folder_without_its_subfolders(tmp_path: Path) -> None:
+def test_noises_are_the_recordings_below_a_folder_except_the_rooms(tmp_path: Path) -> None:
     (tmp_path / "rooms").mkdir()
     for name, hz in (("b.AIFF", 200.0), ("a.wav", 100.0), ("rooms/c.wav", 300.0), (".d.wav", 400.0)):
         soundfile.write(tmp_path / name, sine(hz), SAMPLE_RATE_HZ, format="AIFF" if "AIFF" in name else "WAV")
-    noises = Surroundings.read(tmp_path).noises
-    assert len(noises) == 2
-    for noise, hz in zip(noises, (100.0, 200.0), strict=True):
-        np.testing.assert_allclose(noise, sine(hz), atol=1e-4)
+    found = Surroundings.read(tmp_path, tmp_path / "rooms")
+    for waveforms, hz in (
+        (found.noises, (100.0, 200.0)),
+        (found.rooms, (300.0,)),
+        (Surroundings.read(tmp_path).noises, (100.0, 200.0, 300.0)),
+    ):
+        for waveform, expected in zip(waveforms, hz, strict=True):
+            np.testing.assert_allclose(waveform, sine(expected), atol=1e-4)
     (tmp_path / "empty").mkdir()
     with pytest.raises(AudioError, match="empty: contains no recording"):
         Surroundings.read(rooms=tmp_path / "empty")

@@ -263,10 +263,14 @@ def corpus_augment(
     copies: Annotated[int, typer.Option(help="Copies of each utterance under other recording conditions.", min=0)] = 3,
     speeds: Annotated[int, typer.Option(help="Copies of each utterance at another speed and level only.", min=0)] = 0,
     noises: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Noise recordings.", show_default="only generated noise")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Noise recordings, also in subfolders.", show_default="only generated noise"
+        ),
     ] = None,
     rooms: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Room impulse responses.", show_default="no rooms")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Room impulse responses, also in subfolders.", show_default="no rooms"),
     ] = None,
     num_simulated_rooms: Annotated[
         int, typer.Option("--simulated-rooms", help="Number of rooms to simulate in addition.", min=0)

@@ -333,11 +333,16 @@ def robustness(
         ),
     ] = None,
     noises: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Noise recordings.", show_default="skip recorded noise")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Noise recordings, also in subfolders.", show_default="skip recorded noise"
+        ),
     ] = None,
     rooms: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Room impulse responses.", show_default="skip reverberation"),
+        typer.Option(
+            metavar="FOLDER", help="Room impulse responses, also in subfolders.", show_default="skip reverberation"
+        ),
     ] = None,
     conditions: Annotated[
         str | None, typer.Option(metavar="NAME,NAME", help="Conditions, or kinds of conditions.", show_default="all")

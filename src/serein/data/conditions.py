@@ -59,9 +59,10 @@ class Surroundings:
     def read(
         cls, noises: Path | None = None, rooms: Path | None = None, *, num_simulated_rooms: int = 0, seed: int = 0
     ) -> Surroundings:
-        """Read the recordings in two folders, without subfolders and hidden files, and simulate more rooms.
+        """Read the recordings in two folders and their subfolders, and simulate more rooms.
 
-        All are kept in memory, 230 MB for an hour.
+        If one folder contains the other, its recordings are those outside the other. All are kept in memory, 230 MB
+        for an hour.
 
         Raises:
             AudioError: A folder contains no recording.
@@ -72,20 +73,20 @@ class Surroundings:
         shortest, longest = math.log(SHORTEST_RT60_S), math.log(LONGEST_RT60_S)
         rt60s_s = np.exp(rng.uniform(shortest, longest, num_simulated_rooms))  # log-uniform
         simulated = (room_response(float(rt60_s), rng) for rt60_s in rt60s_s)
-        recorded = [_recordings(folder) for folder in (noises, rooms)]
+        recorded = [_recordings(noises, rooms), _recordings(rooms, noises)]
         what = repr(([[sha256(path) for path in paths] for paths in recorded], num_simulated_rooms, seed))
         noise, responses = (tuple(audio.load(path) for path in paths) for paths in recorded)
         return cls(noise, (*responses, *simulated), made_from=hashlib.sha256(what.encode()).hexdigest())
 
 
-def _recordings(folder: Path | None) -> list[Path]:
+def _recordings(folder: Path | None, other: Path | None) -> list[Path]:
     if folder is None:
         return []
-    paths = [path for path in audio.find(folder) if path.parent == folder]
+    folder = folder.resolve()
+    left_out = {other.resolve()} if other and folder in other.resolve().parents else set()
+    paths = [path for path in audio.find(folder) if left_out.isdisjoint(path.parents)]
     if not paths:
-        raise AudioError(
-            "contains no recording, except perhaps in subfolders", where=folder, remedy="Use another folder."
-        )
+        raise AudioError("contains no recording", where=folder, remedy="Use another folder.")
     return paths
 
 
