@@ -355,6 +355,7 @@ def test_no_file(tmp_path: Path) -> None:
         ),
         ({"stages": [{}, {"batch": {}}]}, "r.yaml: stages.1.batch: unknown key 'batch'. Did you mean 'batches'?"),
         ({"epochs": 3}, "r.yaml: epochs: unknown key 'epochs'. Did you mean 'stages.0.epochs'?"),
+        ({"stages": [{"gradient_checkpointing": True}]}, "Did you mean 'backbone.gradient_checkpointing'?"),
         ({"epoch_clips": 3}, "unknown key 'epoch_clips'. Did you mean 'stages.0.epoch_clips'?"),
         ({"tasks": {"emotion": {"epochs": 3}}}, "unknown key 'epochs'. Did you mean 'stages.0.epochs'?"),
         ({"pooling": "std"}, "unknown key 'pooling'. Did you mean 'tasks.emotion.pooling'?"),

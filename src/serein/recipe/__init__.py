@@ -172,7 +172,9 @@ def validate(values: Mapping[str, Any], *, where: str | Path) -> Recipe:
             known = {info.alias or name for part in _subclasses(Options) for name, info in part.model_fields.items()}
             alike = difflib.get_close_matches(key, sorted(known - {key}), n=20, cutoff=0.7)
             near = [name for name in alike if _is_key(name, location, values)][:1]
-            meant = [*near, *_paths_of(key, Recipe(name="any").model_dump(mode="json"))]
+            usual = [Recipe(name="any"), Recipe(name="any", backbone=HuggingFace(source="any"))]
+            paths = [path for each in usual for path in _paths_of(key, each.model_dump(mode="json"))]
+            meant = list(dict.fromkeys([*near, *paths]))
             what, remedy = f"unknown key '{key}'", f"Did you mean {' or '.join(map(repr, meant))}?" if meant else remedy
         elif problem["type"] == "missing":
             what, remedy = "a value is missing" if key.isdecimal() else f"the key '{key}' is missing", "Add it."
