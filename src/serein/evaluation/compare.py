@@ -7,21 +7,20 @@ import io
 import json
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from serein.data.files import require_suffix, write_text
 from serein.data.splits import NO_TEST_SET
 from serein.errors import RunError, expected_one_of
-from serein.evaluation.graded import measured_numbers
+from serein.evaluation.graded import Measured, measured_numbers, sum_units
 from serein.evaluation.intervals import (
     NUM_RESAMPLES,
-    SPEAKERS_UNKNOWN,
     Bounds,
     Units,
     require_same_utterances,
@@ -30,16 +29,15 @@ from serein.evaluation.intervals import (
 )
 from serein.evaluation.predictions import (
     Prediction,
-    SpeakerKey,
     class_names,
     code,
     has_test_set,
     missing_predictions,
-    numbered,
     read_predictions,
     read_run_predictions,
     read_specs,
     run_classes,
+    speakers_of,
 )
 from serein.evaluation.systems import distinct_labels
 from serein.evaluation.tables import markdown_table
@@ -197,11 +195,12 @@ def compare(
     truths = [{p.id: p.truth for p in rows if p.truth is not None} for rows in systems]
     for number in range(1, len(paths)):
         require_same_utterances(truths[0], truths[number], (labels[0], labels[number]), (paths[0], paths[number]))
-    speakers = {p.id: SpeakerKey(p.corpus, p.speaker) for rows in reversed(systems) for p in rows if p.speaker}
+    speakers = speakers_of(*systems)
     labelled = [[p for p in rows if p.truth is not None] for rows in systems]
     names = tuple(classes or class_names([p for rows in labelled for p in rows]))
     is_of_classes = score in SCORES_OF["classes"]
     coded = [code(rows, names, speakers) for rows in labelled] if is_of_classes else []
+    measured = [] if is_of_classes else [_measured(rows, numbers) for rows in labelled]
     num_seeds = [len({p.seed for p in rows}) for rows in labelled]
     factor = 100.0 if metric_of(score).is_per_cent else 1.0
     score_of: dict[int, float] = {}
@@ -212,7 +211,7 @@ def compare(
             units = resampling_units(coded[run], coded[baseline])
             exchanged = resampling_units(coded[run], coded[baseline], draw_speakers=True)
         else:
-            units = exchanged = _sum_units([labelled[run], labelled[baseline]], speakers, numbers)
+            units = exchanged = sum_units([measured[run], measured[baseline]], speakers)
         rng = np.random.default_rng(seed)
         difference = unit_differences(units, num_seeds[run], names, rng=rng)[score]
         if np.isnan(difference.a):
@@ -343,40 +342,12 @@ def read_comparable(
     return first.problem, first_classes, numbers, [predictions for _, _, predictions in systems]
 
 
-def _sum_units(
-    systems: Sequence[Sequence[Prediction]], speakers: Mapping[str, SpeakerKey], numbers: Sequence[str]
-) -> Units:
-    """Sum, over speakers, the terms that the scores of numbers or transcripts are computed from."""
-    from scipy.sparse import csr_array
-
-    kind: Literal["speakers", "utterances"] = "speakers"
-    if any(p.id not in speakers for p in systems[0]):
-        kind = "utterances"
-    number_of: dict[object, int] = {}
-    parts, scores = [], {"wer": word_error_rate}
-    for rows in systems:
-        keys = [speakers[p.id] if kind == "speakers" else p.id for p in rows]
-        unit = np.array([number_of.setdefault(key, len(number_of)) for key in keys], np.int64)
-        seeds, seed = numbered([p.seed for p in rows], sort_by=int)
-        if numbers:
-            measured = measured_numbers(rows, numbers)
-            columns, scores = measured.columns, dict(measured.scores)
-        else:
-            found = [word_errors(normalised(p.truth), normalised(p.prediction)) for p in rows]
-            columns = np.array([(each.errors, each.words) for each in found], float)
-        sums = np.zeros((len(number_of), len(seeds), columns.shape[1]))
-        np.add.at(sums, (unit, seed), columns)
-        parts.append(sums.reshape(len(number_of), -1))
-    num_runs = sum(len({p.seed for p in rows}) for rows in systems)
-    ones, note = np.ones(len(number_of), np.int64), None if kind == "speakers" else SPEAKERS_UNKNOWN
-    return Units(
-        kind,
-        csr_array(np.concatenate(parts, axis=1)),
-        num_runs,
-        ones,
-        lambda sums, of_all: {name: score(sums) for name, score in scores.items()},
-        note=note,
-    )
+def _measured(rows: Sequence[Prediction], numbers: Sequence[str]) -> Measured:
+    """Return the terms that the scores of numbers, or of transcripts, are computed from."""
+    if numbers:
+        return measured_numbers(rows, numbers)
+    found = [word_errors(normalised(p.truth), normalised(p.prediction)) for p in rows]
+    return Measured(rows, np.array([(each.errors, each.words) for each in found], float), {"wer": word_error_rate})
 
 
 def word_error_rate(sums: FloatArray) -> FloatArray:

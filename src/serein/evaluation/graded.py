@@ -11,27 +11,26 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serein import metrics
 from serein.data.manifest import Utterance, is_self_evaluation
 from serein.errors import RunError
 from serein.evaluation.intervals import (
-    FEWEST_UNITS,
-    NUM_RESAMPLES,
+    SPEAKERS_UNKNOWN,
     Bounds,
     Difference,
-    few_speakers_notes,
+    Units,
+    bootstrap_intervals,
     interval_text,
-    percentile_interval,
+    point_scores,
+    unit_differences,
 )
-from serein.evaluation.predictions import Prediction, SpeakerKey
+from serein.evaluation.predictions import Prediction, SpeakerKey, numbered, speakers_of
 from serein.metrics import FloatArray
-from serein.metrics.titles import METRICS, metric_of
+from serein.metrics.titles import METRICS
 
 Score = Callable[[FloatArray], FloatArray]  # (..., column) sums -> (...)
 NUM_MOMENTS = 7  # columns of `metrics.moments`
-_COUNTS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class GradedScore:
     """A score of a whole set, averaged over seeds.
 
     Attributes:
-        interval: 95 % bootstrap interval over speakers; `None` if there are too few.
+        interval: 95 % bootstrap interval over speakers; `None` if there are too few, or any speaker is unknown.
     """
 
     value: float
@@ -155,17 +154,12 @@ def graded_scores(measured: Measured) -> dict[str, GradedScore]:
         >>> round(found["ccc"].value, 3), round(found["pearson"].value, 3), found["mae"].value
         (0.588, 1.0, 1.5)
     """
-    units, sums = _unit_sums([measured])
-    points = {name: score(sums.sum(axis=0)) for name, score in measured.scores.items()}
-    bounds = (
-        dict.fromkeys(measured.scores, None)
-        if len(units) < FEWEST_UNITS
-        else {
-            name: percentile_interval(metrics.mean_of_known(values)) if np.isfinite(values).any() else None
-            for name, values in _resampled(sums, measured.scores).items()
-        }
-    )
-    return {name: GradedScore(float(metrics.mean_of_known(points[name])), bounds[name]) for name in measured.scores}
+    units = sum_units([measured], speakers_of(measured.rows))
+    points = point_scores(units)
+    bounds: dict[str, Bounds | None] = dict.fromkeys(points)
+    if units.kind == "speakers":
+        bounds, _ = bootstrap_intervals(units, np.random.default_rng(0))
+    return {name: GradedScore(float(metrics.mean_of_known(score)), bounds[name]) for name, score in points.items()}
 
 
 def graded_differences(a: Measured, b: Measured) -> dict[str, Difference]:
@@ -179,60 +173,38 @@ def graded_differences(a: Measured, b: Measured) -> dict[str, Difference]:
         differing = sorted(key for key in {**truths[0], **truths[1]} if truths[0].get(key) != truths[1].get(key))
         what = f"{len(differing)} utterances are not in both systems with the same truth: {', '.join(differing[:3])}"
         raise RunError(what, remedy="Compare two systems on the same utterances, evaluated with the same labels.")
-    units, sums = _unit_sums([a, b])
-    num_runs_a = len({p.seed for p in a.rows})
-    drawn, notes = f"{len(units)} speakers", few_speakers_notes(len(units))
-    resampled = None if len(units) < FEWEST_UNITS else _resampled(sums, a.scores)
-    if any(p.speaker is None for p in (*a.rows, *b.rows)):
-        drawn, notes = "unknown speakers", ["No interval: speakers are unknown."]
-    elif resampled is None:
-        notes = [f"No interval: {drawn}, but an interval needs at least {FEWEST_UNITS}."]
-    found = {}
-    for name, score in a.scores.items():
-        points = score(sums.sum(axis=0))
-        means = (metrics.mean_of_known(points[:num_runs_a]), metrics.mean_of_known(points[num_runs_a:]))
-        interval, improved = None, None
-        if resampled is not None and np.isfinite(resampled[name]).any():
-            parts = (resampled[name][:, :num_runs_a], resampled[name][:, num_runs_a:])
-            gains = metrics.mean_of_known(parts[0]) - metrics.mean_of_known(parts[1])
-            gains = gains[np.isfinite(gains)]  # a resample may lack every truth of a dimension
-            is_better = gains < 0 if metric_of(name).is_error else gains > 0
-            interval, improved = percentile_interval(gains), float(is_better.mean())
-        found[name] = Difference(float(means[0]), float(means[1]), interval, improved, drawn, tuple(notes))
-    return found
+    units = sum_units([a, b], speakers_of(a.rows, b.rows))
+    return unit_differences(units, len({p.seed for p in a.rows}), rng=np.random.default_rng(0))
 
 
-def _unit_sums(systems: Sequence[Measured]) -> tuple[tuple[str, ...], FloatArray]:
-    """Return the speakers, and (speaker, run, column) sums; a run is one seed of one system.
+def sum_units(systems: Sequence[Measured], speakers: Mapping[str, SpeakerKey]) -> Units:
+    """Group predictions into the units that the bootstrap draws: speakers, or utterances if any speaker is unknown.
 
-    If any speaker is unknown, there is one nameless unit of all utterances.
+    Args:
+        systems: One system, or several with predictions of the same utterances, whose runs are concatenated.
+        speakers: Speaker of each utterance, by id.
     """
-    keys = [[str(SpeakerKey(p.corpus, p.speaker or "")) for p in each.rows] for each in systems]
-    if any(p.speaker is None for each in systems for p in each.rows):
-        keys = [[""] * len(each) for each in keys]
-    units = tuple(sorted({key for each in keys for key in each}))
-    number = {key: place for place, key in enumerate(units)}
-    runs = [(place, seed) for place, each in enumerate(systems) for seed in sorted({p.seed for p in each.rows})]
-    sums = np.zeros((len(units), len(runs), systems[0].columns.shape[1]))
-    for place, each in enumerate(systems):
-        unit: NDArray[np.int64] = np.array([number[key] for key in keys[place]], np.int64)
-        run = np.array([runs.index((place, p.seed)) for p in each.rows], np.int64)
-        np.add.at(sums, (unit, run), each.columns)
-    return units, sums
+    from scipy.sparse import csr_array
 
-
-def _resampled(sums: FloatArray, scores: Mapping[str, Score]) -> dict[str, FloatArray]:
-    """Return each score of each run in each resample of the units, which is the same for all runs: (resample, run)."""
-    rng, num_units = np.random.default_rng(0), len(sums)
-    at_once = max(1, _COUNTS_AT_ONCE // num_units)
-    parts: dict[str, list[FloatArray]] = {name: [] for name in scores}
-    for start in range(0, NUM_RESAMPLES, at_once):
-        size = min(at_once, NUM_RESAMPLES - start)
-        counts = rng.multinomial(num_units, np.full(num_units, 1 / num_units), size=size).astype(float)
-        drawn = (counts @ sums.reshape(num_units, -1)).reshape(len(counts), *sums.shape[1:])
-        for name, score in scores.items():
-            parts[name].append(score(drawn))
-    return {name: np.concatenate(blocks) for name, blocks in parts.items()}
+    is_known = all(p.id in speakers for each in systems for p in each.rows)
+    keys = [[str(speakers[p.id]) if is_known else p.id for p in each.rows] for each in systems]
+    number_of = {key: number for number, key in enumerate(sorted({key for own in keys for key in own}))}
+    parts = []
+    for each, own in zip(systems, keys, strict=True):
+        unit = np.array([number_of[key] for key in own], np.int64)
+        seeds, seed = numbered([p.seed for p in each.rows], sort_by=int)
+        sums = np.zeros((len(number_of), len(seeds), each.columns.shape[1]))
+        np.add.at(sums, (unit, seed), each.columns)
+        parts.append(sums.reshape(len(number_of), -1))
+    scores = systems[0].scores
+    return Units(
+        "speakers" if is_known else "utterances",
+        csr_array(np.concatenate(parts, axis=1)),
+        sum(len({p.seed for p in each.rows}) for each in systems),
+        np.ones(len(number_of), np.int64),
+        lambda sums, of_all: {name: score(sums) for name, score in scores.items()},
+        note=None if is_known else SPEAKERS_UNKNOWN,
+    )
 
 
 def graded_rows(scores: Mapping[str, GradedScore]) -> list[tuple[str, str, str]]:

@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from serein.errors import RunError
-from serein.evaluation.predictions import CodedPredictions, Prediction, SpeakerKey, code
-from serein.metrics import SCORES, FloatArray, mean_of_known, ratio
+from serein.evaluation.predictions import CodedPredictions, Prediction, code, speakers_of
+from serein.metrics import FloatArray, mean_of_known, ratio
+from serein.metrics.titles import metric_of
 
 LEVEL = 0.95
 NUM_RESAMPLES = 2000
@@ -338,11 +339,13 @@ def bootstrap_intervals(
     """
     notes = [] if units.note is None else [units.note]
     if units.too_few:
-        return dict.fromkeys(SCORES), [*notes, f"No intervals: {units.too_few}."]
+        return dict.fromkeys(point_scores(units)), [*notes, f"No intervals: {units.too_few}."]
     resampled = resampled_scores(units, rng, num_resamples)
     notes += resampled.notes(units, classes)
     bounds: dict[str, Bounds | None] = {
-        name: None if units.why_not and name in MEANS_OF_CLASSES else percentile_interval(mean_of_known(values))
+        name: percentile_interval(mean_of_known(values))
+        if np.isfinite(values).any() and not (units.why_not and name in MEANS_OF_CLASSES)
+        else None
         for name, values in resampled.scores.items()
     }
     return bounds, notes
@@ -403,7 +406,7 @@ def paired_difference(
     """
     truth_a, truth_b = ({p.id: p.truth for p in system if p.truth is not None} for system in (a, b))
     require_same_utterances(truth_a, truth_b, ("the first system", "the second system"))
-    speakers = {p.id: SpeakerKey(p.corpus, p.speaker) for p in (*b, *a) if p.speaker is not None}
+    speakers = speakers_of(a, b)
     coded = code(a, classes, speakers), code(b, classes, speakers)
     return unit_differences(
         resampling_units(*coded), len(coded[0].seeds), classes, rng=rng, num_resamples=num_resamples
@@ -434,7 +437,8 @@ def unit_differences(
             gains = mean_of_known(values[:, :num_runs_a]) - mean_of_known(values[:, num_runs_a:])
             gains = gains[np.isfinite(gains)]  # a resample may lack every truth of a dimension
             if gains.size:
-                bounds, improved = percentile_interval(gains), float((gains > 0).mean())
+                is_better = gains < 0 if metric_of(name).is_error else gains > 0
+                bounds, improved = percentile_interval(gains), float(is_better.mean())
         own_notes = tuple(notes) if bounds is None else (*notes, *few)
         differences[name] = Difference(mean_a, mean_b, bounds, improved, drawn, own_notes)
     return differences

@@ -140,6 +140,11 @@ class SpeakerKey(NamedTuple):
         return self.speaker if self.corpus is None else f"{self.corpus}/{self.speaker}"
 
 
+def speakers_of(*systems: Iterable[Prediction]) -> dict[str, SpeakerKey]:
+    """Return the known speaker of each utterance; if systems name different ones, that of the first system."""
+    return {p.id: SpeakerKey(p.corpus, p.speaker) for rows in reversed(systems) for p in rows if p.speaker is not None}
+
+
 @dataclasses.dataclass(frozen=True)
 class CodedPredictions:
     """Labelled predictions as columns of numbers, one row each.
