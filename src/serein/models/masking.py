@@ -136,12 +136,18 @@ def weighted(
     scale: float = 1.0,
 ) -> torch.Tensor:
     """Return the same as `attend`, using plain matrix products."""
-    scores = (query * scale) @ key.transpose(2, 3)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    batch, heads, length, size = query.shape
+    query, key, value = (each.reshape(batch * heads, length, size) for each in (query, key, value))
+    if mask is None:
+        scores = (query * scale) @ key.transpose(1, 2)
+    else:
+        if mask.dtype == torch.bool:
+            mask = torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill_(~mask, -math.inf)
+        added = mask.to(query.dtype).expand(batch, heads, length, length).reshape(batch * heads, length, length)
+        scores = torch.baddbmm(added, query, key.transpose(1, 2), alpha=scale)
     weights = scores.softmax(dim=-1, dtype=scores.dtype)
     weights = drop(weights, dropout) if dropout > 0.0 else weights
-    return weights.to(value.dtype) @ value
+    return (weights.to(value.dtype) @ value).view(batch, heads, length, size)
 
 
 def attend_in_transformers(
