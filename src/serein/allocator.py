@@ -14,7 +14,7 @@ def keep_freed_memory() -> None:
     """Let this process keep freed memory, up to 2 GiB, for its next allocations.
 
     glibc returns large arrays to the system at once, and the system then fills the pages of the next batch with zeros
-    again, which takes a fifth of the time of a wav2vec 2.0 (docs/measurements.md, Speed). The commands and their
+    again, which takes a fifth of the time of a wav2vec 2.0 (docs/speed.md). The commands and their
     workers call this function; other programs may. With another C library, it does nothing.
 
     Example:
