@@ -77,6 +77,7 @@ def test_clips_without_a_speaker_are_left_out_of_folds_of_genders(tones: Path, t
     made = recipes.validate(genders, where="test")
     experiment = prepare(made, tmp_path / "some.jsonl", lambda *_: None)
     assert experiment.left_out == {"(no speaker)": 2}
+    assert not [note for note in experiment.folds.notes if "have only one class" in note]  # each has one
     assert {u.id for u in own[2:]} == {name for fold in experiment.folds.folds for name in fold.test}
     with pytest.raises(ManifestError, match="2 utterances have no speaker"):
         prepare(recipes.validate(TINY, where="test"), tmp_path / "some.jsonl", lambda *_: None)

@@ -154,7 +154,8 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
     if main.spec.problem == "classes" and not main.needs_shared_speakers:  # word vectors can find unseen classes too
         originals = [u for u in labelled if u.copy_of is None]
         labels = {u.id: str(label) for u in originals if (label := main.truth(u)) is not None}
-        speakers = {u.id: speaker_key(u).lstrip("/") for u in originals if u.speaker is not None and u.id in labels}
+        known = [u for u in originals if u.speaker is not None and u.id in labels]
+        speakers = {u.id: speaker_key(u).lstrip("/") for u in known if main.spec.field != "gender"}  # one by nature
         folds = replace(folds, notes=(*folds.notes, *class_notes(labels, speakers, folds.folds)))
     require_attributes(utterances, recipe.tasks.conditions, "known")
     for split in ("dev", "test"):
