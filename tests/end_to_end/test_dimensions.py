@@ -137,6 +137,7 @@ def test_a_number_alone(single: Path, data: Path, serein: Call) -> None:
     assert " %" not in card.partition("## Scores")[2].partition("##")[0]
     evaluated = json.loads(serein("evaluate", "--model", model, "--data", data, "--allow-seen-speakers", "--json").out)
     assert evaluated["tasks"]["arousal"]["interval"] is not None
+    assert any("SPEAKER-DEPENDENT" in note for note in evaluated["tasks"]["arousal"]["notes"])
     page = (single / "report.html").read_text()
     assert "dev CCC" in page
     prediction = public.load(model).predict(manifest.read(data)[0])

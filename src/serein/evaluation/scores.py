@@ -111,6 +111,7 @@ class TaskScore:
         others: Further scores by name, in the same unit or the task's own.
         intervals: Intervals of further scores, if they have any.
         scale: Description of a regression's numbers.
+        notes: Caveats for readers of the numbers.
     """
 
     task: str
@@ -123,6 +124,7 @@ class TaskScore:
     others: Mapping[str, float] = field(default_factory=dict)
     intervals: Mapping[str, Bounds | None] = field(default_factory=dict)
     scale: str = ""
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and numbers; `None` for a score that is not defined."""

@@ -217,12 +217,13 @@ def differences_table(differences: Mapping[str, Difference], titles: tuple[str, 
 
 
 def tasks_table(scores: Sequence[TaskScore]) -> Table:
-    """Return a table of the scores of other tasks, with the scales of their numbers below."""
+    """Return a table of the scores of other tasks, with the scales of their numbers and notes below."""
     from rich.table import Table
     from rich.text import Text
 
-    scales = [f"The numbers of {row.task} are on a scale of {row.scale}." for row in scores if row.scale]
-    table = Table(title="Tasks", caption=Text("\n".join(scales)) if scales else None, caption_justify="left")
+    lines = [f"The numbers of {row.task} are on a scale of {row.scale}." for row in scores if row.scale]
+    lines += [note for row in scores for note in row.notes]
+    table = Table(title="Tasks", caption=Text("\n".join(lines)) if lines else None, caption_justify="left")
     for title in ("task", "score", "pooled", "95 % interval", "clips", "evaluated after"):
         table.add_column(title, justify="left" if title in ("task", "score", "evaluated after") else "right")
     for row in scores:

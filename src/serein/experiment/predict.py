@@ -237,8 +237,8 @@ def evaluate(
 ) -> tuple[list[Prediction], Scores | list[TaskScore]]:
     """Predict and score a manifest.
 
-    Utterances whose class the model does not have are left out, as are changed copies; the notes of the scores count
-    them.
+    Utterances whose class the model does not have are left out, as are changed copies; the notes of the main task's
+    scores count them.
 
     Returns:
         The predictions of the main task, and its scores; if the main task has no classes, a list with its `TaskScore`
@@ -295,7 +295,8 @@ def evaluate(
         if name != checkpoint.task and name in specs and any(p.truth is not None for p in rows)
     ]
     if not checkpoint.tasks[checkpoint.task].spec.has_classes:
-        return predictions, [score_task(specs[checkpoint.task], predictions), *others]
+        main = replace(score_task(specs[checkpoint.task], predictions), notes=tuple(notes))
+        return predictions, [main, *others]
     names, brought = checkpoint.tasks[checkpoint.task].spec.classes, checkpoint.calibration
     if classes == "corpus":
         names = classes_of_corpus(predictions, names, where=data)
