@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -128,6 +129,27 @@ def test_memory_that_ends_on_the_way_back(train: Train, monkeypatch: pytest.Monk
     monkeypatch.setattr(CnnBlstmEncoder, "forward", forward)
     assert_close(whole, train("parts", batches={"max_clips": 4, "accumulate": 2}))
     assert len(kept) > 2
+
+
+def test_parts_draw_the_same_when_they_run_again(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout draws from torch's generator, SpecAugment of Transformers from NumPy's."""
+    drawn: list[tuple[float, float]] = []
+    scarce(monkeypatch, 2)
+    real = training_module.encode_batch
+
+    def encode(model: Any, batch: Batch, *arguments: Any, **options: Any) -> Any:
+        encoded = real(model, batch, *arguments, **options)  # raises if there is no memory
+        if model.training and len(batch.num_samples) > 1:
+            drawn.append((float(torch.rand([])), np.random.random()))  # noqa: NPY002
+        return encoded
+
+    monkeypatch.setattr(training_module, "encode_batch", encode)
+    train("parts", epochs=1, batches={"max_clips": 4})
+    assert len(drawn) == 12
+    assert [drawn[start : start + 2] for start in range(0, 12, 4)] == [
+        drawn[start : start + 2] for start in range(2, 12, 4)
+    ]
+    assert len(set(drawn)) == 6
 
 
 def test_gradients_of_tasks_that_do_not_fit_are_not_compared(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from serein.experiment import fold as folds
 from serein.experiment import run as runs
 from serein.training import checkpointing
 from serein.training.stages import TrainingData
+from training.test_feature_cache import killed_at_second_epoch, prepared, save_wav2vec2, trained
 
 CHANGING = ("metrics.jsonl", "environment.json", "report.html")  # hold times of day or durations
 
@@ -117,6 +118,19 @@ def test_draws_of_a_clip_hang_on_seed_epoch_and_name_alone(workers: int, tones: 
     assert len({int(seed) for _, seed in drawn.values()}) == 4
     again = dataset[(8, 0)]
     assert not np.array_equal(again.waveforms[0], drawn[0][0])  # another epoch, another place
+
+
+@pytest.mark.slow
+def test_masks_of_transformers_are_drawn_from_the_seed(tones: Path, tmp_path: Path) -> None:
+    """Its SpecAugment draws from NumPy's global state."""
+    masks = {"apply_spec_augment": True, "mask_time_prob": 0.5, "mask_time_length": 2}
+    backbone = {"name": "huggingface", "source": str(save_wav2vec2(tmp_path / "source")), "overrides": masks}
+    experiment = prepared(tones, tmp_path, {"backbone": backbone}, trainable=["transformer", "heads"], epochs=2)
+    metrics, weights = trained(experiment, tmp_path / "whole")
+    killed_at_second_epoch(experiment, tmp_path / "killed")
+    again = trained(experiment, tmp_path / "killed")
+    assert again[0] == metrics
+    assert all(torch.equal(again[1][name], weight) for name, weight in weights.items())
 
 
 # -- kills between files ---------------------------------------------------------------------------------------------

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -207,7 +205,6 @@ class Parts:
 
     def __init__(self, parts: Sequence[Batch], run: Callable[[Batch, int], Decoded], model: nn.Module) -> None:
         self.parts, self.run, self.model = parts, run, model
-        self.numpy_states: list[Any] = []  # before each part; SpecAugment draws from NumPy's state
         self.leaves: dict[str, HeadOutput] = {}
 
     def decode(self) -> Decoded:
@@ -216,7 +213,6 @@ class Parts:
         found = []
         with torch.no_grad():
             for number, part in enumerate(self.parts):
-                self.numpy_states.append(np.random.get_state())  # noqa: NPY002  (the library's own)
                 found.append(self.run(part, number))
             for buffer, before in buffers:
                 buffer.copy_(before)
@@ -237,7 +233,6 @@ class Parts:
         for number, part in enumerate(self.parts):
             rows = slice(start, start + len(part.num_samples))
             start = rows.stop
-            np.random.set_state(self.numpy_states[number])  # noqa: NPY002
             outputs, gradients = [], []
             for name, own in self.run(part, number).head_outputs.items():
                 leaf = self.leaves[name]

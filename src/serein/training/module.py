@@ -9,6 +9,7 @@ from itertools import combinations
 from typing import Any
 
 import lightning.pytorch as lightning
+import numpy as np
 import torch
 from torch import nn
 
@@ -163,12 +164,14 @@ class StageModule(lightning.LightningModule):
     def decode(self, batch: Batch, part: int | None = None) -> Decoded:
         """Return the heads' training outputs for the batch or a part of it, the same at every call.
 
-        Dropout is seeded per batch, because loaders also draw from torch's generator, and a resumed run creates more of
-        them.
+        The generators are seeded per batch, because loaders also draw from torch's, and a resumed run creates more of
+        them. Transformers draws the masks of SpecAugment from NumPy's.
         """
         name = f"dropout/{self._batch_index}/{self.global_rank}"
         name += "" if part is None else f"/{part} of {self.num_parts}"
-        torch.manual_seed(draw_seed(self.seed, self.current_epoch, name))
+        seed = draw_seed(self.seed, self.current_epoch, name)
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
         encoded = encode_batch(
             self.model, batch, self.stage.spectrogram_augmentation, self.branches, goes_on=self.goes_on
         )
