@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serein.data.files import is_leftover, lock, replacing_folder, try_lock
+from serein.data.files import is_leftover, link_or_copy, lock, replacing_folder, try_lock
 from serein.errors import RunError
 
 
@@ -53,6 +53,26 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "link").is_symlink()
     assert [path.name for path in (tmp_path / "real" / "folder").iterdir()] == ["a.txt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_a_disk_without_hard_links_gets_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_text("weights")
+    target.write_text("old")
+    link_or_copy(source, target)
+    assert target.samefile(source)
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    link_or_copy(source, tmp_path / "copy")
+    assert not (tmp_path / "copy").samefile(source)
+    assert sorted((path.name, path.read_text()) for path in tmp_path.iterdir()) == [
+        ("copy", "weights"),
+        ("source", "weights"),
+        ("target", "weights"),
+    ]
 
 
 def test_a_lock_is_held_until_its_file_is_closed(tmp_path: Path) -> None:

@@ -70,6 +70,11 @@ def test_every_file_and_no_other(tiny_run: Path) -> None:
     }
 
 
+def test_weights_of_the_last_stage_are_stored_once(tiny_run: Path) -> None:
+    unit = tiny_run / "fold-1" / "seed-0"
+    assert (unit / "model" / "model.safetensors").samefile(unit / "0-emotion" / "weights.safetensors")
+
+
 def test_recipe_reloads_equal(tiny_run: Path, tiny: Path) -> None:
     assert recipes.load(tiny_run / "recipe.yaml") == recipes.load(tiny)
 

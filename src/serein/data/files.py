@@ -68,6 +68,16 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` a hard link to a file, which takes no disk space, or a copy if the file system has no links."""
+    with replacing(target) as partial:
+        partial.unlink()
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
+
+
 def is_leftover(path: Path) -> bool:
     """Return whether a path is named like an incomplete file or folder, which a killed process leaves behind."""
     return re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.\w+)?", path.name) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import logging
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from serein.checkpoint import Calibration, Checkpoint, ModelOptions, Verificatio
 from serein.corpora import licence_of
 from serein.data import manifest
 from serein.data.dataset import BucketSampler, ClipDataset, Targets, TrainingConditions, batch_durations, collate
-from serein.data.files import replacing, sha256, write_text
+from serein.data.files import link_or_copy, replacing, sha256, write_text
 from serein.data.manifest import Utterance
 from serein.data.protocols import speaker_key, speaker_keys
 from serein.data.splits import Fold
@@ -148,7 +149,10 @@ def train_fold(
                     checkpoint.answered, key=lambda task: task != checkpoint.task
                 )  # the evaluated one first
                 text = card(recipe.name, [checkpoint.tasks[task] for task in answered], checkpoint.training)
-                checkpoints.save(folder / "model" if is_last else own / "model", checkpoint, text)
+                saved = folder / "model" if is_last else own / "model"
+                checkpoints.save(saved, checkpoint, text)
+                if filecmp.cmp(own / WEIGHTS, saved / "model.safetensors", shallow=False):
+                    link_or_copy(own / WEIGHTS, saved / "model.safetensors")
             wait_for_all()  # other processes read it
     model.eval()
     return checkpoint

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from serein.cache import keep_within_limit, mark_used
-from serein.data.files import replacing, replacing_folder, sha256, try_lock, write_text
+from serein.data.files import link_or_copy, replacing, replacing_folder, sha256, try_lock, write_text
 from serein.device import distributed_info, wait_for_all
 from serein.models.model import SpeechModel
 from serein.models.pretrained import weights_hash
@@ -186,12 +185,9 @@ def _take(model: SpeechModel, stage: Stage, entry: Path, folder: Path) -> None:
 
 
 def _publish(entry: Path, folder: Path, label: str, stage: Stage) -> None:
-    """Copy a finished stage to the shared folder, by hard links where possible, to save disk space."""
+    """Copy a finished stage to the shared folder."""
     with replacing_folder(entry) as partial:
-        try:
-            os.link(folder / WEIGHTS, partial / WEIGHTS)
-        except OSError:
-            shutil.copyfile(folder / WEIGHTS, partial / WEIGHTS)
+        link_or_copy(folder / WEIGHTS, partial / WEIGHTS)
         shutil.copyfile(folder / METRICS, partial / METRICS)
         description = {"trained_as": " ".join(label.split()), "stage": stage.model_dump(mode="json")}
         description |= {"weights_sha256": sha256(folder / WEIGHTS), "folder": str(folder.absolute())}
