@@ -14,7 +14,9 @@ import torch
 from safetensors.numpy import load_file
 
 from cli_fixtures import Call, environment, everything_in, write_recipe
+from serein import device as devices
 from serein.device import DistributedInfo, distributed_info
+from serein.errors import RunError
 from serein.evaluation.predictions import read_predictions
 from serein.experiment import run as runs
 
@@ -94,6 +96,8 @@ def test_predictions_that_two_processes_share_are_those_of_one(tones: Path, tmp_
     path = out / "fold-1" / "seed-0" / "predictions.jsonl"
     before, vectors = read_predictions(path), load_file(path.with_name("embeddings.safetensors"))["embeddings"]
     path.unlink()
+    facts = out / "environment.json"
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | {"processes": 2}))
     done = torchrun(tmp_path / "counts", "run", recipe, "--data", tones, "--out", out, "--resume", "--json")
     assert done.returncode == 0, done.stderr
     after = read_predictions(path)
@@ -103,6 +107,81 @@ def test_predictions_that_two_processes_share_are_those_of_one(tones: Path, tmp_
     np.testing.assert_allclose(load_file(path.with_name("embeddings.safetensors"))["embeddings"], vectors, atol=1e-5)
     assert (tmp_path / "counts" / "0").read_text().split() == ["3", "9"]
     assert (tmp_path / "counts" / "1").read_text().split() == ["3", "9"]
+
+
+DYING = """
+import os, sys
+from serein.training.module import StageModule
+def step(self, batch, index, real=StageModule.training_step):
+    if self.current_epoch == 1 and os.environ["RANK"] == "1" and "dies" in os.environ:
+        os._exit(9)
+    return real(self, batch, index)
+StageModule.training_step = step
+from serein.cli import main
+main()
+"""
+
+
+def two_processes(*arguments: object, **variables: str) -> list[tuple[int, str]]:
+    """Run serein in two processes that nobody watches; return the status and stderr of each."""
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "TORCHELASTIC_RUN_ID": "x", **variables}
+    common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", DYING, *map(str, arguments)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(RANK=rank, LOCAL_RANK=rank, **common),
+        )
+        for rank in "01"
+    ]
+    said = [process.communicate(timeout=600)[1] for process in started]
+    return [(process.returncode, text) for process, text in zip(started, said, strict=True)]
+
+
+@pytest.mark.slow
+def test_a_training_of_two_processes_resumes_with_two(tones: Path, tmp_path: Path, serein: Call) -> None:
+    recipe = write_recipe(tmp_path / "r.yaml", {"protocol": {"only": ["1"]}}, {"epochs": 3})
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    arguments = ("run", recipe, "--data", tones, "--out")
+    assert [status for status, _ in two_processes(*arguments, whole)] == [0, 0]
+    (status, said), other = two_processes(*arguments, out, dies="yes")
+    assert (status, other[0]) == (1, 9)
+    assert "Traceback" not in said
+    assert f"error: {out}: cannot reach the other processes (" in said
+    assert "continue with --resume and as many processes." in said
+    alone = serein(*arguments, out, "--resume").complaint
+    assert f"{out}: the number of processes that train together was 2, and is now 1. Start as many," in alone
+    assert [status for status, _ in two_processes(*arguments, out, "--resume")] == [0, 0]
+    name = Path("fold-1/seed-0")
+    timeless = [
+        [{key: value for key, value in line.items() if key not in ("seconds", "audio_s_per_s")} for line in lines]
+        for lines in (history(run / name / "0-emotion") for run in (whole, out))
+    ]
+    assert timeless[0] == timeless[1]
+    assert (out / name / "predictions.jsonl").read_text() == (whole / name / "predictions.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("said", "is_joined", "shown"),
+    [
+        (
+            "[/b/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:9: Connection reset by peer. This is typically",
+            True,
+            "out: cannot reach the other processes (Read error [127.0.0.1]:9: Connection reset by peer). If one",
+        ),
+        ("mat1 and mat2 shapes cannot be multiplied", True, None),
+        ("[/b/gloo/transport/tcp/pair.cc:537] Read error", False, None),
+    ],
+)
+def test_a_process_that_cannot_reach_the_others_says_so(
+    said: str, is_joined: bool, shown: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "is_joined", lambda: is_joined)
+    with pytest.raises(RuntimeError if shown is None else RunError) as caught, devices.peer_errors(Path("out")):
+        raise RuntimeError(said)
+    assert str(caught.value).startswith(shown or said)
 
 
 def history(stage: Path) -> list[dict[str, float]]:

@@ -29,7 +29,7 @@ from torch import distributed, nn
 from torch.nn import functional as F
 
 from serein.allocator import keep_freed_memory
-from serein.errors import ModelError, imported
+from serein.errors import ModelError, RunError, imported
 
 T = TypeVar("T")
 
@@ -128,6 +128,22 @@ def join_processes(*, uses_gpus: bool) -> None:
         torch.cuda.set_device(processes.local_rank)
     how: Any = {"rank": processes.rank, "world_size": processes.size, "timeout": timedelta(hours=1)}
     distributed.init_process_group("nccl" if uses_gpus else "gloo", **how)
+
+
+@contextmanager
+def peer_errors(where: Path) -> Iterator[None]:
+    """Raise RunError if this process no longer reaches the others that train with it, usually because one has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_joined() or not (isinstance(error, distributed.DistError) or "/gloo/" in str(error)):
+            raise
+        reason = re.sub(r"^\[\S+\] |\. .*", "", str(error).splitlines()[0])
+        raise RunError(
+            f"cannot reach the other processes ({reason})",
+            where=where,
+            remedy="If one of them was stopped, continue with --resume and as many processes.",
+        ) from None
 
 
 def is_joined() -> bool:

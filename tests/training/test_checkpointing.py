@@ -477,7 +477,7 @@ def test_two_cannot_work_in_one_folder(tiny_run: Path, tiny: Path, tones: Path, 
 @pytest.mark.parametrize(
     ("number", "status", "says"),
     [
-        (signal.SIGTERM, 128 + signal.SIGTERM, ""),
+        (signal.SIGTERM, -signal.SIGTERM, ""),
         (
             signal.SIGINT,
             128 + signal.SIGINT,

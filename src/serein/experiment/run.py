@@ -33,6 +33,7 @@ from serein.device import (
     join_processes,
     num_cores,
     own_device,
+    peer_errors,
     processor_name,
     without_interrupt,
     worker_context,
@@ -118,7 +119,7 @@ def run(
         )
     asked = [fold for fold in experiment.folds.folds if folds is None or fold.name in folds]
     asked_names = {name for fold in asked for name in (fold.name, experiment.fold_with_same_training(fold).name)}
-    with _locked(out):
+    with _locked(out), peer_errors(out):
         fold_runs = experiment.fold_runs()
         is_small = recipe.backbone.name == "logmel" and not on_gpu and distributed_info().size == 1
         suitable = min(num_cores(), 8) if is_small else 1  # small models train faster one per core
@@ -178,7 +179,7 @@ def train(
     join_processes(uses_gpus=own_device(device).type == "cuda")
     report = progress if progress is not None and distributed_info().is_first else (lambda *_: None)
     experiment = _startable(recipe, manifest_path, out, report, train_and_dev, is_resumed=resume, device=device)
-    with _locked(out):
+    with _locked(out), peer_errors(out):
         if distributed_info().is_first:
             _write_start(out, experiment, 1, started)
         train_fold(experiment, experiment.folds.folds[0], recipe.seeds[0], out, report, label=recipe.name)
@@ -215,6 +216,13 @@ def _startable(
         if read_json(out / "data.json").get("sha256") != manifest.digest(experiment.utterances):
             raise RunError(
                 "was started with different data", where=out, remedy="Use the same manifest, or a new --out."
+            )
+        size = distributed_info().size
+        if (earlier_size := read_json(out / "environment.json").get("processes", size)) != size:
+            raise RunError(
+                f"the number of processes that train together was {earlier_size}, and is now {size}",
+                where=out,
+                remedy="Start as many, since the batches depend on it, or name a new --out.",
             )
         places = [(fold.name, seed) for fold, seed in experiment.fold_runs()]
         require_same_origins(out, experiment.recipe, places)
@@ -299,6 +307,7 @@ def environment(jobs: int, started: float, device: str = "auto") -> dict[str, An
         "gpu": torch.cuda.get_device_name(own) if own.type == "cuda" else None,
         "num_threads": torch.get_num_threads(),
         "jobs": jobs,
+        "processes": distributed_info().size,
         "command": " ".join(["serein", *sys.argv[1:]]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
     }

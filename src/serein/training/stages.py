@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import signal
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from serein.data.augmentation import WaveformAugmenter
 from serein.data.dataset import (
@@ -229,6 +227,9 @@ def train_stage(
             for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
                 logging.getLogger(name).setLevel(logging.ERROR)
             trainer = build_trainer(model, stage, folder, callbacks, data.device)
+            # SIGTERM ends the process at once, as files are complete or absent. Lightning would exit with status 0, and
+            # first tell the other processes, of which one may have ended.
+            trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
             with _plainly(folder), compiled(model, enabled=stage.compile):
                 trainer.fit(module, datamodule=loaders, ckpt_path=resume, weights_only=True)
         if distributed_info().is_first:
@@ -399,11 +400,9 @@ def stage_seed(seed: int, fold: str, stage: str) -> int:
 
 @contextmanager
 def _plainly(folder: Path) -> Iterator[None]:
-    """Restore the original error if Lightning or a loader replaces a signal, keyboard interrupt or audio error."""
+    """Restore the original error if Lightning or a loader replaces a keyboard interrupt or audio error."""
     try:
         yield
-    except SIGTERMException:  # it would exit with status 0
-        raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit as stop:
         raise (KeyboardInterrupt if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
     except AudioError as error:  # from a loader's process: a traceback with the message in its last line
