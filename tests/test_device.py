@@ -108,6 +108,7 @@ def test_a_model_on_the_processor_stays_there_beside_a_gpu(
 
 def test_each_of_several_processes_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "device_of", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert devices.own_device("cuda") == torch.device("cuda")
     assert devices.own_device("cuda:1") == torch.device("cuda:1")
     for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
@@ -116,6 +117,9 @@ def test_each_of_several_processes_has_a_gpu(monkeypatch: pytest.MonkeyPatch) ->
     assert devices.own_device("cpu") == torch.device("cpu")
     with pytest.raises(ModelError, match=r"the GPU 'cuda:1' cannot be shared by processes\. Name auto or cuda"):
         devices.own_device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ModelError, match=r"process 2 on this machine has no GPU of its own; .*: 1\. Start one"):
+        devices.own_device("cuda")
 
 
 @pytest.mark.parametrize(("name", "is_pinned", "is_awaited"), [("cuda", True, False), ("mps", False, True)])

@@ -292,7 +292,14 @@ def own_device(name: str = "auto") -> torch.device:
     if device.index is not None:
         what, remedy = f"the GPU '{name}' cannot be shared by processes", "Name auto or cuda; each takes its own GPU."
         raise ModelError(what, where="--device", remedy=remedy)
-    return torch.device("cuda", distributed_info().local_rank)
+    number, num_gpus = distributed_info().local_rank, torch.cuda.device_count()
+    if number >= num_gpus:
+        raise ModelError(
+            f"process {number + 1} on this machine has no GPU of its own; the number of GPUs that it finds: {num_gpus}",
+            where="--device",
+            remedy="Start one process for each GPU; with SLURM, use --gpus-per-node, not --gpus-per-task.",
+        )
+    return torch.device("cuda", number)
 
 
 def computes_bfloat16(device: torch.device) -> bool:
