@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from serein.models.model import SpeechModel, assemble, new_backbone
 from serein.recipe import Recipe
 from serein.tasks.classes import ClassTask
 from serein.training import checkpointing, stages
+from serein.training import module as training_module
 from serein.training.module import StageModule
 from serein.training.stages import TrainingData, fit_backbones, train_stage
 
@@ -530,6 +532,21 @@ def test_a_batch_without_targets_of_a_task_is_no_error_for_processes(
     monkeypatch.setattr(stages.lightning, "Trainer", lambda **how: chosen.update(how))
     stages.build_trainer(model, recipe.stages[0], tmp_path, [], torch.device("cpu"))
     assert chosen["strategy"] == strategy
+
+
+def test_a_dev_batch_that_several_processes_have_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer batches than processes, some processes take the first one too."""
+    logged: dict[str, float] = {}
+    module = SimpleNamespace(
+        stage=SimpleNamespace(monitor="loss", schedule=SimpleNamespace(monitor=None, name="constant")),
+        _dev={},
+        _dev_losses={0: torch.tensor([4.0, 2.0])},  # of the batch that starts with clip 0: sum over clips, their number
+        log=lambda name, value, **_: logged.update({name: value}),
+    )
+    others = [{3: torch.tensor([1.0, 3.0])}, {0: torch.tensor([4.0, 2.0])}]
+    monkeypatch.setattr(training_module, "all_gather", lambda own: [own, *others] if own else [own])
+    StageModule.on_validation_epoch_end(module)  # type: ignore[arg-type]
+    assert logged == {"dev_loss": 1.0}
 
 
 def test_a_batch_script_of_slurm_trains_as_one_process(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

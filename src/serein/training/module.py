@@ -103,7 +103,7 @@ class StageModule(lightning.LightningModule):
         self._batch_index = 0
         self._parts: Parts | None = None
         self._dev: dict[str, list[DevOutputs]] = {}
-        self._dev_losses: list[torch.Tensor] = []  # (2,) sum over clips and their number, of each batch
+        self._dev_losses: dict[int, torch.Tensor] = {}  # a batch's first clip -> (2,) sum over clips and their number
 
     @property
     def eval_model(self) -> SpeechModel:
@@ -264,7 +264,8 @@ class StageModule(lightning.LightningModule):
                 if name == next(iter(self.tasks)) and "loss" in (self.stage.monitor, self.stage.schedule.monitor):
                     outputs = of_known(head_output.outputs, 1)
                     mean = _summed(self.tasks[name], truth, outputs).detach() / len(outputs)
-                    self._dev_losses.append(torch.stack([mean * len(truth), torch.ones_like(mean) * len(truth)]))
+                    total = torch.stack([mean * len(truth), torch.ones_like(mean) * len(truth)])
+                    self._dev_losses[int(batch.positions[0])] = total
                 kept = self.tasks[name].kept(truth, of_known(head_output.output))
                 self._dev.setdefault(name, []).append((batch.positions[known], truth.cpu(), kept.cpu()))
 
@@ -272,10 +273,10 @@ class StageModule(lightning.LightningModule):
         """Score the whole dev set, with the same result on every process."""
         loss = 0.0
         if "loss" in (self.stage.monitor, self.stage.schedule.monitor):
-            total = torch.stack(self._dev_losses or [torch.zeros(2, device=self.device)]).sum(dim=0)
+            own = {first: total.cpu() for first, total in self._dev_losses.items()}
             self._dev_losses.clear()
-            if self.trainer.world_size > 1:
-                torch.distributed.all_reduce(total)
+            batches = {first: total for each in all_gather(own) for first, total in each.items()}
+            total = torch.stack(list(batches.values()) or [torch.zeros(2)]).sum(dim=0)
             loss = float(total[0] / total[1].clamp_min(1.0))
             self.log("dev_loss", loss, rank_zero_only=False)
         of_processes = all_gather(self._dev)
