@@ -767,6 +767,17 @@ def test_training_that_diverges_says_so(ground: Ground, serein: Call) -> None:
     assert not list(ground.out.rglob("predictions.jsonl"))
 
 
+def test_training_that_diverges_in_its_last_step_says_so(ground: Ground, serein: Call) -> None:
+    """The loss is that of the batches before it."""
+    step = {"epochs": 1, "optimizer": {"learning_rate": 1e30}, "batches": {"max_clips": 64}}
+    outcome = serein(*run(ground, recipe=ground.changed(**step)))
+    assert outcome.status == 1
+    assert outcome.complaint.endswith(
+        "outputs are not finite numbers. Copy the model again, or train it with a lower learning rate."
+    )
+    assert not list(ground.out.rglob("*predictions.jsonl")) + list(ground.out.rglob("model.safetensors"))
+
+
 @pytest.mark.parametrize("part", ["train", "dev"])
 def test_recording_that_breaks_while_loaders_read_it(
     part: str,

@@ -78,7 +78,7 @@ def model_outputs(
         runtime: Runtime of the network; `None`: PyTorch, on the device of the weights.
 
     Raises:
-        ModelError: The model has no such embedding.
+        ModelError: The model has no such embedding, or its outputs are not finite numbers.
     """
     selection = embedding_selection(checkpoint, embedding)
     clips, most_samples = checkpoint.options.clips, int(checkpoint.options.inference.batch_s * SAMPLE_RATE_HZ)
@@ -119,7 +119,15 @@ def model_outputs(
             of_clip |= found
             if on_progress:
                 on_progress(len(of_clip), len(num_samples))
-    return _stacked([of_clip[position] for position in range(len(num_samples))])
+    outputs = _stacked([of_clip[position] for position in range(len(num_samples))])
+    values = [decoded.values for decoded in outputs.decoded.values() if decoded.values is not None]
+    if not all(np.isfinite(each).all() for each in (outputs.embeddings, *values)):
+        where, remedy = (
+            checkpoint.folder or checkpoint.task,
+            "Copy the model again, or train it with a lower learning rate.",
+        )
+        raise ModelError("its outputs are not finite numbers", where=where, remedy=remedy)
+    return outputs
 
 
 def recording_outputs(

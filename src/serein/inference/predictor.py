@@ -352,10 +352,6 @@ class Predictor:
             if is_small:
                 torch.set_num_threads(most)
         said = {name: checkpoint.tasks[name].predictions(decoded) for name, decoded in outputs.decoded.items()}
-        numbers = [n for own in said.values() for each in own for n in (each.confidence, each.value) if n is not None]
-        if not (np.isfinite(outputs.embeddings).all() and np.isfinite(numbers).all()):
-            remedy = "Copy the model again, or train it with a lower learning rate."
-            raise ModelError("its outputs are not finite numbers", where=checkpoint.folder or self.task, remedy=remedy)
         if checkpoint.calibration is not None:
             rows = np.array([list(each.probabilities.values()) for each in said[self.task]])
             calibrated = tempered(rows, checkpoint.calibration.temperature)
