@@ -20,7 +20,7 @@ from serein.evaluation.compare import compare, holm, word_error_rate
 from serein.evaluation.intervals import paired_difference, resampling_units
 from serein.evaluation.predictions import Prediction, code, write_predictions
 from serein.evaluation.task_scores import compare_runs
-from serein.metrics import concordance, mean_absolute_error, root_mean_square_error, unweighted_accuracy
+from serein.metrics import concordance, macro_f1, mean_absolute_error, root_mean_square_error, unweighted_accuracy
 from serein.tasks.task import TaskSpec
 
 CLASSES = ("angry", "calm", "sad")
@@ -121,6 +121,36 @@ def test_seeds_are_averaged_and_may_differ_in_number(files: Callable[..., list[P
     assert "Scores are means over seeds; seeds: a 2, b 1." in found.notes
 
 
+def mixed(first: list[Prediction], second: list[Prediction], speakers: Sequence[str]) -> list[Prediction]:
+    """Return the predictions of one run, with some speakers' from another."""
+    return [q if p.speaker in speakers else p for p, q in zip(first, second, strict=True)]
+
+
+def test_the_statistic_is_the_reported_difference_of_the_means_over_seeds(files: Callable[..., list[Path]]) -> None:
+    """Macro-F1 of pooled seeds is another number than their mean, here even of the other sign."""
+    guessing = [said(0.0, 4, draw=3)]
+    constant = [[replace(p, prediction=name, seed=n) for p in guessing[0]] for n, name in enumerate(CLASSES)]
+
+    def difference(speakers: Sequence[str]) -> float:
+        scores = [
+            [macro_f1([p.truth for p in rows], [p.prediction for p in rows]) for rows in pair]
+            for a in constant
+            for b in guessing
+            for pair in [(mixed(a, b, speakers), mixed(b, a, speakers))]
+        ]
+        return float(np.mean([a - b for a, b in scores]))
+
+    speakers = [f"s{n}" for n in range(4)]
+    chosen = [[s for n, s in enumerate(speakers) if number >> n & 1] for number in range(2**4)]
+    all_differences = np.abs([difference(each) for each in chosen])
+    (pair,) = compare(files(guessing[0], sum(constant, [])), score="macro_f1").pairs
+    assert pair.difference == pytest.approx(100 * difference([]))
+    assert pair.difference < 0
+    assert pair.p_value == np.mean(all_differences >= all_differences[0] - 1e-12)
+    (other,) = compare(files(sum(constant, []), guessing[0]), score="macro_f1").pairs
+    assert (other.difference, other.p_value) == (pytest.approx(-pair.difference), pair.p_value)
+
+
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
@@ -164,6 +194,14 @@ def test_unknown_speakers_exchange_utterances_and_that_is_said(files: Callable[.
     assert compare(files(said(0.5), b)).pairs[0].permuted == "6 speakers"  # one file that knows them is enough
 
 
+def test_more_units_than_a_float_has_exponents_are_exchanged() -> None:
+    a, b = ([replace(p, speaker=None) for p in said(skill, 120, draw)] for skill, draw in ((0.5, 1), (0.9, 2)))
+    units = resampling_units(code(b, CLASSES), code(a, CLASSES))
+    assert units.num_units == 1080
+    p_value, count, is_exact = comparing.permutation_test(units, 1, "ua", np.random.default_rng(0))
+    assert (p_value, count, is_exact) == (1 / 10_001, 10_000, False)
+
+
 def test_like_utterances_in_one_row_are_exchanged_one_by_one() -> None:
     a, b = ([replace(p, speaker=None) for p in said(skill, 1)] for skill in (0.4, 0.8))
     units = resampling_units(code(b, CLASSES), code(a, CLASSES))
@@ -200,6 +238,42 @@ def test_runs_of_numbers_are_compared_by_ccc_mae_and_rmse(tmp_path: Path) -> Non
     assert compare(runs).score == "ccc"
     with pytest.raises(RunError, match="'ua'"):
         compare(runs, score="ua")
+
+
+def test_files_have_the_task_of_the_score_or_of_the_runs_beside_them(
+    tmp_path: Path, files: Callable[..., list[Path]], serein: Call
+) -> None:
+    random = np.random.default_rng(0)
+    truth = random.integers(1, 6, (30, 2))
+    systems = []
+    for noise in (1.5, 0.3):
+        values = (truth + random.normal(0, noise, truth.shape)).round(3)
+        systems.append(
+            [Prediction(str(n), *(" ".join(map(str, each[n].tolist())) for each in (truth, values))) for n in range(30)]
+        )
+    one = [[replace(p, truth=p.truth.split()[0], prediction=p.prediction.split()[0]) for p in own] for own in systems]
+    paths = files(*one)
+    complaint = serein("compare", *paths).complaint
+    assert "a.jsonl: its labels do not look like classes, such as " in complaint
+    assert "Name the score of the task: --score ccc for numbers" in complaint
+    values = [[p.value for p in own] for own in one]
+    assert [run.score for run in compare(paths, score="ccc").runs] == pytest.approx(
+        [concordance(truth[:, 0], own) for own in values]
+    )
+    run = numbers_run(
+        tmp_path / "run", TaskSpec("arousal", "arousal", "regression"), [replace(p, fold="1") for p in one[0]]
+    )
+    assert compare([run, paths[1]]).score == "ccc"
+    paths = files(*systems)
+    own = [p.values[1] for p in systems[1]]
+    assert compare(paths, score="ccc 2").runs[1].score == pytest.approx(concordance(truth[:, 1], own))
+    sentences = [[Prediction(str(n), f"words {n}", f"words {n} {end}") for n in range(30)] for end in ("and", "or so")]
+    paths = files(*sentences)
+    assert [run.score for run in compare(paths, score="wer").runs] == [50, 100]
+    with pytest.raises(RunError, match="do not look like classes, .* wer for transcripts"):
+        compare(paths)
+    digits = [[replace(p, truth=str(n % 3), prediction=str(n % k)) for n, p in enumerate(one[0])] for k in (2, 3)]
+    assert compare(files(*digits)).score == "ua"
 
 
 def test_runs_of_several_dimensions_are_compared_by_their_mean_and_by_each(tmp_path: Path, serein: Call) -> None:

@@ -141,7 +141,8 @@ def compare(
         str | None,
         typer.Option(
             metavar="ua|wa|macro_f1|ccc|pearson|mae|rmse|wer",
-            help="Score to compare, one of those of the runs' task; for one of several dimensions: 'ccc valence'.",
+            help="Score to compare, one of those of the runs' task; for one of several dimensions: 'ccc valence'. "
+            "Prediction files of numbers or transcripts alone need it.",
             show_default="ua, ccc or wer",
         ),
     ] = None,

@@ -41,7 +41,7 @@ from serein.evaluation.predictions import (
 )
 from serein.evaluation.systems import distinct_labels
 from serein.evaluation.tables import markdown_table
-from serein.metrics import FloatArray, ratio
+from serein.metrics import FloatArray, mean_of_known, ratio
 from serein.metrics.titles import metric_of
 from serein.tasks.ctc import normalised, word_errors
 from serein.tasks.task import Problem, TaskSpec
@@ -49,7 +49,7 @@ from serein.tasks.task import Problem, TaskSpec
 NUM_PERMUTATIONS = 10_000
 _NUMBERS_AT_ONCE = 4_000_000
 # Kind of task -> its scores, the first by default.
-SCORES_OF = {
+SCORES_OF: dict[Problem, tuple[str, ...]] = {
     "classes": ("ua", "wa", "macro_f1"),
     "vector": ("ua", "wa", "macro_f1"),
     "regression": ("ccc", "pearson", "mae", "rmse"),
@@ -165,7 +165,10 @@ def compare(
     The difference has a bootstrap interval over speakers, and a p-value of a permutation test: if two runs are equally
     good for every speaker, they may exchange the predictions of any speakers. If there are 10,000 exchanges or fewer,
     all are made; otherwise 10,000 are drawn. The p-values of several pairs are corrected by Holm's method. Scores are
-    means over the seeds of a run; runs may have different numbers of seeds, and different folds.
+    means over the seeds of a run, and after an exchange means over all pairs of a seed of one run with one of the
+    other; runs may have different numbers of seeds, and different folds.
+
+    Prediction files have the task of the run folders that they are compared with; without any, that of `score`.
 
     Args:
         runs: Run folders, or prediction files of any system.
@@ -185,7 +188,7 @@ def compare(
         what = "a single run cannot be compared" if len(paths) < 2 else "a run is given twice"
         raise RunError(what, where=paths[0] if paths else None, remedy="Specify two or more runs, each once.")
     labels = distinct_labels(paths)
-    problem, classes, numbers, systems = read_comparable(paths, labels)
+    problem, classes, numbers, systems = read_comparable(paths, labels, score)
     score = SCORES_OF[problem][0] if score is None else score
     known = [*SCORES_OF[problem]]
     known += [f"{name} {number}" for name in SCORES_OF[problem] for number in numbers if len(numbers) > 1]
@@ -250,7 +253,10 @@ def compare(
 def permutation_test(units: Units, num_runs_a: int, score: str, rng: np.random.Generator) -> tuple[float, int, bool]:
     """Return the two-sided p-value of a score's difference between two systems that may exchange units.
 
-    A system's seeds are averaged first: the sums over units are, and so are UA and WA.
+    The statistic is the difference that is reported: the mean score over one system's runs minus that over the other's.
+    Units move between whole systems, so a unit that is exchanged is exchanged between every run of one and every run of
+    the other; the scores after an exchange are means over these pairs of runs. So the systems may have different
+    numbers of runs, and exchanging all units changes only the sign.
 
     Args:
         units: Units of both systems; the first `num_runs_a` runs are those of the first system.
@@ -261,27 +267,34 @@ def permutation_test(units: Units, num_runs_a: int, score: str, rng: np.random.G
         The p-value, the number of permutations, and whether these are all. Drawn permutations include the observed one
         (Phipson & Smyth 2010), so that p is never 0.
     """
-    num_numbers = units.sums.shape[1] // units.num_runs
-    runs = [units.sums[:, run * num_numbers : (run + 1) * num_numbers] for run in range(units.num_runs)]
-    first, second = (sum(own[1:], own[0]) / len(own) for own in (runs[:num_runs_a], runs[num_runs_a:]))
-    total_a, total_b = units.multiplicity @ first, units.multiplicity @ second
-    moved = (second - first).tocsr()
-    is_exact = 2.0**units.num_units <= NUM_PERMUTATIONS
+    is_exact = 2**units.num_units <= NUM_PERMUTATIONS
     num_permutations = 2**units.num_units if is_exact else NUM_PERMUTATIONS
-    if is_exact:
-        moved = moved[np.repeat(np.arange(len(units.multiplicity)), units.multiplicity)]
-    observed = abs(float(units.scores(total_a, None)[score] - units.scores(total_b, None)[score]))
+    if is_exact:  # a row for each unit
+        row = np.repeat(np.arange(len(units.multiplicity)), units.multiplicity)
+        units = replace(units, sums=units.sums[row], multiplicity=np.ones(len(row), np.int64))
+    total = units.totals(units.multiplicity[None].astype(float))
+
+    def differences(exchanged: FloatArray) -> FloatArray:
+        """Return the statistic, ``(permutations,)``, if so many units of each row are exchanged."""
+        moved = units.totals(exchanged)
+        kept = total - moved
+        pairs_a = kept[:, :num_runs_a, None] + moved[:, None, num_runs_a:]  # (permutation, run a, run b, number)
+        pairs_b = kept[:, None, num_runs_a:] + moved[:, :num_runs_a, None]
+        means = (units.scores(pairs, None)[score].reshape(len(exchanged), -1) for pairs in (pairs_a, pairs_b))
+        mean_a, mean_b = map(mean_of_known, means)
+        return mean_a - mean_b
+
+    observed = abs(float(differences(np.zeros((1, len(units.multiplicity))))[0]))
     num_as_large = 0
-    at_once = max(1, _NUMBERS_AT_ONCE // max(moved.shape))
+    num_pairs = num_runs_a * (units.num_runs - num_runs_a)
+    at_once = max(1, _NUMBERS_AT_ONCE // max(len(units.multiplicity), num_pairs * total.shape[-1]))
     for start in range(0, num_permutations, at_once):
         number = np.arange(start, min(start + at_once, num_permutations))
         if is_exact:  # bit by bit, whether a unit is exchanged
             exchanged = (number[:, None] >> np.arange(units.num_units)) & 1
         else:
             exchanged = rng.binomial(units.multiplicity, 0.5, size=(len(number), len(units.multiplicity)))
-        gain = exchanged.astype(float) @ moved
-        differences = units.scores(total_a + gain, None)[score] - units.scores(total_b - gain, None)[score]
-        num_as_large += int((np.abs(differences) >= observed - 1e-12).sum())
+        num_as_large += int((np.abs(differences(exchanged.astype(float))) >= observed - 1e-12).sum())
     p_value = num_as_large / num_permutations if is_exact else (num_as_large + 1) / (num_permutations + 1)
     return p_value, num_permutations, is_exact
 
@@ -303,20 +316,32 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def read_comparable(
-    paths: Sequence[Path], labels: Sequence[str]
+    paths: Sequence[Path], labels: Sequence[str], score: str | None = None
 ) -> tuple[Problem, tuple[str, ...] | None, tuple[str, ...], list[list[Prediction]]]:
     """Return the kind of task, classes if any, names of numbers, and the runs' test predictions without probabilities.
 
+    Args:
+        score: The requested score; it determines the task of prediction files if there is no run folder.
+
     Raises:
-        RunError: A run is unfinished, lacks utterances of a seed, or has another task or other labels than the first.
+        RunError: A run is unfinished, lacks utterances of a seed, or has another task or other labels than the first;
+            or prediction files without a requested score are not of classes.
     """
+    specs = {path: read_specs(path)[0] for path in paths if path.is_dir()}
+    files = {path: read_predictions(path, keep_probabilities=False) for path in paths if path not in specs}
+    kinds: list[Problem] = [kind for kind, scores in SCORES_OF.items() if (score or "").partition(" ")[0] in scores]
+    of_files = next(iter(specs.values()), TaskSpec("prediction", "emotion", kinds[0] if kinds else "classes"))
+    if not specs and of_files.problem == "regression":  # the numbers of a file have no names
+        num_values = max((len(p.values) for rows in files.values() for p in rows[:1]), default=1)
+        of_files = replace(of_files, dimensions=tuple(map(str, range(1, num_values + 1))) if num_values > 1 else ())
     systems: list[tuple[TaskSpec, tuple[str, ...] | None, list[Prediction]]] = []
     for path in paths:
-        if not path.is_dir():
-            spec = TaskSpec("emotion", "emotion", "classes")
-            systems.append((spec, None, read_predictions(path, keep_probabilities=False)))
+        if path in files:
+            if of_files.has_classes and score is None:
+                _require_classes(files[path], path)
+            systems.append((of_files, None, files[path]))
             continue
-        spec, classes = read_specs(path)[0], run_classes(path)
+        spec, classes = specs[path], run_classes(path)
         predictions = read_run_predictions(path, classes, keep_probabilities=False)
         if lacking := missing_predictions(path, predictions):
             raise RunError(lacking[0], where=path, remedy="Finish the run with --resume.")
@@ -340,6 +365,21 @@ def read_comparable(
             what = f"{len(lacking)} utterances lack a seed, such as '{lacking[0]}'"
             raise RunError(what, where=path, remedy="Predict every utterance with every seed.")
     return first.problem, first_classes, numbers, [predictions for _, _, predictions in systems]
+
+
+def _require_classes(predictions: Sequence[Prediction], where: Path) -> None:
+    """Raise RunError if the predictions are numbers with decimals, or more different texts than utterances."""
+    labels = {label for p in predictions for label in (p.truth, p.prediction) if label is not None}
+    try:
+        numbers = [float(part) for label in labels for part in label.split()]
+    except ValueError:
+        numbers = []
+    if not all(number.is_integer() for number in numbers) or len(labels) > len({p.id for p in predictions}):
+        raise RunError(
+            f"its labels do not look like classes, such as '{max(labels, key=len)}'",
+            where=where,
+            remedy="Name the score of the task: --score ccc for numbers, wer for transcripts, ua for classes.",
+        )
 
 
 def _measured(rows: Sequence[Prediction], numbers: Sequence[str]) -> Measured:
