@@ -19,6 +19,8 @@ from asr_models import write_ctc
 from cli_fixtures import Call, write_recipe, write_speech
 from serein import recipe as recipes
 from serein.data import manifest
+from serein.data.manifest import Utterance
+from serein.evaluation import verification
 from serein.evaluation.report import write_report
 from serein.evaluation.scores import Scores, score_run
 from serein.experiment import predict as predicting
@@ -118,6 +120,15 @@ def test_a_model_of_hundreds_of_voices_is_evaluated(model: Path, voices: Path, m
 
 
 # -- serein verify ---------------------------------------------------------------------------------------------------
+
+
+def test_more_pairs_than_can_be_printed_are_refused(
+    tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "MOST_TRIALS", 2)
+    manifest.write([Utterance(id=str(n), audio="a.wav") for n in range(3)], tmp_path / "m.jsonl")
+    outcome = serein("verify", tmp_path / "m.jsonl", "-m", tmp_path)
+    assert (outcome.status, "3 recordings are 3 pairs, more than 2; use --score" in outcome.err) == (2, True)
 
 
 def test_two_clips_of_one_voice_and_of_two(model: Path, clips: dict[str, Path], serein: Call) -> None:

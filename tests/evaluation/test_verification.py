@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import combinations
 
 import numpy as np
@@ -38,6 +39,18 @@ def test_pairs_are_of_two_clips_once_each_and_told_rightly(speakers: list[int], 
     assert found.num_possible == num_possible
     assert all(first < second for first, second in pairs)
     assert found.is_same.tolist() == [speakers[first] == speakers[second] for first, second in pairs]
+
+
+@pytest.mark.parametrize("num_others", [20, 3000])
+def test_memory_grows_with_the_clips_not_with_their_pairs(num_others: int) -> None:
+    """Nine million pairs or 18 would take 144 or 288 MB as two columns of numbers."""
+    speakers = [0] * 6000 + [1] * num_others
+    tracemalloc.start()
+    found = trials(speakers, drawn_by(0), most=100_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found.first) == 100_000
+    assert peak < 50e6
 
 
 def test_few_same_pairs_are_all_there_when_others_are_drawn() -> None:

@@ -129,13 +129,18 @@ def verify(
     """
     from rich.table import Table
 
-    from serein.evaluation.verification import speaker_pairs
+    from serein.evaluation.verification import MOST_TRIALS, speaker_pairs
     from serein.inference.predictor import load
     from serein.inference.sources import utterance_of
 
     files, num_absent = recordings_in(sources)
     if len(files) < 2:
         raise typer.BadParameter("name at least two recordings", param_hint="'FILE|FOLDER|MANIFEST...'")
+    if not is_scored and (num_pairs := len(files) * (len(files) - 1) // 2) > MOST_TRIALS:
+        what = (
+            f"{len(files):,} recordings are {num_pairs:,} pairs, more than {MOST_TRIALS:,}; use --score or serein embed"
+        )
+        raise typer.BadParameter(what, param_hint="'FILE|FOLDER|MANIFEST...'")
     predictor = load(model, device, backbone=backbone)
     checkpoint = predictor.checkpoint
     embedded, num_failed = _embed(predictor, files, "speaker", segments)

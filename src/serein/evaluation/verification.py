@@ -86,20 +86,25 @@ def trials(speakers: Sequence[Hashable], rng: np.random.Generator, most: int = M
     if num_possible <= most:
         first, second = np.triu_indices(num_clips, k=1)
         return Trials(first, second, number[first] == number[second], num_possible)
-    of_one_speaker = [np.zeros((0, 2), np.int64)]
-    for speaker in range(len(names)):
-        clips = np.flatnonzero(number == speaker)
-        of_one_speaker.append(np.stack([clips[index] for index in np.triu_indices(len(clips), k=1)], axis=1))
-    same = np.concatenate(of_one_speaker)
-    num_different = num_possible - len(same)
-    num_same = min(len(same), max(most // 2, most - num_different))
-    if num_same < len(same):
-        same = same[np.sort(rng.choice(len(same), num_same, replace=False))]
+    clips = np.argsort(number, kind="stable")  # grouped by speaker; all pairs would take far too much memory
+    num_later = np.cumsum(np.bincount(number))[number[clips]] - np.arange(num_clips) - 1  # of the same speaker
+    num_until = np.cumsum(num_later)
+    num_all_same = int(num_until[-1])
+    num_different = num_possible - num_all_same
+    num_same = min(num_all_same, max(most // 2, most - num_different))
+    pair = np.arange(num_same)
+    if num_same < num_all_same:
+        pair = np.sort(rng.choice(num_all_same, num_same, replace=False))
+    one = np.searchsorted(num_until, pair, side="right")
+    same = np.stack([clips[one], clips[one + num_later[one] - (num_until[one] - 1 - pair)]], axis=1)
     count = min(most - num_same, num_different)
     if count > num_different // 2:  # drawing until the last ones turn up would take long
-        sides = np.stack(np.triu_indices(num_clips, k=1), axis=1)
-        sides = sides[number[sides[:, 0]] != number[sides[:, 1]]]
-        different = sides[np.sort(rng.choice(num_different, count, replace=False))]
+        every = [np.zeros(0, np.int64)]
+        for speaker in range(len(names)):
+            own, others = np.flatnonzero(number == speaker)[:, None], np.flatnonzero(number > speaker)
+            every.append((np.minimum(own, others) * num_clips + np.maximum(own, others)).reshape(-1))
+        chosen = np.sort(rng.choice(num_different, count, replace=False))
+        different = np.stack(np.divmod(np.sort(np.concatenate(every))[chosen], num_clips), axis=1)
     else:
         codes = np.zeros(0, np.int64)
         while len(codes) < count:
