@@ -13,7 +13,7 @@ from serein import recipe as recipes
 from serein.data import manifest
 from serein.evaluation.predictions import REJECTED, Prediction, adapted
 from serein.experiment import cross_corpus
-from serein.experiment.cross_corpus import OTHERS, cell_of
+from serein.experiment.cross_corpus import OTHERS, CrossCorpus, cell_of
 
 QUICK = {"epochs": 1}
 
@@ -48,6 +48,8 @@ def test_cells_by_hand() -> None:
     assert (cell.model.pooled["ua"], cell.corpus.pooled["ua"], cell.num_left_out) == (50.0, 100.0, 1)
     assert cell.corpus.classes == ("sad", "calm")
     assert cell.text("model", 3) == "50.0 (2 classes)"
+    assert cell.text("corpus", 3) == "100.0 (2 classes, chance 50.0)"
+    assert cell.to_json()["corpus_classes"]["chance"] == 50.0
     assert cell_of("a", "b", [], 3).text("corpus", 3) == "–"
 
 
@@ -68,6 +70,41 @@ def test_an_adapted_model_predicts_all_classes_alike() -> None:
         assert np.mean([each["sad"] for each in own if each]) == pytest.approx(0.5, abs=0.02)
     rejected = Prediction("x", "sad", REJECTED, seed=1)
     assert adapted([*rows, rejected], ("sad", "calm"))[-1] is rejected
+
+
+def test_remarks_state_what_each_corpus_resamples_and_its_caveats() -> None:
+    def rows(speakers: str | None) -> list[Prediction]:
+        return [
+            Prediction(str(n), truth, "calm", {"calm": 0.6, "sad": 0.4}, speaker=speakers and f"{speakers}{n % 4}")
+            for n, truth in enumerate(["calm", "sad"] * 8)
+        ]
+
+    tested = {"a": rows("s"), "b": rows(None)}
+    cells = tuple(cell_of(row, name, own, 16) for row in (*tested, OTHERS) for name, own in tested.items())
+    first, _, *others = CrossCorpus(dict.fromkeys(tested, ("calm", "sad")), cells, ("own",)).remarks
+    assert first == "Per cent; 95 % intervals resample 4 speakers of a, 16 utterances of b."
+    assert "a: Only 4 speakers: a bootstrap interval over so few is too narrow." in others
+    assert others[-1].startswith("b: Speakers are unknown")
+    assert others.count(others[-1]) == 1
+
+
+def test_corpora_whose_names_differ_in_signs_have_folders_of_their_own(tmp_path: Path) -> None:
+    names = ("my corpus", "my-corpus", "My corpus", "all")
+    utterances = [
+        u.model_copy(update={"corpus": name, "id": f"{name}/{u.id}"})
+        for name in names
+        for u in write_corpus(tmp_path / "recordings", clips=1)
+    ]
+    recipe = recipes.load(write_recipe(tmp_path / "r.yaml", {"protocol": {"dev": "none"}}, QUICK))
+    folders = {name: each.folder for name, each in cross_corpus._corpora(utterances, recipe).items()}
+    assert folders == {
+        "all": "all-2",
+        "My corpus": "My-corpus",
+        "my corpus": "my-corpus-2",
+        "my-corpus": "my-corpus-2-2",
+    }
+    backwards = cross_corpus._corpora(utterances[::-1], recipe)
+    assert {name: each.folder for name, each in backwards.items()} == folders
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from serein.data.files import write_text
 from serein.data.manifest import Utterance
 from serein.data.splits import make_folds
 from serein.errors import LeakError, ManifestError, RecipeError, RunError
-from serein.evaluation.intervals import interval_text
+from serein.evaluation.intervals import few_speakers_notes, interval_text
 from serein.evaluation.plots import INK, MUTED, PAGE_WIDTH_IN, new_figure, save_figure
 from serein.evaluation.predictions import (
     Prediction,
@@ -82,12 +82,13 @@ class Cell:
         return {"corpus": self.corpus, "adapted": self.adapted, "model": self.model}[choice]
 
     def text(self, choice: Choice, num_classes: int) -> str:
-        """Return UA and its interval, with the number of tested classes if the corpus has more."""
+        """Return UA and its interval; if the corpus has more classes, the number of tested ones and chance for them."""
         if (scores := self.scores(choice)) is None:
             return "–"
         text = f"{scores.pooled['ua']:.1f} {interval_text(scores.intervals['ua'])}".rstrip()
         tested = sum(each.support > 0 for each in scores.by_class)
-        return text if tested == num_classes else f"{text} ({tested} classes)"
+        chance = "" if choice == "model" else f", chance {100 / tested:.1f}"
+        return text if tested == num_classes else f"{text} ({tested} classes{chance})"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; scores in per cent."""
@@ -103,10 +104,12 @@ class Cell:
         ):
             content[name] = scores and {
                 "classes": list(scores.classes),
+                "chance": 100 / len(scores.classes),
                 **{key: scores.pooled[key] for key in SCORE_TITLES},
                 "intervals": {key: bounds and list(bounds) for key, bounds in scores.intervals.items()},
                 "resampled": scores.resampled,
                 "num_utterances": scores.num_utterances,
+                "notes": list(scores.notes),
             }
         return content
 
@@ -174,8 +177,15 @@ class CrossCorpus:
     @property
     def remarks(self) -> tuple[str, ...]:
         """The notes below the tables."""
-        resampled = next((scores.resampled for each in self.cells if (scores := each.model)), "speakers")
-        unit = "utterances" if "utterances" in resampled else "speakers"
+        drawn: dict[str, dict[str, None]] = {name: {} for name in self.corpora}
+        caveats: dict[str, None] = {}
+        for each in self.cells:
+            if scores := each.corpus or each.model:
+                drawn[each.tested_on][scores.resampled] = None
+                number, unit = scores.resampled.split()
+                few = few_speakers_notes(int(number)) if unit == "speakers" else []
+                caveats |= dict.fromkeys(f"{each.tested_on}: {note}" for note in (*few, *scores.notes))
+        resampled = ", ".join(f"{' or '.join(units)} of {name}" for name, units in drawn.items() if units)
         left_out = [
             f"{each.tested_on} by {each.trained_on}: {each.num_left_out} utterances are left out because the model "
             "does not have their class."
@@ -186,8 +196,8 @@ class CrossCorpus:
             "Adapted: every model to the utterances that it is tested on, without their labels, assuming that their "
             "classes are equally frequent; on the diagonal, each fold by itself."
         )
-        first = f"Per cent; 95 % intervals over {unit} of the tested corpus."
-        return (first, adapted_how, *self.notes, *left_out)
+        first = f"Per cent; 95 % intervals resample {resampled}." if resampled else "Per cent."
+        return (first, adapted_how, *self.notes, *left_out, *caveats)
 
     def tables(self) -> list[Table]:
         """Return tables to print."""
@@ -388,6 +398,12 @@ def _corpora(utterances: Sequence[Utterance], recipe: Recipe) -> dict[str, _Corp
             where="--data",
             remedy="Name two or more corpora.",
         )
+    folders = {"": "all"}  # data/all.jsonl has all corpora
+    for name in sorted(by_name):  # a resumed run may name them in another order
+        folder = re.sub(r"[^\w.-]+", "-", name)
+        while folder.casefold() in map(str.casefold, folders.values()):
+            folder += "-2"
+        folders[name] = folder
     corpora = {}
     for name, own in by_name.items():
         merging = recipe.labels.merge
@@ -403,8 +419,7 @@ def _corpora(utterances: Sequence[Utterance], recipe: Recipe) -> dict[str, _Corp
         labelled, _ = keep_labelled(kept, task, recipe.labels.unknown_labels)
         make_folds(labelled, recipe.protocol, {})  # reports mismatches before hours of training
         num_tested = sum(u.copy_of is None for u in labelled)
-        folder = re.sub(r"[^\w.-]+", "-", name)
-        corpora[name] = _Corpus(name, folder, theirs, own, task.spec.classes, num_tested)
+        corpora[name] = _Corpus(name, folders[name], theirs, own, task.spec.classes, num_tested)
     return corpora
 
 
