@@ -328,7 +328,8 @@ def test_a_table_that_cannot_be_reproduced_leaves_the_others(
     outcome = serein("reproduce", "doe2020", "--data", tones, "--split", "dev", "--seeds", 1, "--json", *ONE_JOB)
     assert outcome.status == 1
     assert outcome.complaint.startswith("error: doe2020-table1: --split dev: the rows mean have no dev set")
-    assert json.loads(outcome.out)["rows"][0]["ours"] is not None
+    (found,) = json.loads(outcome.out)
+    assert found["rows"][0]["ours"] is not None
 
 
 def test_rows_of_other_utterances_are_not_compared(tones: Path, tmp_path: Path, serein: Call) -> None:
@@ -349,6 +350,17 @@ def test_other_defaults_are_not_passed_off(out: Path, tmp_path: Path, table: Pat
     path.write_text(path.read_text().replace("ensemble_size: 1", "ensemble_size: 2"))
     outcome = serein("reproduce", table, "--data", tones, "--out", copy, "--seeds", 2)
     assert (outcome.status, "with other defaults" in outcome.complaint) == (1, True)
+    outcome = serein("reproduce", table, "--data", tones, "--out", copy, "--seeds", 2, "--plan", "--json")
+    assert (outcome.status, "with other defaults" in json.loads(outcome.out)[0]["problem"]) == (1, True)
+    assert "error: doe2020-table1: " in outcome.complaint
+    rows = {row["label"]: row for row in read_json(out / "doe2020-table1.json")["rows"]}
+    changed = next(name for name, row in rows.items() if path.parent.relative_to(copy).as_posix() in row["runs"])
+    (other,) = (row["name"] for name, row in rows.items() if name != changed)
+    outcome = serein("reproduce", table, "--data", tones, "--out", copy, "--seeds", 2, "--rows", other, "--json")
+    content = json.loads(outcome.out)
+    assert (outcome.status, {row["label"]: row["seeds"] for row in content["rows"]}[changed]) == (0, [1])
+    note = f"'{changed}' leaves out seed 0, which was trained by a version of serein with other defaults."
+    assert note in content["notes"]
 
 
 def test_set_concerns_the_rows_that_are_trained(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -297,4 +297,12 @@ def test_an_ensemble_of_rows_with_other_dev_sets_is_fitted_to_the_other_folds(tm
                 write_predictions(rows, trial.folder / f"fold-{fold}" / "seed-0" / f"{file}.jsonl")
     (path,) = ensemble_rows(trials, tmp_path, "test", lambda *progress: None).values()
     assert path.parent.name.startswith("fusion-")
+    before = path.read_bytes()
+    path.write_text("kept\n")
+    ensemble_rows(trials, tmp_path, "test", lambda *progress: None)
+    assert path.read_text() == "kept\n"
+    own = trials["b"][0].folder / "fold-1" / "seed-0" / "predictions.jsonl"  # as if the row were trained again
+    write_predictions([replace(p, probabilities={"calm": 0.5, "sad": 0.5}) for p in read_predictions(own)], own)
+    ensemble_rows(trials, tmp_path, "test", lambda *progress: None)
+    assert path.read_bytes() not in (before, b"kept\n")
     assert [p.id for p in read_predictions(path)] == [*test["1"], *test["2"]]

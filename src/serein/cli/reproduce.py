@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -69,7 +69,7 @@ def reproduce(
 ) -> None:
     """Train every row of a paper's table, and compare the published scores with ours.
 
-    Repeat the command to continue, or to add seeds.
+    Repeat the command to continue, or to add seeds. The JSON of a PAPER, or of all, is a list of tables.
     """
     from serein.reproduce import table as tables
 
@@ -121,15 +121,17 @@ def reproduce(
             "Stages that stop early take less."
         )
         raise typer.Exit(status)
-    has_failed = False
+    has_failed, documents = False, list[dict[str, Any]]()
     for own, path in chosen:
         try:
-            has_failed |= _reproduce(own, path, request, as_json)
+            has_failed |= _reproduce(own, path, request, documents if as_json else None)
         except SereinError as error:
             if len(chosen) == 1:
                 raise
             print(f"error: {own.name}: {error}", file=sys.stderr)
             has_failed = True
+    if as_json:
+        print_json(documents if names else documents[0])
     if has_failed:
         raise typer.Exit(1)
 
@@ -162,18 +164,17 @@ def with_manifests(tables: Sequence[Table], data: Sequence[str]) -> list[tuple[T
     return found
 
 
-def _reproduce(table: Table, data: Path, request: Request, as_json: bool) -> bool:
-    """Reproduce one table, print it, and return whether a row failed."""
+def _reproduce(table: Table, data: Path, request: Request, documents: list[dict[str, Any]] | None) -> bool:
+    """Reproduce one table, print it or append it to JSON documents, and return whether a row failed."""
     from serein.progress import Bars
-    from serein.reproduce.comparison import PAGE, as_tables, paths
-    from serein.reproduce.comparison import as_json as to_json
+    from serein.reproduce.comparison import PAGE, as_json, as_tables, paths
     from serein.reproduce.reproduction import reproduce
 
     out = request.out
     with Bars() as bars:
         comparison, failures = reproduce(table, data, request, bars)
-    if as_json:
-        print_json(to_json(comparison, out))
+    if documents is not None:
+        documents.append(as_json(comparison, out))
     elif comparison.is_measured:
         print_tables(as_tables(comparison))
         print("\n".join(comparison.notes))
@@ -181,7 +182,7 @@ def _reproduce(table: Table, data: Path, request: Request, as_json: bool) -> boo
         pictures = [comparison.picture] if comparison.picture else []
         print(
             f"written: {', '.join(map(str, (*paths(comparison, out), *pictures, out / PAGE)))}",
-            file=sys.stderr if as_json else sys.stdout,
+            file=sys.stdout if documents is None else sys.stderr,
         )
     for failure in failures:
         print(f"error: row '{failure.row.name}': {failure.error}", file=sys.stderr)

@@ -133,18 +133,21 @@ def compare(
         trials: Row name -> its trials, one per seed.
         ensemble: Seed -> predictions of the ensemble of all rows.
 
+    Runs that are no longer those of their row count as not finished, with a note.
+
     Raises:
         RunError: A run folder is broken, or dev predictions are requested and it has none.
     """
     trained = [row for row in table.rows if row.is_trained]
-    finished = {
-        row.name: [
-            trial
-            for trial in trials.get(row.name, ())
-            if is_finished(trial) and (row.knn is None or is_evaluated_with_knn(trial, row.knn))
-        ]
-        for row in trained
-    }
+    finished: dict[str, list[Trial]] = {row.name: [] for row in trained}
+    notes: list[str] = []
+    for row in trained:
+        for trial in trials.get(row.name, ()):
+            try:
+                if is_finished(trial) and (row.knn is None or is_evaluated_with_knn(trial, row.knn)):
+                    finished[row.name].append(trial)
+            except RunError as error:
+                notes.append(f"'{row.title}' leaves out seed {trial.seed}, which {error.what}.")
     by_row = {row.name: row_predictions(row, finished[row.name], split) for row in trained if finished[row.name]}
     for row in table.rows:
         if row.ensemble and ensemble and by_row:
@@ -153,7 +156,6 @@ def compare(
             places = tuple(path.absolute() for path in ensemble.values())
             by_row[row.name] = RowPredictions(predictions, classes, tuple(ensemble), places)
     rows: list[MeasuredRow] = []
-    notes: list[str] = []
     for row in table.rows:
         other = table.compared_with(row)
         own, reference = by_row.get(row.name), by_row.get(other.name)

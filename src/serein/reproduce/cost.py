@@ -28,7 +28,7 @@ from serein.models.pretrained import is_own, place_of
 from serein.recipe import Lora, Recipe
 from serein.reproduce.reproduction import Request
 from serein.reproduce.table import Table
-from serein.reproduce.trials import is_finished, require_pretrained, row_recipe, take_data, trial_of
+from serein.reproduce.trials import Trial, is_finished, require_pretrained, row_recipe, take_data, trial_of
 from serein.tasks.task import keep_labelled, without_dropped
 from serein.training.stages import chosen_precision
 
@@ -279,13 +279,13 @@ def plan(tables: Sequence[tuple[Table, Path]], request: Request) -> list[Planned
         ]
         trials = {(trial.recipe.name, trial.seed): trial for trial in wanted}
         shared = trials.keys() & known
-        finished = {key for key, trial in trials.items() if key not in shared and is_finished(trial)}
-        new = [trial for key, trial in trials.items() if key not in shared | finished]
-        stages = [key for trial in new for key in stage_keys(trial.recipe)]
-        num_new_stages = len(set(stages) - known_stages)
+        finished: set[tuple[str, int]] = set()
+        new: list[Trial] = []
         problem: str | None = None
         hours = gigabytes = None
         try:
+            finished = {key for key, trial in trials.items() if key not in shared and is_finished(trial)}
+            new = [trial for key, trial in trials.items() if key not in shared | finished]
             require_pretrained(table, [trial for trial in trials.values() if not is_finished(trial)])
             costs = [estimators[path].cost(trial.recipe) for trial in new]
         except SereinError as error:
@@ -293,6 +293,8 @@ def plan(tables: Sequence[tuple[Table, Path]], request: Request) -> list[Planned
         else:
             hours = sum(cost.multiply_adds for cost in costs) / speed / 3600
             gigabytes = sum(cost.num_bytes for cost in costs) / 1e9
+        stages = [key for trial in new for key in stage_keys(trial.recipe)]
+        num_new_stages = len(set(stages) - known_stages)
         counts = (len(trials), len(finished), len(shared), len(stages), len(stages) - num_new_stages)
         planned.append(PlannedTable(table.name, len(rows), *counts, hours, gigabytes, problem))
         known |= trials.keys()

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from serein import recipe as recipes
 from serein.checkpoint import is_model_folder
 from serein.data import manifest
-from serein.data.files import try_lock
+from serein.data.files import sha256, try_lock, write_text
 from serein.data.manifest import Utterance
 from serein.ensemble.evaluation import held_out_probabilities
 from serein.errors import ModelError, RecipeError, RunError
@@ -305,7 +305,8 @@ def chosen_note(row: Row, trials: Sequence[Trial]) -> str:
 def ensemble_rows(trials: Mapping[str, Sequence[Trial]], out: Path, split: Split, report: Report) -> dict[int, Path]:
     """Combine the models of all rows, for each seed that all rows have finished.
 
-    Rows with the same configuration count as one model. Existing prediction files are not computed again.
+    Rows with the same configuration count as one model. A prediction file is computed again only if the predictions
+    that it combines have changed; their SHA-256 is stored beside it.
 
     Args:
         trials: Row name -> its trials, one per seed.
@@ -330,7 +331,14 @@ def ensemble_rows(trials: Mapping[str, Sequence[Trial]], out: Path, split: Split
         # The name that earlier versions gave, so that their files still count.
         name = f"fusion-{hashlib.sha256(configurations.encode()).hexdigest()[:_HASH_LENGTH]}"
         finished[seed] = path = out / name / f"seed-{seed}-{split}.jsonl"
-        if path.exists():
+        combined = [
+            sha256(own)
+            for folder in folders
+            for file in (_LAST_FILE, f"dev_{_LAST_FILE}")
+            for own in sorted(folder.glob(f"fold-*/seed-{seed}/{file}"))
+        ]
+        description = path.with_suffix(".json")
+        if path.exists() and read_json(description).get("combined") == combined:
             continue
         systems = read_systems(folders, split)
         evaluated = align_predictions(systems, split)
@@ -345,4 +353,5 @@ def ensemble_rows(trials: Mapping[str, Sequence[Trial]], out: Path, split: Split
             for row, own in zip(evaluated.rows, probabilities, strict=True)
         ]
         write_predictions(predictions, path)
+        write_text(description, json.dumps({"combined": combined}) + "\n")
     return finished
