@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from serein.ensemble.predictor import (
+    _Search,
     allowed,
     ensemble_macro_f1,
     ensemble_probabilities,
@@ -98,6 +99,16 @@ def test_fusion_beats_both_models_and_their_mean() -> None:
     weights, score = fit(probabilities, truth)
     assert score == 1.0
     assert ensemble_probabilities(probabilities, weights).argmax(axis=1).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("decimals", [1, 3, 17])
+@pytest.mark.parametrize("scale", [1.0, 1e-9])
+def test_a_search_predicts_the_same_classes_also_where_two_are_almost_equal(decimals: int, scale: float) -> None:
+    random = np.random.default_rng(decimals)
+    truth, weights = random.integers(5, size=400), random.dirichlet(np.ones(3), size=5).T
+    probabilities = (0.2 + scale * random.dirichlet(np.ones(5), size=(3, 400)) / 5).round(decimals)
+    for each in (weights, uniform_weights(3, 5), np.eye(3)[:, [0] * 5]):
+        assert _Search(probabilities, truth).macro_f1_of(each) == ensemble_macro_f1(probabilities, truth, each)
 
 
 @pytest.mark.parametrize("seed", range(12))

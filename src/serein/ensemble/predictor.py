@@ -102,17 +102,29 @@ def ensemble_macro_f1(probabilities: FloatArray, truth: Classes, weights: FloatA
 
 
 class _Search:
-    """Macro-F1 as a function of weights; stores the first of the best weights."""
+    """Macro-F1 as a function of weights; stores the first of the best weights.
+
+    The classes are those of `ensemble_macro_f1`, found several times as fast: in float32, as a product of matrices for
+    each class, and again in float64 only for utterances with two classes that are nearer than float32 can tell.
+    """
 
     def __init__(self, probabilities: FloatArray, truth: Classes) -> None:
         self.probabilities = np.ascontiguousarray(probabilities)
+        self.rounded = np.ascontiguousarray(probabilities.transpose(2, 0, 1), np.float32)  # (class, model, utterance)
+        self.margin = np.float32(2 * (len(probabilities) + 2) * np.finfo(np.float32).eps)
+        self.numbers = np.stack([np.arange(len(self.rounded)), np.ones(len(self.rounded))]).astype(np.float32)
         self.truth = truth
         self.best_weights = uniform_weights(probabilities.shape[0], probabilities.shape[2])
         self.best_macro_f1 = -1.0
         self.num_evaluations = 0
 
     def macro_f1_of(self, weights: FloatArray) -> float:
-        score = ensemble_macro_f1(self.probabilities, self.truth, weights)
+        sums = (weights.T[:, None].astype(np.float32) @ self.rounded)[:, 0]
+        is_best = sums >= sums.max(axis=0) - self.margin
+        number, count = self.numbers @ is_best.astype(np.float32)  # of the best class, if it is the only one
+        classes, unsure = number.astype(np.int64), np.flatnonzero(count != 1)
+        classes[unsure] = np.einsum("muc,mc->uc", self.probabilities[:, unsure], weights).argmax(axis=1)
+        score = float(macro_f1_of(confusion_matrix(self.truth, classes, len(self.rounded))))
         self.num_evaluations += 1
         if score > self.best_macro_f1:
             self.best_weights, self.best_macro_f1 = weights, score
