@@ -15,7 +15,7 @@ from serein.corpora.corpus import Corpus, Expected
 from serein.corpora.prepare import LabelMap, duplicates, merge, prepare, read_label_map, with_labels, with_one_spelling
 from serein.data import manifest
 from serein.data.manifest import Rating, Utterance
-from serein.data.protocols import speaker_key
+from serein.data.protocols import alike_speakers, speaker_key
 from serein.errors import AudioError, ManifestError, RecipeError
 
 
@@ -112,7 +112,7 @@ def test_speakers_that_may_be_one_are_noted(root: Path) -> None:
         parse=lambda r: [u.model_copy(update={"speaker": u.id[0], "emotion": "x"}) for u in parse(r)],
     )
     (root / "s2.wav").rename(root / "H2.wav")
-    assert prepare(twice, root).notes == ["speakers differ only in case or spaces: H, h"]
+    assert prepare(twice, root).notes == ["speakers differ only in case, spaces or Unicode form: H, h"]
 
 
 def test_a_broken_file_stops_with_its_name(root: Path) -> None:
@@ -222,6 +222,18 @@ def test_spellings_are_joined_into_the_most_frequent_and_said() -> None:
     joined, notes = with_one_spelling(labelled("Happy", "Happy", "happy", "HAPPY ", "sad", None))
     assert [u.emotion for u in joined] == ["Happy"] * 4 + ["sad", None]
     assert notes == ["the spellings 'Happy' (2), 'happy' (1), 'HAPPY ' (1) were merged into 'Happy'"]
+
+
+def test_composed_and_decomposed_accents_are_one_spelling(tmp_path: Path) -> None:
+    composed, decomposed = "\u00e4rger", "a\u0308rger"
+    joined, notes = with_one_spelling(labelled(decomposed, composed, "freude"))
+    assert [u.emotion for u in joined] == [composed, composed, "freude"]
+    assert len(notes) == 1
+    (tmp_path / "map.yaml").write_text(f"{composed}: anger\n", encoding="utf-8")
+    mapped, _ = with_labels(labelled(decomposed, composed), read_label_map(tmp_path / "map.yaml"))
+    assert [u.emotion for u in mapped] == ["anger", "anger"]
+    speakers = [Utterance(id=name, audio="a.wav", speaker=name) for name in ("J\u00f6rg", "Jo\u0308rg")]
+    assert alike_speakers(speakers) == [("Jo\u0308rg", "J\u00f6rg")]
 
 
 @pytest.mark.parametrize("order", [("Sad", "sad"), ("sad", "Sad")])

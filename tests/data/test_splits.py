@@ -598,7 +598,7 @@ def test_speakers_that_differ_by_case_or_spaces_alone_are_asked_about(speakers: 
     first, second = sorted(speakers)
     with pytest.raises(ManifestError) as error:
         make_folds(utterances, Protocol(name=protocol, num_folds=2))
-    assert error.value.what == f"speakers differ only in case or spaces: {first!r} and {second!r}"
+    assert error.value.what == f"speakers differ only in case, spaces or Unicode form: {first!r} and {second!r}"
     assert "Use one spelling for each speaker" in str(error.value)
 
 

@@ -315,7 +315,7 @@ MANIFESTS = [
     Case(
         "a speaker written in two ways",
         lambda g: run(g, data=g.with_first(speaker="Anna")),
-        ("speaker", "differ only in case or spaces: 'Anna' and 'anna'", "Use one spelling"),
+        ("speaker", "differ only in case, spaces or Unicode form: 'Anna' and 'anna'", "Use one spelling"),
     ),
     Case(
         "no emotion",

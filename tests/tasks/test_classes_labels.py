@@ -11,7 +11,7 @@ from serein.data.manifest import Utterance
 from serein.errors import RecipeError
 from serein.recipe import Category, Labels
 from serein.tasks.classes import ClassLabels, ClassTask, class_labels_of
-from serein.tasks.task import keep_labelled
+from serein.tasks.task import keep_labelled, without_dropped
 
 CATEGORIES = ClassLabels(("sad", "happy", "calm"), {"excited": "happy", "bored": "weary"})
 TASK = ClassTask(Category(), CATEGORIES)
@@ -99,6 +99,16 @@ def test_only_emotions_must_be_known() -> None:
 def test_nothing_is_left_out_when_all_have_a_class(others: str) -> None:
     utterances = labelled("sad", "happy")
     assert keep_labelled(utterances, TASK, others) == (utterances, Counter())
+
+
+def test_composed_and_decomposed_accents_are_one_class() -> None:
+    composed, decomposed = "\u00e4rger", "A\u0308rger"
+    utterances = [Utterance(id=word, audio="-", emotion=word) for word in (composed, decomposed, "freude")]
+    found = class_labels_of(utterances, Labels())
+    assert found.classes == ("freude", composed)
+    assert found.label(utterances[1]) == composed
+    assert class_labels_of(utterances, Labels(merge={decomposed: "anger"})).classes == ("anger", "freude")
+    assert without_dropped(utterances, [decomposed]) == utterances[2:]
 
 
 def test_spellings_of_a_class_are_one() -> None:

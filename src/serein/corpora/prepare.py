@@ -125,7 +125,9 @@ def with_labels(utterances: Sequence[Utterance], labels: LabelMap) -> tuple[list
 
 
 def with_one_spelling(utterances: Sequence[Utterance]) -> tuple[list[Utterance], list[str]]:
-    """Merge emotions that differ only in case or spaces into the most frequent spelling; in a tie, the lower-case one.
+    """Merge emotions that differ only in case, spaces or Unicode form into the most frequent spelling.
+
+    In a tie, the lower-case one is taken.
 
     Returns:
         The utterances, and a note on each class that had several spellings.
@@ -183,7 +185,7 @@ def prepare(
         root: The corpus's folder, or for "csv" the table itself.
         counts: "published" raises an error if the counts differ from the published ones; "partial" notes differences.
         unreadable: "stop" raises an error at the first missing or broken file; "skip" lists it in `Prepared.skipped`.
-        labels: Map for its emotions; spellings that differ only in case or spaces are always merged.
+        labels: Map for its emotions; spellings that differ only in case, spaces or Unicode form are always merged.
         language: Language of the utterances for which the corpus names none, as a code such as `en`.
         unpacked: Folder for recordings that are stored inside other files.
         on_progress: Called with (files opened, total).
@@ -213,7 +215,10 @@ def prepare(
     utterances, mapped = with_labels(utterances, labels)
     utterances, joined = with_one_spelling(utterances)
     notes += mapped + joined
-    notes += [f"speakers differ only in case or spaces: {', '.join(names)}" for names in alike_speakers(utterances)]
+    notes += [
+        f"speakers differ only in case, spaces or Unicode form: {', '.join(names)}"
+        for names in alike_speakers(utterances)
+    ]
     skipped: dict[str, str] = {}
     distinct = list(dict.fromkeys(u.audio for u in utterances))
     pool = ThreadPoolExecutor(HEADERS_AT_ONCE)
@@ -302,7 +307,7 @@ def merge(
 
     Args:
         manifests: Name and utterances of each; the name is used as the corpus of utterances without one.
-        labels: Label map; spellings that differ only in case or spaces are always merged.
+        labels: Label map; spellings that differ only in case, spaces or Unicode form are always merged.
         on_progress: Called with (utterances decoded, utterances to decode) during the search for duplicates.
 
     Raises:

@@ -16,7 +16,7 @@ import numpy as np
 
 from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Waveform
-from serein.data.manifest import Utterance
+from serein.data.manifest import Utterance, plain_label
 from serein.data.protocols import alike_speakers
 from serein.errors import AudioError, first_of
 
@@ -95,11 +95,13 @@ PROBLEMS: dict[str, Problem] = {
         "Add the column 'speaker'; without it, test scores are optimistic.",
     ),
     "label_variants": Problem(
-        "warning", "Emotions differ only in case or spaces.", "Use the same spelling throughout for each emotion."
+        "warning",
+        "Emotions differ only in case, spaces or Unicode form.",
+        "Use the same spelling throughout for each emotion.",
     ),
     "speaker_variants": Problem(
         "error",
-        "Speakers differ only in case or spaces, so the same one may occur in both training and test.",
+        "Speakers differ only in case, spaces or Unicode form, so the same one may occur in both training and test.",
         "Use the same spelling throughout for each speaker.",
     ),
     "speaker_of_two_genders": Problem(
@@ -408,7 +410,7 @@ def _notes(utterances: Sequence[Utterance], measured: Sequence[tuple[Utterance, 
     genders: dict[str, set[str]] = defaultdict(set)
     for utterance in utterances:
         if utterance.emotion:
-            variants[utterance.emotion.strip().casefold()].add(utterance.emotion)
+            variants[plain_label(utterance.emotion)].add(utterance.emotion)
         if utterance.speaker and utterance.emotion:
             speakers[utterance.emotion].add(utterance.speaker)
             emotions[utterance.speaker].add(utterance.emotion)

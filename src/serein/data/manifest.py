@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -140,13 +141,13 @@ def is_self_evaluation(rating: Rating) -> bool:
 
 
 def plain_label(label: str) -> str:
-    """Return the common form of labels that differ only in case or spaces.
+    r"""Return the common form of labels that differ only in case, spaces or Unicode form (`ä` as one character or two).
 
     Example:
-        >>> plain_label(" Happy "), plain_label("very  SAD")
-        ('happy', 'very sad')
+        >>> plain_label(" Happy "), plain_label("very  SAD"), plain_label("A\u0308rger") == "\u00e4rger"
+        ('happy', 'very sad', True)
     """
-    return " ".join(label.split()).casefold()
+    return unicodedata.normalize("NFC", " ".join(label.split()).casefold())
 
 
 def absent_labels(utterances: Sequence[Utterance], labels: Iterable[str]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from serein.data.manifest import Utterance
+from serein.data.manifest import Utterance, plain_label
 from serein.errors import ManifestError, RecipeError, first_of
 from serein.recipe import Protocol
 
@@ -43,7 +43,7 @@ def learned_speakers(utterances: Iterable[Utterance], learned: Iterable[str], na
 
 
 def alike_speakers(utterances: Sequence[Utterance]) -> list[tuple[str, ...]]:
-    """Return the groups of speakers of one corpus that differ only in case or spaces.
+    """Return the groups of speakers of one corpus that differ only in case, spaces or Unicode form.
 
     Example:
         >>> alike_speakers([Utterance(id=name, audio="a.wav", speaker=name) for name in ("anna", "Anna ", "ben")])
@@ -52,15 +52,15 @@ def alike_speakers(utterances: Sequence[Utterance]) -> list[tuple[str, ...]]:
     spellings: dict[str, set[str]] = defaultdict(set)
     for utterance in utterances:
         if utterance.speaker is not None:
-            spellings["".join(speaker_key(utterance).split()).casefold()].add(utterance.speaker)
+            spellings[plain_label(speaker_key(utterance)).replace(" ", "")].add(utterance.speaker)
     return [tuple(sorted(names)) for names in spellings.values() if len(names) > 1]
 
 
 def require_distinct_speakers(utterances: Sequence[Utterance]) -> None:
-    """Raise ManifestError when speakers of one corpus differ only in case or spaces: they may be the same."""
+    """Raise ManifestError when speakers of one corpus differ only in case, spaces or Unicode form."""
     if alike := [" and ".join(repr(name) for name in names) for names in alike_speakers(utterances)]:
         raise ManifestError(
-            f"speakers differ only in case or spaces: {first_of(alike)}",
+            f"speakers differ only in case, spaces or Unicode form: {first_of(alike)}",
             where="speaker",
             remedy="Use one spelling for each speaker, and more distinct names for different speakers.",
         )

@@ -154,7 +154,8 @@ def make_folds(
 
     Raises:
         RecipeError: A named speaker does not occur, or there are too few.
-        ManifestError: A field that the protocol needs is missing, or speakers differ only in case or spaces.
+        ManifestError: A field that the protocol needs is missing, or speakers differ only in case, spaces or Unicode
+            form.
     """
     everything, copies = utterances, [u for u in utterances if u.copy_of is not None]
     utterances = [u for u in utterances if u.copy_of is None]
