@@ -14,7 +14,8 @@ import serein as public
 from cli_fixtures import Call, write_recipe
 from serein.data import manifest
 from serein.data.manifest import Rating, Utterance
-from serein.recipe import Nouns, Words
+from serein.errors import VocabularyError
+from serein.recipe import Nouns, Recipe, Words
 from serein.tasks.classes import ClassLabels
 from serein.tasks.word_vectors import NOUNS as NOUN_OF
 from serein.tasks.word_vectors import WordClasses, WordVectorTask, mean_cosine, mean_vectors, word_classes
@@ -74,6 +75,40 @@ def test_targets_are_the_mean_of_a_label_sets_words(vocabulary: Path, targets: s
     values = task.targets([rated("angry", "sad", "sad", comment="gloom, quite unsure")]).values[0]
     np.testing.assert_allclose(values[:4], np.mean([VECTORS[word] for word in words], axis=0), atol=1e-6)
     assert values[4:].tolist() == [0.0, 0.0, 1.0]
+
+
+def fitted(words: dict[str, object], options: Words, *utterances: Utterance) -> WordVectorTask:
+    return WordVectorTask.fit("words", options, Recipe.model_validate({"name": "r", "words": words}), utterances)
+
+
+@pytest.mark.parametrize("nouns", [{}, {"FURIOUS": "fury"}, {"furious": "fury"}])
+def test_a_class_has_the_vector_of_its_targets_whatever_its_case(vocabulary: Path, nouns: dict[str, str]) -> None:
+    utterances = [Utterance(id=name, audio="a.wav", emotion=name) for name in ("Sad ", "Furious" if nouns else "Angry")]
+    task = fitted({"vocabulary": str(vocabulary), "nouns": nouns, "scale": "none"}, Words(), *utterances)
+    vectors = {u.emotion: row for u, row in zip(utterances, task.targets(utterances).values[:, :4], strict=True)}
+    for name, vector in zip(task.spec.classes, task.word_classes.vectors, strict=True):
+        np.testing.assert_array_equal(vectors[name], vector)
+
+
+def test_a_saved_task_keeps_the_nouns_and_the_scale(vocabulary: Path) -> None:
+    utterances = [Utterance(id=name, audio="a.wav", emotion=name) for name in ("rage", "sad")]
+    words = {"vocabulary": str(vocabulary), "nouns": {"Rage": "anger"}, "scale": "none"}
+    task = fitted(words, Words(), *utterances)
+    saved = WordVectorTask.from_json("words", Words(), json.loads(json.dumps(task.to_json())))
+    np.testing.assert_array_equal(saved.targets(utterances).values, task.targets(utterances).values)
+    assert saved.targets(utterances).values[0, 0] == 1.0
+
+
+def test_labels_of_raters(vocabulary: Path) -> None:
+    """An empty one is none, several words are the mean of their vectors, and one without a vector is named."""
+    task = task_of(Words(targets="s2"), Nouns(vocabulary=str(vocabulary), scale="none"))
+    known = task.targets([rated("", " ", "tender joy"), rated("")])
+    np.testing.assert_allclose(known.values[0, :4], np.mean([VECTORS["tender"], VECTORS["joy"]], axis=0), atol=1e-6)
+    assert known.is_known.tolist() == [True, False]
+    with pytest.raises(VocabularyError) as error:
+        task.targets([rated("sad", "aggravated"), rated("Aggravated").model_copy(update={"id": "b"}), rated("xqzzy")])
+    assert "raters labelled 2 utterances, such as a, with 'aggravated'" in str(error.value)
+    assert "words.nouns: {aggravated: NOUN}" in str(error.value)
 
 
 def test_scaled_targets_have_a_root_mean_square_of_one_over_the_classes(vocabulary: Path) -> None:

@@ -148,7 +148,7 @@ class Nouns(Options):
     Attributes:
         vocabulary: Folder of word2vec or GloVe vectors that was made by `serein words prepare`, or the name of a
             Sentence-Transformers model.
-        nouns: Corpus label -> noun, in addition to serein's own (`angry` is `anger`).
+        nouns: Corpus label -> noun, in addition to serein's own (`angry` is `anger`); case and spaces are ignored.
         scale: `rms`: targets are scaled to a root mean square of 1 over the classes, which suits an optimiser's step
             sizes; `none`: the vectors are used unchanged, as in the paper. Cosines do not depend on it.
     """

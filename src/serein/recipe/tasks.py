@@ -252,7 +252,7 @@ class Words(Pooled):
 
     Attributes:
         targets: `s1`: the class; `s2`: the mean of all annotators' labels; `s3`: the mean of these and the annotators'
-            one-word comments.
+            one-word comments that have a vector (with a Sentence-Transformers model, all do, also misspelt ones).
         loss: The loss function.
     """
 

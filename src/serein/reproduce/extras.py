@@ -39,12 +39,13 @@ from serein.reproduce.table import PublishedNeighbours, Row
 from serein.tasks.classes import ClassLabels, class_labels_of
 from serein.tasks.word_vectors import (
     LABEL_SETS,
-    NOUNS,
     LabelSet,
+    all_nouns,
     distinct_targets,
     first_and_second,
     mean_vectors,
     normalised,
+    noun_of,
     target_words,
 )
 from serein.text.word_vectors import Vocabulary, open_vocabulary
@@ -104,7 +105,7 @@ class WordTargets:
 
     def words(self, label_set: LabelSet) -> list[tuple[str, ...]]:
         """Return the words of each utterance's target in a label set."""
-        nouns = {**NOUNS, **self.recipe.words.nouns}
+        nouns = all_nouns(self.recipe.words)
         return [target_words(u, self.class_labels, label_set, nouns, self.vocabulary) for u in self.utterances]
 
 
@@ -182,8 +183,8 @@ def top_table(runs: Sequence[WordRun]) -> ExtraTable:
         near = [set(words) for words in nearest]
         cells = [run.row.title]
         for label_set in ("s2", "s3"):
-            lists, nouns = run.words(label_set), {**NOUNS, **run.recipe.words.nouns}
-            order = [nouns.get(name, name) for name in run.class_labels.classes]  # decides between equal counts
+            lists, nouns = run.words(label_set), all_nouns(run.recipe.words)
+            order = [noun_of(name, nouns) for name in run.class_labels.classes]  # decides between equal counts
             chosen = [first_and_second(words, order) if words else (None, None, False) for words in lists]
             ties += sum(is_tied for _, _, is_tied in chosen)
             for position, label in enumerate(("l1", "l2")):

@@ -8,7 +8,7 @@ Word vectors are looked up for nouns (happiness), but corpora label with adjecti
 |------|---------------------------------------------------------------------------------------------------|
 | `s1` | its class                                                                                         |
 | `s2` | every label of every rater, as often as it was given; "other" is uninformative and left out       |
-| `s3` | those of `s2`, and the raters' one-word comments                                                  |
+| `s3` | those of `s2`, and the raters' one-word comments that have a vector                               |
 
 Actors who rate themselves (IEMOCAP's C-F... and C-M...) are not annotators: no set contains their labels.
 """
@@ -16,8 +16,9 @@ Actors who rate themselves (IEMOCAP's C-F... and C-M...) are not annotators: no 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -32,8 +33,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from serein.choices import choose
 from serein.data.dataset import Targets
-from serein.data.manifest import Utterance, is_self_evaluation
-from serein.errors import ModelError, RecipeError, expected_one_of
+from serein.data.manifest import Rating, Utterance, is_self_evaluation, plain_label
+from serein.errors import ModelError, RecipeError, VocabularyError, expected_one_of
 from serein.recipe import Head, Nouns, Recipe, Words
 from serein.tasks.classes import ClassLabels, class_labels_of, class_scores
 from serein.tasks.task import Decoded, Task, TaskSpec
@@ -133,8 +134,9 @@ class WordClasses:
 
 def phrase_vectors(texts: Sequence[str], vocabulary: Vocabulary) -> NDArray[np.float32]:
     """Return a vector for each text, (text, feature): its own, or else the mean of the vectors of its words."""
-    words = ([text] if text in vocabulary else text.split() for text in texts)
-    return np.stack([vocabulary.vectors(some).mean(axis=0) for some in words])
+    phrases = [[text] if text in vocabulary else text.split() or [text] for text in texts]
+    vectors = iter(vocabulary.vectors([word for words in phrases for word in words]))
+    return np.array([np.mean([next(vectors) for _ in words], axis=0) for words in phrases], np.float32)
 
 
 def normalised(vectors: ArrayLike) -> NDArray[np.float64]:
@@ -178,7 +180,7 @@ class WordVectorTask(Task):
         self.options: Words = options
         self.word_classes, self.class_labels = word_classes, word_classes.class_labels
         self.num_outputs = word_classes.vectors.shape[1]
-        self.nouns = {**NOUNS, **nouns.nouns}
+        self.own_nouns, self.nouns = nouns, all_nouns(nouns)
         self.scale = 1.0 if nouns.scale == "none" else 1.0 / float(np.sqrt(np.mean(word_classes.vectors**2)))
 
     @classmethod
@@ -190,7 +192,7 @@ class WordVectorTask(Task):
         """
         class_labels = class_labels_of(utterances, recipe.labels, name)
         nouns, vocabulary = recipe.words, open_vocabulary(recipe.words.vocabulary)
-        classes = word_classes(class_labels, vocabulary, {**NOUNS, **nouns.nouns}, nouns.vocabulary)
+        classes = word_classes(class_labels, vocabulary, all_nouns(nouns), nouns.vocabulary)
         return cls(cast(Words, options), classes, nouns, name)
 
     @classmethod
@@ -202,10 +204,11 @@ class WordVectorTask(Task):
             raise ValueError("not every class has one vector of finite numbers")
         where = description["vocabulary"], description["vocabulary_digest"]
         classes = WordClasses(class_labels, tuple(description["nouns"]), vectors, *where)
-        return cls(cast(Words, options), classes, name=name)
+        nouns = Nouns.model_validate(description.get("words", {}))  # models from before do not have it
+        return cls(cast(Words, options), classes, nouns, name)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the classes, their nouns and vectors, and the vocabulary that contains these."""
+        """Return the classes, their nouns and vectors, the vocabulary that contains these, and the recipe's `words`."""
         classes = self.word_classes
         return {
             "classes": classes.classes,
@@ -214,6 +217,7 @@ class WordVectorTask(Task):
             "vectors": classes.vectors.tolist(),
             "vocabulary": classes.vocabulary,
             "vocabulary_digest": classes.digest,
+            "words": self.own_nouns.model_dump(include={"nouns", "scale"}),
         }
 
     @cached_property
@@ -256,13 +260,42 @@ class WordVectorTask(Task):
         return [target_words(u, class_labels, self.options.targets, self.nouns, known) for u in utterances]
 
     def targets(self, utterances: Sequence[Utterance]) -> Targets:
-        """Return vectors and classes, (utterance, feature + class), and which utterances have both."""
+        """Return vectors and classes, (utterance, feature + class), and which utterances have both.
+
+        Raises:
+            VocabularyError: A rater's label has no vector.
+        """
+        if self.options.targets != "s1":
+            self._require_vectors(utterances)
         words = self.words(utterances)
         values = np.zeros((len(utterances), self.num_outputs + len(self.spec.classes)), np.float32)
         values[:, : self.num_outputs] = self.scale * mean_vectors(words, self.vocabulary)
         values[:, self.num_outputs :] = np.stack([self.class_labels.probabilities(u) for u in utterances])
         has_both = np.array([bool(some) for some in words]) & values[:, self.num_outputs :].any(axis=1)
         return Targets(values, has_both)
+
+    def _require_vectors(self, utterances: Sequence[Utterance]) -> None:
+        """Raise VocabularyError if raters' labels have no vector."""
+        ids_of: dict[str, set[str]] = defaultdict(set)
+        for utterance in utterances:
+            for label in raters_labels(utterance):
+                ids_of[plain_label(label)].add(utterance.id)
+        phrases = {label: noun_of(label, self.nouns) for label in ids_of}
+        known = self.vocabulary
+        lacking = [
+            label
+            for label, text in phrases.items()
+            if text not in known and not all(word in known for word in text.split())
+        ]
+        if lacking:
+            most = max(lacking, key=lambda label: len(ids_of[label]))
+            others = f" (and {len(lacking) - 1} other labels have none)" if len(lacking) > 1 else ""
+            raise VocabularyError(
+                f"raters labelled {len(ids_of[most])} utterances, such as {min(ids_of[most])}, with '{most}', "
+                f"for which '{phrases[most]}' has no vector{others}",
+                where=known.name,
+                remedy=f"Name a noun that has one in the recipe: words.nouns: {{{most}: NOUN}}.",
+            )
 
     def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Return the mean loss of a batch of targets, (batch, feature + class), and vectors, (batch, feature)."""
@@ -293,23 +326,26 @@ class WordVectorTask(Task):
 def word_classes(class_labels: ClassLabels, vocabulary: Vocabulary, nouns: dict[str, str], name: str) -> WordClasses:
     """Return classes as the vectors of their nouns.
 
+    Args:
+        nouns: As in `noun_of`.
+
     Raises:
         VocabularyError: A noun has no vector.
         RecipeError: Two classes have the same noun.
     """
-    words = tuple(nouns.get(each, each) for each in class_labels.classes)
+    words = tuple(noun_of(each, nouns) for each in class_labels.classes)
     if len(set(words)) < len(words):
         raise RecipeError(
             f"two classes have the same noun: {', '.join(words)}", where="words.nouns", remedy="Name another."
         )
-    return WordClasses(class_labels, words, vocabulary.vectors(words), name, vocabulary.digest)
+    return WordClasses(class_labels, words, phrase_vectors(words, vocabulary), name, vocabulary.digest)
 
 
 def mean_vectors(words: Sequence[Sequence[str]], vocabulary: Vocabulary) -> np.ndarray:
     """Return each list's mean vector, counting repeated words (equation 4): (list, feature), zeros if it is empty."""
     distinct = sorted({word for some in words for word in some})
     position = {word: number for number, word in enumerate(distinct)}
-    vectors = vocabulary.vectors(distinct) if distinct else np.zeros((0, vocabulary.size), np.float32)
+    vectors = phrase_vectors(distinct, vocabulary) if distinct else np.zeros((0, vocabulary.size), np.float32)
     means = np.zeros((len(words), vocabulary.size), np.float32)
     for row, some in enumerate(words):
         if some:
@@ -362,8 +398,9 @@ def target_words(
 
     Args:
         class_labels: The recipe's classes; their `merge` applies to the class of `s1`, not to raters' labels.
-        nouns: Label -> its noun, such as `NOUNS`; a missing label is used unchanged.
-        known: The vocabulary: words that have a vector. Comments outside it are misspelt or rare, and are left out.
+        nouns: As in `noun_of`.
+        known: The vocabulary: words that have a vector. Comments outside it are misspelt or rare, and are left out; a
+            Sentence-Transformers model contains every word, also misspelt ones.
 
     Raises:
         RecipeError: There is no such label set.
@@ -378,15 +415,13 @@ def target_words(
     """
     if label_set == "s1":
         label = class_labels.label(utterance)
-        return (_noun(label, nouns),) if label else ()
+        return (noun_of(label, nouns),) if label else ()
     if label_set not in LABEL_SETS:
         raise RecipeError(expected_one_of(label_set, LABEL_SETS, kind="label set"))
-    annotators = [rating for rating in utterance.ratings if not is_self_evaluation(rating)]
-    labels = [label for rating in annotators for label in rating.labels]
-    words = [_noun(label, nouns) for label in labels if label.strip().lower() != OTHER]
+    words = [noun_of(label, nouns) for label in raters_labels(utterance)]
     if label_set == "s3":
-        parts = [part for rating in annotators for part in (rating.comment or "").split(",")]
-        comments = [part.strip().strip(_QUOTES).strip().lower() for part in parts]
+        parts = [part for rating in _annotators(utterance) for part in (rating.comment or "").split(",")]
+        comments = [_lower(part.strip().strip(_QUOTES)) for part in parts]
         words += [word for word in comments if _ONE_WORD.fullmatch(word) and word in known]
     return tuple(words)
 
@@ -433,6 +468,34 @@ def first_and_second(words: Sequence[str], order: Sequence[str] = ()) -> Frequen
     return Frequent(ranked[0], ranked[1] if len(ranked) > 1 else None, is_tied)
 
 
-def _noun(label: str, nouns: Mapping[str, str]) -> str:
-    word = label.strip().lower()
-    return nouns.get(word, word)
+def all_nouns(nouns: Nouns) -> dict[str, str]:
+    """Return label -> noun, as in `noun_of`: serein's own, and those of a recipe, which take precedence."""
+    return {**NOUNS, **{plain_label(label): noun for label, noun in nouns.nouns.items()}}
+
+
+def noun_of(label: str, nouns: Mapping[str, str]) -> str:
+    """Return the noun that represents a label; a label without one represents itself, in lower case.
+
+    Args:
+        nouns: Label, as `plain_label` writes it -> its noun, such as `NOUNS`.
+
+    Example:
+        >>> noun_of("Neutral  state", NOUNS), noun_of("Wistful ", NOUNS)
+        ('neutral', 'wistful')
+    """
+    return nouns.get(plain_label(label), _lower(label))
+
+
+def raters_labels(utterance: Utterance) -> list[str]:
+    """Return the labels of every annotator, as often as they were given, without empty ones and "other"."""
+    labels = (label for rating in _annotators(utterance) for label in rating.labels)
+    return [label for label in labels if plain_label(label) not in ("", OTHER)]
+
+
+def _annotators(utterance: Utterance) -> Iterator[Rating]:
+    return (rating for rating in utterance.ratings if not is_self_evaluation(rating))
+
+
+def _lower(text: str) -> str:
+    """Return words as vocabularies write them; unlike `plain_label`, it does not turn "ß" into "ss"."""
+    return unicodedata.normalize("NFC", " ".join(text.split()).lower())
