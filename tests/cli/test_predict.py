@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -33,8 +34,8 @@ from cli_fixtures import (
     write_speech,
     write_wav,
 )
-from serein import audio
 from serein.data import manifest
+from serein.errors import RunError
 from serein.inference import predictor, processes, transcription
 from speech_sounds import RATE_HZ, voiced
 
@@ -633,31 +634,34 @@ def test_words_stand_beside_the_emotion(
     assert "a pipe can be read only once" in refused.err
 
 
-def test_recordings_that_cannot_be_transcribed_do_not_stop_the_others(
+def test_recordings_that_cannot_be_transcribed_keep_their_emotions(
     model: Path, clips: list[str], tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Headerless samples have the given rate for the transcript too; the second recording is too long for one."""
+    """Headerless samples have the given rate for the transcript too; the second recording needs too much memory."""
     waveform, _ = soundfile.read(clips[0], dtype="int16")
     (tmp_path / "x.raw").write_bytes(waveform.tobytes())
-    loaded = audio.load
+    calls: list[str | None] = []
 
-    def load(path: str, *part: float, **how: Any) -> np.ndarray:
-        return loaded(path, *part, most_s=0.5 if path == clips[1] else 60.0, **how)
+    def transcribe(waveforms: Sequence[np.ndarray], language: str | None) -> list[str | None]:
+        calls.append(language)
+        if len(calls) == 2:
+            raise RunError("the device has too little memory", where="cuda", remedy="Choose a smaller model.")
+        return [f"{len(each)} samples" for each in waveforms]
 
-    class Cache(transcription.TranscriptCache):
-        def __init__(self, transcriber: object) -> None: ...
-        def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str | None]:
-            return [f"{len(each)} samples" for each in waveforms]
-
-    monkeypatch.setattr(transcription, "load_transcriber", lambda *_: None)
-    monkeypatch.setattr(transcription, "TranscriptCache", Cache)
-    monkeypatch.setattr(transcription, "audio", mock.Mock(load=load))
+    fake = SimpleNamespace(folder=tmp_path, min_s=0.0, batch_s=0.1, transcribe=transcribe, language_code=str.lower)
+    monkeypatch.setattr(transcription, "load_transcriber", lambda *_: fake)
+    monkeypatch.setenv("SEREIN_CACHE", str(tmp_path / "cache"))
     call = ("predict", tmp_path / "x.raw", *clips[1:3], "--model", model, "--raw-rate", 16000, "--transcribe", "w")
-    outcome = serein(*call, "--json")
+    outcome = serein(*call, "--json", "--language", "DE")
     assert outcome.status == 1
-    assert f"error: {clips[1]}: is 1 s long, but at most 0.5 s are read at once" in outcome.complaint
-    texts = {row["file"]: row["tasks"]["asr"]["label"] for row in map(json.loads, outcome.out.splitlines())}
-    assert texts == {str(tmp_path / "x.raw"): f"{RATE_HZ} samples", clips[2]: f"{RATE_HZ} samples"}
+    assert f"error: {clips[1]}: is not transcribed: the device has too little memory. Choose" in outcome.complaint
+    tasks = {row["file"]: row["tasks"] for row in map(json.loads, outcome.out.splitlines()) if row["label"]}
+    words = {file: of["asr"]["label"] if "asr" in of else None for file, of in tasks.items()}
+    assert words == {str(tmp_path / "x.raw"): f"{RATE_HZ} samples", clips[1]: None, clips[2]: f"{RATE_HZ} samples"}
+    assert calls == ["de"] * 3
+    refused = serein("predict", clips[0], "--model", model, "--language", "de")
+    assert refused.status == 2
+    assert "add --transcribe" in refused.err
 
 
 @pytest.mark.slow

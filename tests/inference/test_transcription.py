@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,13 +17,16 @@ from asr_models import LETTERS, write_ctc, write_whisper
 from serein import cache, hub
 from serein.data.manifest import Utterance
 from serein.errors import AudioError, ModelError, RunError
+from serein.inference.prediction import Prediction, Segment
 from serein.inference.transcription import (
+    Transcriber,
     TranscriptCache,
     WhisperTranscriber,
     complete_whisper,
     load_transcriber,
     transcribe_each,
     windows,
+    with_transcripts,
 )
 
 RATE_HZ = 16_000
@@ -229,6 +232,87 @@ def test_what_was_heard_once_is_not_heard_again(whisper: Path, tmp_path: Path, m
         assert each.use is not None
         each.use.close()
     assert cache.remove(entry)
+
+
+class Counting(Transcriber):
+    """Names each clip by its language, length and mean; fails on those that a GPU cannot hold."""
+
+    batch_s = 20.0
+
+    def __init__(self, folder: Path, most_s: float = 100.0) -> None:
+        self.folder, self.most_s = folder, most_s
+        self.batches_s: list[float] = []
+
+    def language_code(self, language: str) -> str | None:
+        return language if language in ("de", "en") else None
+
+    def transcribe_batch(self, waveforms: Sequence[np.ndarray], language: str | None) -> list[str]:
+        raise NotImplementedError
+
+    def transcribe(self, waveforms: Sequence[np.ndarray], *, language: str | None = None) -> list[str | None]:
+        lengths_s = [len(waveform) / RATE_HZ for waveform in waveforms]
+        self.batches_s.append(sum(lengths_s))
+        if max(lengths_s) > self.most_s:
+            raise RunError("too little memory", where="cuda")
+        return [
+            f"{language} {length_s:g} {waveform.mean():.3f}"
+            for waveform, length_s in zip(waveforms, lengths_s, strict=True)
+        ]
+
+
+@pytest.fixture
+def counting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counting:
+    monkeypatch.setenv("SEREIN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "asr").mkdir()
+    (tmp_path / "asr" / "config.json").write_text("{}")
+    return Counting(tmp_path / "asr")
+
+
+def predicted(source: Utterance, duration_s: float, *segments: tuple[float, float]) -> tuple[Utterance, Prediction]:
+    spoken = tuple(Segment("sad", 1.0, start_s=start_s, end_s=end_s) for start_s, end_s in segments)
+    place: Any = {"start_s": source.start_s, "duration_s": duration_s}
+    return source, Prediction("sad", 1.0, file=source.audio, segments=spoken, **place)
+
+
+def transcripts(results: Iterable[tuple[Any, Any]], counting: Counting, **how: Any) -> tuple[list[Any], list[Any]]:
+    errors: list[Any] = []
+    results = list(with_transcripts(results, counting, errors, **how))
+    return [r.tasks["asr"].label if "asr" in r.tasks else None for _, r in results if isinstance(r, Prediction)], errors
+
+
+def test_a_long_recording_is_transcribed_by_its_speech_and_a_short_one_whole(
+    counting: Counting, record: Record
+) -> None:
+    """Its parts are read once, in order, and never more than a batch is kept."""
+    seconds = np.repeat(np.arange(70) / 100, RATE_HZ).astype(np.float32)  # second n is n / 100
+    long, short = record("long", seconds), record("short", seconds[: 12 * RATE_HZ], language="de")
+    half = long.model_copy(update={"id": "half", "start_s": 10.0, "end_s": 30.0})
+    results = [
+        predicted(long, 70.0, (1.0, 11.0), (12.0, 20.0), (20.0, 21.0), (33.0, 69.0)),
+        predicted(short, 12.0, (2.0, 4.0), (5.0, 6.0)),
+        predicted(half, 20.0, (11.0, 12.0)),
+        predicted(short.model_copy(update={"id": "silent"}), 12.0),
+    ]
+    texts, errors = transcripts(results, counting)
+    assert texts == ["None 20 0.105 None 36 0.505", "de 12 0.055", "None 20 0.195", ""]
+    assert not errors
+    assert counting.batches_s == [20.0, 36.0, 12.0, 20.0]
+    assert transcripts(results[1:2], counting, language="en")[0] == ["en 12 0.055"]
+
+
+def test_what_is_not_transcribed_keeps_its_prediction(counting: Counting, record: Record) -> None:
+    counting.most_s = 5.0
+    first, long, last = record("a", CLIPS[0]), record("b", noise(6.0)), record("c", CLIPS[1])
+    unreadable = ("x.wav", AudioError("is empty", where="x.wav"))
+    gone = Utterance(id="gone", audio="gone.wav")
+    some = [predicted(long, 6.0, (0.0, 6.0)), predicted(gone, 1.0, (0.0, 1.0)), unreadable]
+    counting.batch_s = 6.0
+    texts, errors = transcripts([*some, predicted(first, 1.0, (0.0, 1.0)), predicted(last, 2.3, (0.0, 2.3))], counting)
+    assert [text is not None for text in texts] == [False, False, True, True]
+    assert [error.what for error in errors] == [
+        "is not transcribed: too little memory",
+        "is not transcribed: no such file",
+    ]
 
 
 @pytest.mark.slow

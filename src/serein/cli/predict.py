@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -35,7 +35,7 @@ from serein.cli.app import (
     sliding_window_of,
 )
 from serein.cli.knn import K, KnnWeight
-from serein.errors import AudioError, SereinError
+from serein.errors import SereinError
 from serein.progress import Bars
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 
     Pair = tuple[Source, Prediction]
     OnError = Callable[[Source, SereinError], None]
-    Transcribed = Callable[[Prediction, Source], Prediction]
+    Result = tuple[Source, Prediction | SereinError]
+    Transcribed = Callable[[Iterable[Result]], Iterator[Result]]
 
 Format = Literal["table", "json", "csv", "textgrid", "audacity", "srt", "audformat", "msp-challenge"]
 FILE_FORMATS = ("textgrid", "audacity", "srt", "audformat", "msp-challenge")
@@ -83,6 +84,10 @@ def predict(
         typer.Option(
             metavar="MODEL", help="Also transcribe the recordings with this Whisper or CTC model of Transformers."
         ),
+    ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(help="Spoken language, for a Whisper of --transcribe.", show_default="each utterance's own"),
     ] = None,
     segments: Segments = "auto",
     window: Window = None,
@@ -151,6 +156,7 @@ def predict(
         (show_neighbours and shown == "csv", ("show-neighbours",), "neighbours do not fit into a CSV line; use --json"),
         (len({*(["json"] * as_json), *(["csv"] * as_csv), shown}) > 1, ("format", "json", "csv"), "choose one format"),
         (plot and plot.suffix.lower() not in (".png", ".svg", ".pdf"), ("plot",), "name a .png, .svg or .pdf file"),
+        (language is not None and transcribe is None, ("language",), "it is for transcripts; add --transcribe"),
         (transcribe is not None and is_heard_once, ("transcribe",), "a pipe can be read only once; name files"),
         (out and shown in ("table", "csv"), ("out",), f"predictions are appended as JSON lines, not as {shown}"),
         (out and shown == "json" and out.exists() and not out.is_file(), ("out",), "name a file, or use --json"),
@@ -170,7 +176,14 @@ def predict(
     files, num_absent = _recordings(sources, shown, max_files, plot)
     words = None if labels is None else [word.strip() for word in labels.split(",")]
     failed: list[SereinError] = []
-    transcribed = None if transcribe is None else _transcribed_by(transcribe, device, raw_rate)
+    untranscribed: list[SereinError] = []
+    transcribed = None
+    if transcribe is not None:
+        from serein.inference.transcription import load_transcriber, with_transcripts  # slow to import
+
+        recogniser = load_transcriber(transcribe, device, language)
+        how: dict[str, Any] = {"language": language, "raw_rate_hz": raw_rate}
+        transcribed = partial(with_transcripts, transcriber=recogniser, errors=untranscribed, **how)
     load_model = partial(load_for, model, runtime, precision=precision, backbone=backbone, task=task, labels=words)
     with Bars() as bars:
         show = partial(_show_reading, bars)
@@ -201,12 +214,14 @@ def predict(
         elif out is not None:
             datastore, interpolation = (getattr(predictor, name, None) for name in ("datastore", "interpolation"))
             more = [] if datastore is None else [datastore.digest, interpolation, show_neighbours]
-            more += [each for each in (task, transcribe, precision) if each is not None]
+            more += [each for each in (task, transcribe, precision, language) if each is not None]
             append_json(predicted, files, out, [predictor.identity["sha256"], options, words, *more], bars)
         else:
             PRINTERS[shown](predicted(files), predictor.classes, predictor.dimensions)
-    sys.stderr.writelines(f"error: {error}\n" for error in failed)
+    sys.stderr.writelines(f"error: {error}\n" for error in (*failed, *untranscribed))
     exit_if_unread(len(failed) + num_absent, len(files) + num_absent)
+    if untranscribed:
+        raise typer.Exit(1)
 
 
 def _refuse(*combinations: tuple[object, Sequence[str], str]) -> None:
@@ -214,12 +229,6 @@ def _refuse(*combinations: tuple[object, Sequence[str], str]) -> None:
     for is_wrong, options, why in combinations:
         if is_wrong:
             raise typer.BadParameter(why, param_hint=", ".join(f"'--{name}'" for name in options))
-
-
-def _transcribed_by(name: str, device: str, raw_rate_hz: int | None) -> Transcribed:
-    from serein.inference.transcription import TranscriptCache, load_transcriber  # would slow down every prediction
-
-    return partial(TranscriptCache(load_transcriber(name, device)).beside, raw_rate_hz=raw_rate_hz)
 
 
 def _recordings(
@@ -238,7 +247,7 @@ def _recordings(
 
 
 def _readable(
-    results: Iterable[tuple[Source, object]],
+    results: Iterable[Result],
     failed: list[SereinError],
     plot: Path | None,
     on_error: OnError | None,
@@ -247,12 +256,7 @@ def _readable(
     """Yield recordings with their predictions, drawn and transcribed on request; collect the errors in `failed`."""
     from serein.inference.prediction import Prediction
 
-    for source, result in results:
-        if transcribed is not None and isinstance(result, Prediction):
-            try:
-                result = transcribed(result, source)
-            except AudioError as error:  # it may be too long to be read at once
-                result = error
+    for source, result in results if transcribed is None else transcribed(results):
         if isinstance(result, SereinError):
             failed.append(result)
             if on_error is not None:

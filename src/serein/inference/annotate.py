@@ -191,14 +191,8 @@ class TranscriptAnnotator:
     field: Field = "transcript"
 
     def __init__(self, name: str, which: Literal["missing", "all"], language: str | None, device: str = "auto") -> None:
-        self._transcriber: Transcriber = load_transcriber(name, device)
+        self._transcriber: Transcriber = load_transcriber(name, device, language)
         self._which, self._language = which, language
-        if language is not None and self._transcriber.language_code(language) is None:
-            raise ModelError(
-                f"does not support the language '{language}'",
-                where=name,
-                remedy="Leave out --language, or name a multilingual Whisper and a language that it supports.",
-            )
         setting = f", language {language}" if language else ""
         self.by = f"{name}, sha256 {hub.folder_digest(self._transcriber.folder)[:16]}{setting}"
 

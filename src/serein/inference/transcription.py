@@ -13,13 +13,14 @@ import json
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from itertools import groupby
+from dataclasses import dataclass, field, replace
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from serein import audio, hub
@@ -29,9 +30,9 @@ from serein.cache import cache_folder, claim
 from serein.checkpoint import is_model_folder
 from serein.data.manifest import Utterance
 from serein.device import device_of, memory_errors, release_memory
-from serein.errors import AudioError, ModelError, RunError, expected_one_of
+from serein.errors import AudioError, ModelError, RunError, SereinError, expected_one_of
 from serein.inference.batching import batches_by_length
-from serein.inference.prediction import Prediction
+from serein.inference.prediction import Prediction, Segment
 from serein.inference.predictor import Predictor, shipped_models
 from serein.inference.runtimes import log_runtime
 from serein.inference.sources import Source, utterance_of, without_pipe
@@ -41,6 +42,7 @@ from serein.tasks.task import TaskPrediction
 
 WINDOW_S = 30.0  # Whisper's input; the memory of a CTC model grows with the square of the length
 MARGIN_S = 5.0  # at either end of a CTC window, used only as context
+LONGEST_PART_S = 600.0  # of speech without a pause in a long recording, 38 MB
 BATCH_S = {"cpu": 60.0, "cuda": 960.0}  # seconds of padded audio in one batch
 
 CTC_FAMILIES = [family for family in FAMILIES if family not in HAVE_FEATURES]  # they take the waveform itself
@@ -255,15 +257,17 @@ class CtcTranscriber(Transcriber):
         return [read.decode(letters, group_tokens=False) for letters in once]
 
 
-def load_transcriber(name: str, device: str = "auto") -> Transcriber:
+def load_transcriber(name: str, device: str = "auto", language: str | None = None) -> Transcriber:
     """Load a speech recognition model.
 
     Args:
         name: Local folder, or a name on the Hub such as `openai/whisper-small`.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        language: A language that it must support.
 
     Raises:
-        ModelError: There is no such model or device, its family is not supported, or it is damaged.
+        ModelError: There is no such model or device, its family is not supported, it does not support the language, or
+            it is damaged.
     """
     if name in shipped_models():
         raise ModelError("is a model of emotions and does not transcribe", where=name, remedy=f"Name {A_MODEL}.")
@@ -274,6 +278,12 @@ def load_transcriber(name: str, device: str = "auto") -> Transcriber:
         what = expected_one_of(family, TRANSCRIBERS, kind="family of models")
         raise ModelError(what, where=name, remedy=f"Name {A_MODEL}.")
     transcriber = TRANSCRIBERS[family](folder, device_of(device))
+    if language is not None and transcriber.language_code(language) is None:
+        raise ModelError(
+            f"does not support the language '{language}'",
+            where=name,
+            remedy="Leave out --language, or name a multilingual Whisper and a language that it supports.",
+        )
     on_gpu = "float16" if family == "whisper" else "bfloat16"
     precision = on_gpu if transcriber.device.type == "cuda" else "float32"
     log_runtime(folder.name, f"torch on {transcriber.device}, {precision}")
@@ -291,8 +301,9 @@ class TranscriptCache:
     """
 
     def __init__(self, transcriber: Transcriber, language: str | None = None) -> None:
-        self.transcriber, self.language = transcriber, language
-        folder = cache_folder() / "transcripts" / f"{hub.folder_digest(transcriber.folder)[:24]}-{language or 'any'}"
+        self.transcriber, self.language = transcriber, transcriber.language_code(language) if language else None
+        of_model = f"{hub.folder_digest(transcriber.folder)[:24]}-{self.language or 'any'}"
+        folder = cache_folder() / "transcripts" / of_model
         self.path = folder / "texts.jsonl"
         self.use = claim(folder)  # it is not removed while this process uses it
         self.known: dict[str, str | None] = {}
@@ -317,21 +328,130 @@ class TranscriptCache:
                     file.write("\n" * (file.tell() > 0) + json.dumps({"samples": key, "text": text}))
         return [self.known[key] for key in keys]
 
-    def beside(self, prediction: Prediction, source: Source, raw_rate_hz: int | None = None) -> Prediction:
-        """Add the transcript of a recording to its prediction, as the task `asr`; empty if no speech was found.
 
-        Args:
-            raw_rate_hz: As in `audio.open`.
+@dataclass(eq=False)
+class _Recording:
+    """A recording whose prediction waits for its transcript."""
 
-        Raises:
-            AudioError: The recording cannot be read at once.
-        """
-        text: str | None = None
-        if prediction.segments:
-            utterance = utterance_of(source)
-            part = audio.load(utterance.audio, utterance.start_s, utterance.end_s, raw_rate_hz=raw_rate_hz)
-            (text,) = self.transcribe([part])
-        return replace(prediction, tasks={**prediction.tasks, "asr": TaskPrediction(text or "")})
+    source: Source
+    result: Prediction | SereinError
+    texts: list[str | None] = field(default_factory=list)
+    error: SereinError | None = None
+
+    def finished(self, errors: list[SereinError]) -> tuple[Source, Prediction | SereinError]:
+        """Return the prediction with its transcript; without one, add the reason to the errors."""
+        if not isinstance(self.result, Prediction):
+            return self.source, self.result
+        if self.error is not None:
+            what = f"is not transcribed: {self.error.what}"
+            errors.append(type(self.error)(what, where=self.result.file, remedy=self.error.remedy))
+            return self.source, self.result
+        asr = TaskPrediction(" ".join(filter(None, self.texts)))
+        return self.source, replace(self.result, tasks={**self.result.tasks, "asr": asr})
+
+
+def with_transcripts(
+    results: Iterable[tuple[Source, Prediction | SereinError]],
+    transcriber: Transcriber,
+    errors: list[SereinError],
+    *,
+    language: str | None = None,
+    raw_rate_hz: int | None = None,
+) -> Iterator[tuple[Source, Prediction | SereinError]]:
+    """Add the transcripts of recordings to their predictions, as the task `asr`; empty if no speech was found.
+
+    A recording of at most 30 s is transcribed whole, a longer one by its stretches of speech (`speech_parts`): each
+    recording is read once more, and only one batch of parts is in memory, whatever its length.
+
+    Args:
+        results: Recordings with their predictions, or the errors of those that could not be read.
+        transcriber: The recogniser; its transcripts are cached, see `TranscriptCache`.
+        errors: Collects why recordings have no transcript; they keep their predictions.
+        language: Spoken language; `None` uses each utterance's own.
+        raw_rate_hz: As in `audio.open`.
+
+    Yields:
+        The results in order, after each batch.
+    """
+    caches: dict[str | None, TranscriptCache] = {}
+    waiting: list[_Recording] = []
+    batch: list[tuple[_Recording, Waveform]] = []
+
+    def transcribe_batch() -> None:
+        spoken = [language or utterance_of(recording.source).language for recording, _ in batch]
+        for each in dict.fromkeys(spoken):
+            own = [part for part, of_part in zip(batch, spoken, strict=True) if of_part == each]
+            cache = caches.setdefault(each, caches.get(each) or TranscriptCache(transcriber, each))
+            try:
+                texts = cache.transcribe([waveform for _, waveform in own])
+            except RunError as error:
+                for recording, _ in own:
+                    recording.error = error
+            else:
+                for (recording, _), text in zip(own, texts, strict=True):
+                    recording.texts.append(text)
+        batch.clear()
+
+    for source, result in results:
+        waiting.append(recording := _Recording(source, result))
+        try:
+            for waveform in _speech(source, result, raw_rate_hz) if isinstance(result, Prediction) else ():
+                batch.append((recording, waveform))
+                lengths_s = (len(waveform) / SAMPLE_RATE_HZ for _, waveform in batch)
+                if sum(max(length_s, transcriber.min_s) for length_s in lengths_s) >= transcriber.batch_s:
+                    transcribe_batch()
+        except AudioError as error:
+            recording.error = error
+        if not batch:
+            yield from [each.finished(errors) for each in waiting]
+            waiting.clear()
+    transcribe_batch()
+    yield from [each.finished(errors) for each in waiting]
+
+
+def speech_parts(segments: Sequence[Segment]) -> list[tuple[float, float]]:
+    """Return start and end of the parts by which a long recording is transcribed, in seconds.
+
+    They begin and end at pauses. Short ones are joined up to 30 s; speech without a pause is cut after 10 minutes.
+
+    Example:
+        >>> times = [(0.0, 4.0), (4.0, 20.0), (21.0, 29.0), (31.0, 40.0)]
+        >>> speech_parts([Segment(start_s=start_s, end_s=end_s) for start_s, end_s in times])
+        [(0.0, 29.0), (31.0, 40.0)]
+    """
+    stretches: list[tuple[float, float]] = []
+    for segment in segments:
+        is_next = bool(stretches) and segment.start_s - stretches[-1][1] < 1e-3  # another label, but no pause
+        stretches.append((stretches.pop()[0] if is_next else segment.start_s, segment.end_s))
+    parts: list[tuple[float, float]] = []
+    for start_s, end_s in stretches:
+        if parts and end_s - parts[-1][0] <= WINDOW_S:
+            parts.append((parts.pop()[0], end_s))
+            continue
+        num = math.ceil((end_s - start_s) / LONGEST_PART_S)
+        places = [start_s + number * (end_s - start_s) / num for number in range(num)]
+        parts += pairwise([*places, end_s])
+    return parts
+
+
+def _speech(source: Source, prediction: Prediction, raw_rate_hz: int | None) -> Iterator[Waveform]:
+    """Yield the parts of a recording that are transcribed, (sample,) each, reading it once, block by block."""
+    utterance, start_s = utterance_of(source), prediction.start_s
+    parts = speech_parts(prediction.segments)
+    if not parts:
+        return
+    if prediction.duration_s <= WINDOW_S:
+        parts = [(start_s, start_s + prediction.duration_s)]
+    content = source if isinstance(source, Upload) else utterance.audio
+    blocks = audio.blocks(content, utterance.start_s, utterance.end_s, raw_rate_hz=raw_rate_hz)
+    samples, place = np.zeros(0, np.float32), 0  # those in memory, and the number of the first one
+    for part in parts:
+        start, end = (round((time_s - start_s) * SAMPLE_RATE_HZ) for time_s in part)
+        while place + len(samples) < end and (block := next(blocks, None)) is not None:
+            samples = np.concatenate([samples, block])
+            passed = min(max(start - place, 0), len(samples))
+            samples, place = samples[passed:], place + passed
+        yield samples[max(start - place, 0) : end - place]
 
 
 def transcribe_each(
