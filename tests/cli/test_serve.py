@@ -15,7 +15,8 @@ import pytest
 import soundfile
 
 from cli_fixtures import Call, without_runtime
-from serein.inference.streams import Arrivals, delay_summary
+from serein.errors import AudioError
+from serein.inference.streams import Arrivals, delay_summary, open_pcm
 from speech_sounds import RATE_HZ, voiced
 
 RNG = np.random.default_rng(11)
@@ -93,6 +94,39 @@ def test_other_rates_windows_and_reject_option(model: Path, pipe: Callable[[np.n
     assert len(lines) == 3
     assert all("low confidence" in line and " after " in line for line in lines)
     assert lines[0].startswith("  0:00.")
+
+
+def wav(samples: np.ndarray, rate_hz: int = RATE_HZ, subtype: str = "PCM_16") -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate_hz, subtype, format="WAV")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "header", [wav(np.zeros(0), 8000), wav(np.zeros(0), 8000).replace(b"fmt ", b"LIST\3\0\0\0abc\0fmt ")]
+)
+def test_a_wav_in_a_pipe_states_its_rate(header: bytes) -> None:
+    samples = in_16_bits(SOUND[::2])
+    rate_hz, blocks = open_pcm(io.BytesIO(header + samples.tobytes()), None, 0.1)
+    assert rate_hz == 8000
+    np.testing.assert_array_equal(np.concatenate(list(blocks)), samples / np.float32(32768))
+
+
+@pytest.mark.parametrize(
+    ("content", "rate_hz", "says"),
+    [
+        (wav(SOUND[:100], 44_100), 16_000, "states 44100 Hz, not 16000 Hz. Leave --rate out"),
+        (wav(SOUND[:100], subtype="FLOAT"), None, "WAV file of 32 bits and channels: 1, not 16-bit mono samples"),
+        (wav(SOUND[:100, None].repeat(2, 1)), None, "WAV file of 16 bits and channels: 2, not 16-bit mono samples"),
+        (b"fLaC" + bytes(100), None, "FLAC file, not samples. Predict it with: serein predict -"),
+        (b"RIFX" + bytes(100), None, "WAV file, not samples"),
+        (wav(SOUND[:100], 384_000), None, "384000 is not a whole number of Hz from 4000 to 192000"),
+        (bytes(100), 384_000, "384000 is not a whole number of Hz from 4000 to 192000"),
+    ],
+)
+def test_other_files_in_a_pipe_are_refused(content: bytes, rate_hz: int | None, says: str) -> None:
+    with pytest.raises(AudioError, match=says):
+        open_pcm(io.BytesIO(content), rate_hz, 0.1)
 
 
 def test_it_stops_after_the_time_asked_for(model: Path, pipe: Callable[[np.ndarray], None], serein: Call) -> None:

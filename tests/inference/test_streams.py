@@ -76,6 +76,18 @@ def test_many_streams_are_cut_as_each_alone(model: Predictor) -> None:
     assert together[2] == 0
 
 
+def test_speech_of_a_short_stream_is_returned_once(model: Predictor, tmp_path: Path) -> None:
+    word = voiced(0.9, RNG)
+    samples = np.concatenate([SILENCE, word, SILENCE, word, SILENCE])
+    stream = model.stream()
+    segments = stream.feed(samples) + stream.finish()
+    assert len(segments) == 2
+    assert segments[0].end_s <= segments[1].start_s
+    soundfile.write(tmp_path / "words.wav", samples, RATE_HZ, subtype="FLOAT")
+    assert_alike(stream.prediction.segments, model.predict(tmp_path / "words.wav").segments)
+    assert len(stream.prediction.segments) == 1  # both words at once
+
+
 def test_one_segment_as_a_prediction(model: Predictor) -> None:
     stream = model.stream()
     first = stream.feed(SPEECH)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import threading
 import time
@@ -324,7 +325,13 @@ class TestStreams:
         assert [said[0]["type"], said[-1]["reason"]] == ["ready", "end"]
 
     @pytest.mark.parametrize("query", ["?rate=8000", "?rate_hz=8000&window=3", "?rate_hz=8000&rate_hz=16000"])
-    def test_unknown_options_are_refused(self, live: Serve, query: str) -> None:
+    def test_unknown_options_are_refused(
+        self, live: Serve, query: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        server = live()
+        monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
         with pytest.raises(InvalidStatus) as refused:
-            connect(live().address.replace("http", "ws") + "/v1/stream" + query)
+            connect(server.address.replace("http", "ws") + "/v1/stream" + query)
         assert refused.value.response.status_code == 422
+        httpx.get(server.address + "/healthz")  # after the log of the refusal
+        assert not caplog.records  # a client's mistake is no fault of the service

@@ -63,6 +63,15 @@ def test_windows_are_those_of_a_file(client: TestClient, predictor: Predictor, s
     assert end["label"] == stream.prediction.label
 
 
+def test_speech_is_sent_once(client: TestClient, speech: np.ndarray) -> None:
+    word, silence = speech[8000:22_400], np.zeros(16_000, np.float32)
+    with client.websocket_connect("/v1/stream") as socket:
+        _, *segments, end = converse(socket, as_pcm16(np.concatenate([silence, word, silence, word, silence])))
+    assert len(segments) == 2
+    assert segments[0]["end_s"] <= segments[1]["start_s"]
+    assert len(end["segments"]) == 1  # all of a short stream at once
+
+
 def test_other_rates(client: TestClient, speech: np.ndarray) -> None:
     with client.websocket_connect("/v1/stream") as socket:
         windows = [each for each in converse(socket, as_pcm16(speech)) if each["type"] == "segment"]

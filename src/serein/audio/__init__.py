@@ -4,7 +4,7 @@ source (bytes that can be read twice; lengths that headers do not state) -> deco
     -> recording (whole, in part, block by block) -> samples (types, channels, rates)
 """
 
-from serein.audio.decoders import TruncatedAudioError
+from serein.audio.decoders import LONGEST_START, TruncatedAudioError, file_kind
 from serein.audio.recording import (
     LONGEST_WHOLE_S,
     SILENCE_PEAK,
@@ -45,6 +45,7 @@ from serein.audio.source import (
     find,
     find_files,
     require_utf8,
+    wav_header,
 )
 
 __all__ = [
@@ -67,6 +68,8 @@ __all__ = [
     "find",
     "find_files",
     "require_utf8",
+    "file_kind",
+    "wav_header",
     "AudioInfo",
     "Source",
     "Upload",
@@ -75,6 +78,7 @@ __all__ = [
     "RATES_HZ",
     "MOST_CHANNELS",
     "LONGEST_WHOLE_S",
+    "LONGEST_START",
     "SILENCE_PEAK",
     "SUFFIXES",
     "MEDIA_SUFFIXES",

@@ -21,6 +21,7 @@ from serein.audio.source import (
     RAW_SUFFIXES,
     SUFFIXES,
     View,
+    mp3_frame,
     mp3_parts,
     mp3_views,
     ogg_views,
@@ -67,6 +68,7 @@ _MEDIA_CODECS = (
     "pcm_alaw,pcm_mulaw,pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,"
     "pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be,pcm_dvd,pcm_bluray"
 )  # audio only: no picture is ever decoded
+LONGEST_START = 4096  # bytes by which files and samples are distinguished
 
 
 class TruncatedAudioError(AudioError):
@@ -124,6 +126,33 @@ def is_text(start: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return all(character >= " " or character in "\t\r\n\f" for character in text)
+
+
+def file_kind(start: bytes) -> str | None:
+    """Return the kind of audio file that begins with these bytes; `None` for samples.
+
+    An MP3 or AAC without a tag has no magic number, only frames: two consecutive frames are no coincidence.
+
+    Example:
+        >>> file_kind(b"RIFF$..."), file_kind(b"wvpk..."), file_kind(bytes(100))
+        ('WAV', 'WavPack', None)
+    """
+    for magic, kind in (CONTAINERS | MEDIA_CONTAINERS).items():
+        if start.startswith(magic):
+            return kind
+    if start[4:8] == b"ftyp":
+        return "MP4"
+    for kind, frame_bytes in (("MP3", lambda header: mp3_frame(header)[0]), ("AAC", _adts_bytes)):
+        length = frame_bytes(start)
+        if length and start[length : length + 2] == start[:2] and frame_bytes(start[length:]):
+            return kind
+    return None
+
+
+def _adts_bytes(start: bytes) -> int:
+    """Return the size of a frame of AAC with this header, 0 for none (ISO 13818-7, 6.2)."""
+    head = int.from_bytes(start[:6].ljust(6, b"\0"), "big")
+    return head >> 13 & 0x1FFF if head >> 36 == 0xFFF and not head >> 33 & 3 else 0
 
 
 def decoder_of(where: str, file: BinaryIO, raw_rate_hz: int | None) -> Decoder:

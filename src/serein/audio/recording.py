@@ -115,12 +115,12 @@ class Recording:
         self.where, self.decoder = where, decoder
         self.most_values = math.inf if num_bytes is None else FREE_VALUES + VALUES_PER_BYTE * num_bytes
         rate, num_channels, num_frames = decoder.sample_rate_hz, decoder.num_channels, decoder.num_frames
-        if not RATES_HZ[0] <= rate <= RATES_HZ[1] or num_channels > MOST_CHANNELS:
-            raise AudioError(
-                f"has {num_channels} channels at {rate} Hz, which is not a recording of speech",
-                where=where,
-                remedy=f"Give at most {MOST_CHANNELS} channels at {RATES_HZ[0]} to {RATES_HZ[1]} Hz.",
-            )
+        if not RATES_HZ[0] <= rate <= RATES_HZ[1]:
+            what, remedy = f"has a sampling rate of {rate} Hz", f"Give {RATES_HZ[0]} to {RATES_HZ[1]} Hz."
+            raise AudioError(f"{what}, which is not a recording of speech", where=where, remedy=remedy)
+        if num_channels > MOST_CHANNELS:
+            what, remedy = f"has {num_channels} channels", f"Give at most {MOST_CHANNELS}."
+            raise AudioError(f"{what}, which is not a recording of speech", where=where, remedy=remedy)
         if num_frames == 0:
             raise no_samples(where)
         if num_frames and num_frames * num_channels > self.most_values:

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from serein.errors import AudioError, SereinError
 
@@ -280,6 +280,43 @@ def with_its_length(file: BinaryIO) -> View | None:
     else:
         struct.pack_into(form[0] + "I", head, place - 4, min(size - place, 0xFFFFFFFF))
     return View(file, bytes(head), place)
+
+
+class WavHeader(NamedTuple):
+    """The header of a WAV file.
+
+    Attributes:
+        encoding: Format tag; 1 for integers.
+        num_channels: Number of channels.
+        rate_hz: Sampling rate.
+        bits: Bits of a sample.
+        num_bytes: Bytes before the first sample.
+    """
+
+    encoding: int
+    num_channels: int
+    rate_hz: int
+    bits: int
+    num_bytes: int
+
+
+def wav_header(start: bytes) -> WavHeader | None:
+    """Return the header of the WAV file that begins with these bytes; `None` if they contain no whole header.
+
+    Source: RIFF; the format tag 0xFFFE (WAVE_FORMAT_EXTENSIBLE) is followed by the actual one.
+    """
+    form, place = b"", 12
+    while start[:4] == b"RIFF" and place + 8 <= len(start):
+        name, stated = struct.unpack_from("<4sI", start, place)
+        place += 8
+        if name == b"data" and len(form) >= 16:
+            encoding, num_channels, rate_hz, _, _, bits = struct.unpack_from("<HHIIHH", form)
+            if encoding == 0xFFFE:
+                encoding = int.from_bytes(form[24:26], "little")
+            return WavHeader(encoding, num_channels, rate_hz, bits, place)
+        form = start[place : place + stated] if name == b"fmt " else form
+        place += stated + stated % 2
+    return None
 
 
 def ogg_views(file: BinaryIO) -> list[View]:

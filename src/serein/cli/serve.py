@@ -139,9 +139,16 @@ def serve(
 def stream(
     model: DefaultModel = None,
     stdin_pcm: Annotated[
-        bool, typer.Option("--stdin-pcm", help="Read 16-bit little-endian mono samples from stdin, not the microphone.")
+        bool,
+        typer.Option(
+            "--stdin-pcm",
+            help="Read 16-bit little-endian mono samples, or a WAV of them, from stdin, not the microphone.",
+        ),
     ] = False,
-    rate: Annotated[int, typer.Option(metavar="HZ", help="Sampling rate of stdin.", min=4000, max=384_000)] = 16000,
+    rate: Annotated[
+        int | None,
+        typer.Option(metavar="HZ", help="Sampling rate of stdin.", show_default="of the WAV header, else 16000"),
+    ] = None,
     microphone: Annotated[
         str | None, typer.Option(help="Microphone, by number or part of its name.", show_default="the system's")
     ] = None,
@@ -164,19 +171,18 @@ def stream(
     from serein.inference.prediction import RejectOption
     from serein.inference.predictor import load
     from serein.inference.recording import PredictOptions
-    from serein.inference.streams import delay_summary, pcm16
+    from serein.inference.streams import delay_summary, open_pcm
     from serein.inference.writers import clock
     from serein.tasks.task import numbers_text
 
     options = PredictOptions("always", sliding_window_of(window, step), RejectOption(min_confidence, min_duration))
     predictor = load(model, device, precision=precision, backbone=backbone)
-    live = predictor.stream(rate if stdin_pcm else 16_000, options=options)
     if stdin_pcm:
-        size = 2 * round(BLOCK_S * rate)
-        pieces = (pcm16(data) for data in iter(lambda: sys.stdin.buffer.read(size), b""))
+        rate_hz, pieces = open_pcm(sys.stdin.buffer, rate, BLOCK_S)
         source: AbstractContextManager[Iterator[Waveform]] = nullcontext(pieces)
     else:
-        source = _microphone(microphone)
+        rate_hz, source = 16_000, _microphone(microphone)
+    live = predictor.stream(rate_hz, options=options)
     delays_s: list[float] = []
     with source as blocks:
         for segment, delay_s in _predicted(live, blocks, seconds):

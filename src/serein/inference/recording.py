@@ -284,7 +284,7 @@ class Recording:
         task: The model's main task.
         options: How it is cut, and when its prediction is rejected.
         is_whole: Whether it is already an utterance, or must not be cut.
-        is_live: Whether its windows are needed as soon as they are complete.
+        is_live: Whether its windows are needed as soon as they are complete, each with a segment.
         start_s: Its start in its file, in seconds.
     """
 
@@ -380,8 +380,12 @@ class Recording:
         self.num_cut += len(windows)
         return windows
 
-    def add(self, window: Window, predicted: ClipPrediction) -> Segment:
-        """Add the prediction for a window, in the order of the windows."""
+    def add(self, window: Window, predicted: ClipPrediction) -> Segment | None:
+        """Add the prediction for a window, in the order of the windows.
+
+        Returns:
+            Its segment; `None` for the speech of several windows of a live recording, each of which had a segment.
+        """
         length_s = len(window.waveform) / SAMPLE_RATE_HZ
         rejected = self.options.reject_option.reason(predicted.main.confidence, length_s)
         main = replace(predicted.main, dimensions=dimensions_of({self.task: predicted.main, **predicted.tasks}))
@@ -391,7 +395,7 @@ class Recording:
         self._windows.append(segment)
         self._predictions.append(predicted)
         self.num_predicted += 1
-        return segment
+        return None if self.is_live and window is self._joined else segment
 
     def prediction(self, file: str = "-", id: str | None = None, model: Mapping[str, str] | None = None) -> Prediction:
         """Return the prediction for all windows that were added: their mean, weighted by their lengths."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from itertools import chain
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
 from serein import audio
-from serein.audio import SAMPLE_RATE_HZ, Resampler, Waveform
+from serein.audio import LONGEST_START, SAMPLE_RATE_HZ, Resampler, Waveform
+from serein.errors import AudioError
 from serein.inference.prediction import ClipPrediction, Prediction, Segment
 from serein.inference.recording import PredictOptions, Recording, Window
 from serein.inference.vad import feed_all
@@ -96,13 +99,19 @@ class Stream:
         return [] if 0 in shape else self.predict(self.cut(audio.as_mono(samples)))
 
     def finish(self) -> list[Segment]:
-        """Predict the last windows, after the last sample."""
+        """Predict the last windows, after the last sample.
+
+        Returns:
+            The segments that `feed` has not returned. If all speech fits into one window, it is also predicted at once,
+            like that of a file; only `prediction` contains this.
+        """
         return self.predict(self.cut_end())
 
     def predict(self, windows: Sequence[Window]) -> list[Segment]:
         """Predict windows that were cut."""
         predicted = self.predictor.predict_clips([window.waveform for window in windows])
-        return [self.recording.add(window, each) for window, each in zip(windows, predicted, strict=True)]
+        segments = [self.recording.add(window, each) for window, each in zip(windows, predicted, strict=True)]
+        return [segment for segment in segments if segment is not None]
 
     def cut(self, samples: Waveform) -> list[Window]:
         """Return the windows completed by these samples, (sample,) float32, not yet predicted, to batch streams."""
@@ -130,6 +139,33 @@ def pcm16(data: bytes) -> Waveform:
     """
     samples: Waveform = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / np.float32(32768)
     return samples
+
+
+def open_pcm(pipe: BinaryIO, sampling_rate: int | None, block_s: float) -> tuple[int, Iterator[Waveform]]:
+    """Return the sampling rate of a pipe of 16-bit little-endian mono samples, in Hz, and the samples in blocks.
+
+    Args:
+        pipe: Samples, or a WAV of such samples, whose header states their rate.
+        sampling_rate: In Hz; `None`: that of the header, or 16000 without one.
+
+    Raises:
+        AudioError: The pipe contains another kind of file or samples, or the header states another rate.
+    """
+    start = pipe.read(LONGEST_START)
+    kind, header = audio.file_kind(start), audio.wav_header(start)
+    if kind is not None and header is None:
+        raise AudioError(f"{kind} file, not samples", where="stdin", remedy="Predict it with: serein predict -.")
+    if header is not None:
+        if (header.encoding, header.num_channels, header.bits) != (1, 1, 16):
+            what = f"WAV file of {header.bits} bits and channels: {header.num_channels}, not 16-bit mono samples"
+            raise AudioError(what, where="stdin", remedy="Predict it with: serein predict -.")
+        if sampling_rate not in (None, header.rate_hz):
+            what = f"the WAV header states {header.rate_hz} Hz, not {sampling_rate} Hz"
+            raise AudioError(what, where="stdin", remedy="Leave --rate out.")
+        start, sampling_rate = start[header.num_bytes :], header.rate_hz
+    rate_hz = audio.rate_hz(SAMPLE_RATE_HZ if sampling_rate is None else sampling_rate)
+    read = partial(pipe.read, 2 * round(block_s * rate_hz))
+    return rate_hz, map(pcm16, chain([start], iter(read, b"")))
 
 
 @dataclass

@@ -41,6 +41,7 @@ def uvicorn_server(app: FastAPI, on_ready: Callable[[], None]) -> uvicorn.Server
         on_ready: Called once the server accepts requests.
     """
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client gets the error; the log does not need it
+    logging.getLogger("uvicorn.error").addFilter(is_fault)
     limits = app.state.streams.service.limits
     protocol: Any = partial(
         TimedProtocol, headers_s=limits.headers_s, drain_s=_DRAIN_S, most_connections=limits.connections
@@ -80,6 +81,16 @@ def bound(host: str, port: int) -> socket.socket:
             where=f"{host}:{port}",
             remedy="Choose another with --port." if is_taken else "Choose others with --host and --port.",
         ) from None
+
+
+def is_fault(record: logging.LogRecord) -> bool:
+    """Return whether uvicorn logs a fault of the service; it also logs refused streams as errors.
+
+    Example:
+        >>> is_fault(logging.makeLogRecord({"msg": "ASGI callable returned without completing handshake."}))
+        False
+    """
+    return not record.getMessage().startswith("ASGI callable returned without")
 
 
 def is_loopback(host: str) -> bool:

@@ -315,7 +315,8 @@ class Service:
         except FullError:
             raise busy("The model's queue is full.", self.batcher.expected_s) from None
         predicted = await asyncio.wrap_future(future)
-        return [recording.add(window, each) for window, each in zip(windows, predicted, strict=True)]
+        segments = [recording.add(window, each) for window, each in zip(windows, predicted, strict=True)]
+        return [segment for segment in segments if segment is not None]
 
     async def cut_end(self, stream: Stream) -> list[Window]:
         """Find speech in the rest of a stream."""

@@ -10,9 +10,7 @@ from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
-from serein.audio import RATES_HZ, SAMPLE_RATE_HZ
-from serein.audio.decoders import CONTAINERS, MEDIA_CONTAINERS
-from serein.audio.source import mp3_frame
+from serein.audio import LONGEST_START, RATES_HZ, SAMPLE_RATE_HZ, file_kind
 from serein.inference.recording import Window
 from serein.inference.streams import Stream, pcm16
 from serein.server.limits import HTTPProblem
@@ -21,7 +19,6 @@ from serein.server.routes import require_options
 from serein.server.service import Service
 
 _BYTES = 2  # of a sample
-_START_BYTES = 4096  # of a stream, by which files and samples are distinguished
 _LEAST_S = 0.1  # of audio that is processed at once, or more if more has arrived
 _MOST_WAITING_S = 5.0  # of audio that may wait; then nothing more is read
 _SEND_S = 10.0  # for a client to take a message
@@ -129,8 +126,8 @@ class Streams:
                     content = None
                 is_end = isinstance(content, dict) and content.get("type") == "end"
                 return await buffer.close("end" if is_end else "wrong message")
-            if len(start) < _START_BYTES:
-                start += data[:_START_BYTES]
+            if len(start) < LONGEST_START:
+                start += data[:LONGEST_START]
                 if kind := file_kind(bytes(start)):
                     return await buffer.close(f"{kind} {_NOT_SAMPLES}")
             left -= len(data)
@@ -180,30 +177,3 @@ async def _send(websocket: WebSocket, message: dict[str, Any]) -> None:
 async def _close(websocket: WebSocket, code: int, reason: str) -> None:
     with contextlib.suppress(RuntimeError, TimeoutError, WebSocketDisconnect):
         await asyncio.wait_for(websocket.close(code, reason[:100]), _SEND_S)
-
-
-def file_kind(start: bytes) -> str | None:
-    """Return the kind of audio file that begins with these bytes; `None` for samples.
-
-    An MP3 or AAC without a tag has no magic number, only frames: two consecutive frames are no coincidence.
-
-    Example:
-        >>> file_kind(b"RIFF$..."), file_kind(b"wvpk..."), file_kind(bytes(100))
-        ('WAV', 'WavPack', None)
-    """
-    for magic, kind in (CONTAINERS | MEDIA_CONTAINERS).items():
-        if start.startswith(magic):
-            return kind
-    if start[4:8] == b"ftyp":
-        return "MP4"
-    for kind, frame_bytes in (("MP3", lambda header: mp3_frame(header)[0]), ("AAC", _adts_bytes)):
-        length = frame_bytes(start)
-        if length and start[length : length + 2] == start[:2] and frame_bytes(start[length:]):
-            return kind
-    return None
-
-
-def _adts_bytes(start: bytes) -> int:
-    """Return the size of a frame of AAC with this header, 0 for none (ISO 13818-7, 6.2)."""
-    head = int.from_bytes(start[:6].ljust(6, b"\0"), "big")
-    return head >> 13 & 0x1FFF if head >> 36 == 0xFFF and not head >> 33 & 3 else 0
