@@ -46,6 +46,11 @@ def knock_before(waveform: Waveform, rng: np.random.Generator) -> Waveform:
     return np.concatenate([knock, waveform])
 
 
+def quieter(level_db: float, then: Change = lambda x, _: x) -> Change:
+    """Return a change that lowers the level of a recording, then makes another change."""
+    return lambda waveform, rng: then(waveform * np.float32(10 ** (-level_db / 20)), rng)
+
+
 CHANGES: dict[str, Change] = {
     "noise around, -30 dB": noise_around(-30),
     "noise around, -20 dB": noise_around(-20),
@@ -53,7 +58,9 @@ CHANGES: dict[str, Change] = {
     "pause inside": lambda x, _: np.insert(x, [len(x) // 2] * TWO_S, 0.0),
     "offset 0.005": lambda x, _: x + np.float32(0.005),
     "knock before": knock_before,
-    "30 dB quieter": lambda x, _: x * np.float32(10 ** (-30 / 20)),
+    "30 dB quieter": quieter(30),
+    "50 dB quieter": quieter(50),
+    "50 dB, a knock before": quieter(50, knock_before),
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from serein.audio import SAMPLE_RATE_HZ
 from serein.inference.recording import PredictOptions, Recording
-from serein.inference.vad import QUIET_RMS, SILENCE_RMS, SpeechDetector
+from serein.inference.vad import CONTEXT, FRAME, FRAME_S, QUIET_RMS, SILENCE_RMS, SpeechDetector
 from speech_sounds import voiced
 
 
@@ -51,9 +51,37 @@ def test_quiet_speech_is_found(level_db: float) -> None:
     assert quiet[:2] == pytest.approx(found[:2], abs=0.3)
 
 
+def noise_frames(rms: list[float]) -> np.ndarray:
+    """Return a frame of noise for each level."""
+    noise = np.random.default_rng(0).standard_normal((len(rms), CONTEXT + FRAME)).astype(np.float32)
+    return noise / noise[:, CONTEXT:].std(axis=1, keepdims=True) * np.float32(rms)[:, None]
+
+
+def test_a_knock_switches_amplification_off_for_a_second() -> None:
+    quiet = QUIET_RMS / 4
+    gains = SpeechDetector().gains(noise_frames([quiet] * 40 + [0.1] * 6 + [quiet] * 100))
+    np.testing.assert_allclose(gains[:40], 4.0, rtol=1e-3)
+    np.testing.assert_allclose(gains[40 : 46 + 32], 1.0)
+    np.testing.assert_allclose(gains[46 + 32 :], 4.0, rtol=1e-3)
+
+
+def test_the_level_of_longer_sounds_decays() -> None:
+    gains = SpeechDetector().gains(noise_frames([10 * QUIET_RMS] * 60 + [QUIET_RMS / 10] * 1000))
+    last = 60 + 15  # frame whose last second is half loud
+    np.testing.assert_allclose(gains[: last + round(9.9 / FRAME_S)], 1.0)  # 20 dB fall in 10 s
+    assert gains[last + round(15 / FRAME_S)] == pytest.approx(10 ** (10 / 20), rel=0.01)  # another 10 dB in 5 s
+    np.testing.assert_allclose(gains[last + round(21 / FRAME_S) :], 10.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("num_samples", [80, 3000])
+def test_quiet_speech_after_a_click_is_found(num_samples: int) -> None:
+    click = silence(2.0)
+    click[8000 : 8000 + num_samples] = 0.1 * np.random.default_rng(0).standard_normal(num_samples)
+    quiet = 0.003 * voiced(2.0, np.random.default_rng(1))
+    ((start_s, end_s, _),) = windows_of(np.concatenate([click, quiet, silence(0.5)]))
+    assert (start_s, end_s) == pytest.approx((2.0, 4.0), abs=0.3)
+
+
 def test_loud_and_silent_frames_are_taken_as_they_are() -> None:
-    rng = np.random.default_rng(0)
-    noise = rng.standard_normal((3, 64 + 512)).astype(np.float32)
     for rms, gain in ((10 * QUIET_RMS, 1.0), (0.1 * SILENCE_RMS, 1.0), (QUIET_RMS / 4, 4.0)):
-        gains = SpeechDetector().gains(noise / noise[:, 64:].std(axis=1, keepdims=True) * np.float32(rms))
-        np.testing.assert_allclose(gains, gain, rtol=1e-3)
+        np.testing.assert_allclose(SpeechDetector().gains(noise_frames([rms] * 3)), gain, rtol=1e-3)

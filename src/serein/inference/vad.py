@@ -33,9 +33,10 @@ _STATE = 128
 _LSTM_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 _MOST_FRAMES = 1024  # at once: 33 s, some 20 MB
 
-QUIET_RMS = 0.0015  # if the loudest speech is below this, frames are amplified to it, as the network misses them
+QUIET_RMS = 0.0015  # if the level is below this, frames are amplified to it, as the network misses quiet speech
 SILENCE_RMS = 1e-4  # below this, there is nothing to amplify
-MOST_GAIN = 100.0
+_LEVEL_FRAMES = 33  # 1 s, longer than a click; half of it is longer than a knock or a plug
+_DECAY_DB = 2.0 * FRAME_S  # per frame: after speech at a usual level, amplification begins in the second 10 to 20
 
 State = tuple[torch.Tensor, torch.Tensor]
 
@@ -126,13 +127,15 @@ class SpeechDetector:
 
     Attributes:
         waiting: The context, followed by less than a frame.
-        level: RMS of the loudest frame so far.
+        recent: (_LEVEL_FRAMES - 1,) RMS of the last frames.
+        sustained_db: The level that half of the frames of any second reached, less `_DECAY_DB` for each frame since.
     """
 
     network: SpeechNetwork = field(default_factory=speech_network)
     state: State = field(default_factory=lambda: (torch.zeros(1, 1, _STATE), torch.zeros(1, 1, _STATE)))
     waiting: Waveform = field(default_factory=lambda: np.zeros(CONTEXT, np.float32))
-    level: float = 0.0
+    recent: NDArray[np.float32] = field(default_factory=lambda: np.zeros(_LEVEL_FRAMES - 1, np.float32))
+    sustained_db: float = -np.inf
 
     def feed(self, waveform: Waveform) -> NDArray[np.float32]:
         """Return probabilities, (frame,), of the frames completed by these samples, (sample,)."""
@@ -154,11 +157,20 @@ class SpeechDetector:
         return frames[:num_frames] * self.gains(frames[:num_frames])[:, None]
 
     def gains(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the gain of each frame, (frame,): 1 unless everything that has arrived is quiet."""
-        own = frames[:, CONTEXT:].std(axis=1)  # ignores a constant offset
-        levels = np.maximum.accumulate(np.concatenate([[self.level], own]))[1:]
-        self.level = float(levels[-1]) if len(levels) else self.level
-        gains = np.clip(QUIET_RMS / np.maximum(levels, SILENCE_RMS), 1.0, MOST_GAIN)
+        """Return the gain of each frame, (frame,): 1 unless its level is quiet.
+
+        The level is that of the loudest frame of the last second, or the sustained level if that is higher: a click
+        counts for a second, speech and other long sounds until their level has decayed.
+        """
+        rms = np.concatenate([self.recent, frames[:, CONTEXT:].std(axis=1)])  # which ignores a constant offset
+        self.recent = rms[len(frames) :]
+        last_second = np.lib.stride_tricks.sliding_window_view(rms, _LEVEL_FRAMES)  # (frame, _LEVEL_FRAMES)
+        medians_db = 20.0 * np.log10(np.maximum(np.median(last_second, axis=1), 1e-9, dtype=np.float64))
+        falls_db = _DECAY_DB * np.arange(len(frames) + 1)
+        sustained_db = np.maximum.accumulate(np.append(self.sustained_db, medians_db) + falls_db) - falls_db
+        self.sustained_db = float(sustained_db[-1])
+        levels = np.maximum(last_second.max(axis=1), 10.0 ** (sustained_db[1:] / 20.0))
+        gains = QUIET_RMS / np.clip(levels, SILENCE_RMS, QUIET_RMS)
         return np.where(levels < SILENCE_RMS, 1.0, gains).astype(np.float32)
 
 
