@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import pickle
 import random
@@ -26,6 +27,7 @@ from serein.experiment import data as experiment_data
 from serein.experiment import fold as folds
 from serein.experiment import run as runs
 from serein.training import checkpointing
+from serein.training.module import StageModule
 from serein.training.stages import TrainingData
 from training.test_feature_cache import killed_at_second_epoch, prepared, save_wav2vec2, trained
 
@@ -440,6 +442,27 @@ def test_kill_nine_of_a_run_with_children(
 
     assert json.loads((out / "environment.json").read_text())["jobs"] == 2
     assert_resumes(out, long_recipe, tones, left_alone)
+
+
+@pytest.mark.slow
+def test_a_loader_that_is_killed_is_an_error(tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = StageModule.training_step
+
+    def step(self: StageModule, batch: Any, index: int) -> torch.Tensor:
+        if self.current_epoch == 1:
+            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+            time.sleep(60)  # until the signal that a child has ended
+        return real(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingData, "num_workers", 1)
+        patch.setattr(StageModule, "training_step", step)
+        expected = r"0-emotion: a process that reads clips was stopped \(DataLoader .*\)\. .* Continue with --resume"
+        with pytest.raises(RunError, match=expected):
+            one_fold(tmp_path / "a", tones)
+    for name in ("a", "b"):
+        one_fold(tmp_path / name, tones)
+    assert_same(tmp_path / "a", tmp_path / "b")
 
 
 @pytest.mark.slow

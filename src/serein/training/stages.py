@@ -400,7 +400,7 @@ def stage_seed(seed: int, fold: str, stage: str) -> int:
 
 @contextmanager
 def _plainly(folder: Path) -> Iterator[None]:
-    """Restore the original error if Lightning or a loader replaces a keyboard interrupt or audio error."""
+    """Restore a keyboard interrupt or audio error that Lightning or a loader replaces; explain their other errors."""
     try:
         yield
     except SystemExit as stop:
@@ -412,6 +412,14 @@ def _plainly(folder: Path) -> Iterator[None]:
             "the device's memory is too small for weights, gradients and their averages, or for dev",
             where=folder,
             remedy="Lower batches.max_seconds or batches.max_clips, or train fewer layers.",
+        ) from None
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise RunError(
+            f"a process that reads clips was stopped ({str(error).partition('. ')[0]})",
+            where=folder,
+            remedy="If memory ran out (a bus error: /dev/shm), free some. Continue with --resume.",
         ) from None
 
 
