@@ -107,8 +107,11 @@ def test_labels_of_raters(vocabulary: Path) -> None:
     assert known.is_known.tolist() == [True, False]
     with pytest.raises(VocabularyError) as error:
         task.targets([rated("sad", "aggravated"), rated("Aggravated").model_copy(update={"id": "b"}), rated("xqzzy")])
-    assert "raters labelled 2 utterances, such as a, with 'aggravated'" in str(error.value)
+    assert error.value.what.startswith("the raters' label 'aggravated' of 2 utterances, such as a, is represented by '")
     assert "words.nouns: {aggravated: NOUN}" in str(error.value)
+    others = [Utterance(id=name, audio="a.wav", emotion=name) for name in ("bored", "sad")]
+    with pytest.raises(VocabularyError, match="the class 'bored' is represented by 'boredom'.* {bored: NOUN}"):
+        fitted({"vocabulary": str(vocabulary)}, Words(), *others)
 
 
 def test_scaled_targets_have_a_root_mean_square_of_one_over_the_classes(vocabulary: Path) -> None:

@@ -265,37 +265,22 @@ class WordVectorTask(Task):
         Raises:
             VocabularyError: A rater's label has no vector.
         """
-        if self.options.targets != "s1":
-            self._require_vectors(utterances)
+        if self.options.targets != "s1":  # the classes have vectors
+            ids_of: dict[str, set[str]] = defaultdict(set)
+            for utterance in utterances:
+                for label in raters_labels(utterance):
+                    ids_of[plain_label(label)].add(utterance.id)
+            uses = {
+                label: f"the raters' label '{label}' of {len(ids)} utterances, such as {min(ids)},"
+                for label, ids in sorted(ids_of.items(), key=lambda item: -len(item[1]))
+            }
+            require_vectors(uses, self.nouns, self.vocabulary)
         words = self.words(utterances)
         values = np.zeros((len(utterances), self.num_outputs + len(self.spec.classes)), np.float32)
         values[:, : self.num_outputs] = self.scale * mean_vectors(words, self.vocabulary)
         values[:, self.num_outputs :] = np.stack([self.class_labels.probabilities(u) for u in utterances])
         has_both = np.array([bool(some) for some in words]) & values[:, self.num_outputs :].any(axis=1)
         return Targets(values, has_both)
-
-    def _require_vectors(self, utterances: Sequence[Utterance]) -> None:
-        """Raise VocabularyError if raters' labels have no vector."""
-        ids_of: dict[str, set[str]] = defaultdict(set)
-        for utterance in utterances:
-            for label in raters_labels(utterance):
-                ids_of[plain_label(label)].add(utterance.id)
-        phrases = {label: noun_of(label, self.nouns) for label in ids_of}
-        known = self.vocabulary
-        lacking = [
-            label
-            for label, text in phrases.items()
-            if text not in known and not all(word in known for word in text.split())
-        ]
-        if lacking:
-            most = max(lacking, key=lambda label: len(ids_of[label]))
-            others = f" (and {len(lacking) - 1} other labels have none)" if len(lacking) > 1 else ""
-            raise VocabularyError(
-                f"raters labelled {len(ids_of[most])} utterances, such as {min(ids_of[most])}, with '{most}', "
-                f"for which '{phrases[most]}' has no vector{others}",
-                where=known.name,
-                remedy=f"Name a noun that has one in the recipe: words.nouns: {{{most}: NOUN}}.",
-            )
 
     def loss(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Return the mean loss of a batch of targets, (batch, feature + class), and vectors, (batch, feature)."""
@@ -333,12 +318,35 @@ def word_classes(class_labels: ClassLabels, vocabulary: Vocabulary, nouns: dict[
         VocabularyError: A noun has no vector.
         RecipeError: Two classes have the same noun.
     """
+    require_vectors({each: f"the class '{each}'" for each in class_labels.classes}, nouns, vocabulary)
     words = tuple(noun_of(each, nouns) for each in class_labels.classes)
     if len(set(words)) < len(words):
         raise RecipeError(
             f"two classes have the same noun: {', '.join(words)}", where="words.nouns", remedy="Name another."
         )
     return WordClasses(class_labels, words, phrase_vectors(words, vocabulary), name, vocabulary.digest)
+
+
+def require_vectors(uses: Mapping[str, str], nouns: Mapping[str, str], vocabulary: Vocabulary) -> None:
+    """Raise VocabularyError if a label's noun, or a word of it, has no vector.
+
+    Args:
+        uses: Label -> what it labels, for the message, the most important first.
+        nouns: As in `noun_of`.
+    """
+    lacking = [
+        label
+        for label in uses
+        if (noun := noun_of(label, nouns)) not in vocabulary and not all(word in vocabulary for word in noun.split())
+    ]
+    if lacking:
+        label, more = lacking[0], len(lacking) - 1
+        raise VocabularyError(
+            f"{uses[label]} is represented by '{noun_of(label, nouns)}', which has no vector"
+            + (f" (and {more} other labels)" if more else ""),
+            where=vocabulary.name,
+            remedy=f"Name a noun that has one in the recipe: words.nouns: {{{label}: NOUN}}.",
+        )
 
 
 def mean_vectors(words: Sequence[Sequence[str]], vocabulary: Vocabulary) -> np.ndarray:
