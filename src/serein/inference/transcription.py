@@ -416,7 +416,7 @@ def speech_parts(segments: Sequence[Segment]) -> list[tuple[float, float]]:
 
     Example:
         >>> times = [(0.0, 4.0), (4.0, 20.0), (21.0, 29.0), (31.0, 40.0)]
-        >>> speech_parts([Segment(start_s=start_s, end_s=end_s) for start_s, end_s in times])
+        >>> speech_parts([Segment("sad", start_s=start_s, end_s=end_s) for start_s, end_s in times])
         [(0.0, 29.0), (31.0, 40.0)]
     """
     stretches: list[tuple[float, float]] = []
