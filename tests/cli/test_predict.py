@@ -649,6 +649,7 @@ def test_recordings_that_cannot_be_transcribed_keep_their_emotions(
         return [f"{len(each)} samples" for each in waveforms]
 
     fake = SimpleNamespace(folder=tmp_path, min_s=0.0, batch_s=0.1, transcribe=transcribe, language_code=str.lower)
+    fake.batches = lambda durations_s: [range(len(durations_s))]
     monkeypatch.setattr(transcription, "load_transcriber", lambda *_: fake)
     monkeypatch.setenv("SEREIN_CACHE", str(tmp_path / "cache"))
     call = ("predict", tmp_path / "x.raw", *clips[1:3], "--model", model, "--raw-rate", 16000, "--transcribe", "w")
@@ -659,6 +660,8 @@ def test_recordings_that_cannot_be_transcribed_keep_their_emotions(
     words = {file: of["asr"]["label"] if "asr" in of else None for file, of in tasks.items()}
     assert words == {str(tmp_path / "x.raw"): f"{RATE_HZ} samples", clips[1]: None, clips[2]: f"{RATE_HZ} samples"}
     assert calls == ["de"] * 3
+    heard = serein("transcribe", clips[1], "--model", "openai/whisper-tiny", "--language", "pl", "--json")
+    assert (json.loads(heard.out)["transcript"], calls[3:]) == (f"{RATE_HZ} samples", ["pl"])
     refused = serein("predict", clips[0], "--model", model, "--language", "de")
     assert refused.status == 2
     assert "add --transcribe" in refused.err

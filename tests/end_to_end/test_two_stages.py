@@ -154,6 +154,8 @@ def test_the_model_of_stage_1_has_its_tasks_and_that_of_stage_2_emotions_alone(r
     assert rate is None or f"word error rate {rate:.1f} %" in transcribed.err
     refused = serein("transcribe", "--model", unit / "model", test)
     assert "predicts emotion, not transcripts" in refused.complaint
+    refused = serein("transcribe", "--model", unit / "0-words" / "model", test, "--language", "de")
+    assert "does not support the language 'de'. Leave out --language." in refused.complaint
     predicted = serein("predict", "--model", unit / "0-words" / "model", test, "--json")
     first = json.loads(predicted.out.splitlines()[0])
     assert (first["task"], list(first["tasks"])) == ("gender", ["asr"])

@@ -45,6 +45,9 @@ def transcribe(
             "--model", "-m", help="A model trained on the task 'asr', or a Whisper or CTC model of Transformers."
         ),
     ],
+    language: Annotated[
+        str | None, typer.Option(help="Spoken language, for Whisper.", show_default="each utterance's own")
+    ] = None,
     device: Device = "auto",
     backbone: MovedBackbone = None,
     as_json: Json = False,
@@ -62,7 +65,7 @@ def transcribe(
     files, num_failed = recordings_in(sources)
     num_all = len(files) + num_failed
     transcripts: list[Transcript] = []
-    for utterance, text in transcribe_with(model, files, device=device, backbone=backbone):
+    for utterance, text in transcribe_with(model, files, language=language, device=device, backbone=backbone):
         if isinstance(text, AudioError):
             num_failed += 1
             print(f"error: {text}", file=sys.stderr)

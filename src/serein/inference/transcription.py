@@ -548,23 +548,33 @@ TRANSCRIBERS: dict[str, type[WhisperTranscriber] | type[CtcTranscriber]] = {
 
 
 def transcribe_with(
-    model: str | Path, sources: Sequence[Source], *, device: str = "auto", backbone: Path | None = None
+    model: str | Path,
+    sources: Sequence[Source],
+    *,
+    language: str | None = None,
+    device: str = "auto",
+    backbone: Path | None = None,
 ) -> Iterator[tuple[Utterance, str | AudioError]]:
     """Yield the transcript, or the error, of each recording.
 
     Args:
         model: A model folder whose last stage was trained on transcription, which keeps the order; or a speech
             recogniser (Whisper or CTC), by folder or Hub name, which starts with the longest.
+        language: Spoken language, for Whisper; `None` uses each utterance's own.
         device: Device of the model, see `serein.load`.
         backbone: Current folder of the model's pretrained backbone, if it has moved.
 
     Raises:
-        ModelError: The model cannot be loaded, or was not trained on transcription.
+        ModelError: The model cannot be loaded, was not trained on transcription, or does not support the language.
     """
     if not is_model_folder(model):
-        for utterance, text in transcribe_each(load_transcriber(str(model), device), sources):
+        transcriber = load_transcriber(str(model), device, language)
+        for utterance, text in transcribe_each(transcriber, sources, language=language):
             yield utterance, "" if text is None else text
         return
+    if language is not None:
+        what, remedy = f"does not support the language '{language}'", "Leave out --language."
+        raise ModelError(what, where=model, remedy=remedy)
     checkpoint = checkpoints.load(model, backbone=backbone)
     transcripts = [name for name in checkpoint.answered if checkpoint.tasks[name].spec.has_transcript]
     if not transcripts:
