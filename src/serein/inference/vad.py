@@ -165,7 +165,8 @@ class SpeechDetector:
         rms = np.concatenate([self.recent, frames[:, CONTEXT:].std(axis=1)])  # which ignores a constant offset
         self.recent = rms[len(frames) :]
         last_second = np.lib.stride_tricks.sliding_window_view(rms, _LEVEL_FRAMES)  # (frame, _LEVEL_FRAMES)
-        medians_db = 20.0 * np.log10(np.maximum(np.median(last_second, axis=1), 1e-9, dtype=np.float64))
+        median = np.partition(last_second, _LEVEL_FRAMES // 2, axis=1)[:, _LEVEL_FRAMES // 2]
+        medians_db = 20.0 * np.log10(np.maximum(median, 1e-9, dtype=np.float64))
         falls_db = _DECAY_DB * np.arange(len(frames) + 1)
         sustained_db = np.maximum.accumulate(np.append(self.sustained_db, medians_db) + falls_db) - falls_db
         self.sustained_db = float(sustained_db[-1])
