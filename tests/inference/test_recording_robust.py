@@ -7,7 +7,7 @@ import pytest
 
 from serein.audio import SAMPLE_RATE_HZ
 from serein.inference.recording import PredictOptions, Recording
-from serein.inference.vad import CONTEXT, FRAME, FRAME_S, QUIET_RMS, SILENCE_RMS, SpeechDetector
+from serein.inference.vad import CONTEXT, FRAME, QUIET_RMS, SILENCE_RMS, SpeechDetector
 from speech_sounds import voiced
 
 
@@ -65,12 +65,9 @@ def test_a_knock_switches_amplification_off_for_a_second() -> None:
     np.testing.assert_allclose(gains[46 + 32 :], 4.0, rtol=1e-3)
 
 
-def test_the_level_of_longer_sounds_decays() -> None:
+def test_speech_switches_amplification_off_for_good() -> None:
     gains = SpeechDetector().gains(noise_frames([10 * QUIET_RMS] * 60 + [QUIET_RMS / 10] * 1000))
-    last = 60 + 15  # frame whose last second is half loud
-    np.testing.assert_allclose(gains[: last + round(9.9 / FRAME_S)], 1.0)  # 20 dB fall in 10 s
-    assert gains[last + round(15 / FRAME_S)] == pytest.approx(10 ** (10 / 20), rel=0.01)  # another 10 dB in 5 s
-    np.testing.assert_allclose(gains[last + round(21 / FRAME_S) :], 10.0, rtol=1e-3)
+    np.testing.assert_allclose(gains, 1.0)
 
 
 @pytest.mark.parametrize("num_samples", [80, 3000])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -527,11 +528,10 @@ def test_a_batch_without_targets_of_a_task_is_no_error_for_processes(
     recipe = recipes.load(write_recipe(tmp_path / "r.yaml"))
     heads = dict.fromkeys(("emotion", "gender")[:num_tasks], (recipe.tasks.chosen["emotion"], 3))
     model = assemble(new_backbone(recipe.backbone), recipe.encoder, heads)
-    chosen: dict[str, Any] = {}
     monkeypatch.setattr(stages, "distributed_info", lambda: DistributedInfo(0, 2, 2))
-    monkeypatch.setattr(stages.lightning, "Trainer", lambda **how: chosen.update(how))
+    monkeypatch.setattr(stages.lightning, "Trainer", Mock())
     stages.build_trainer(model, recipe.stages[0], tmp_path, [], torch.device("cpu"))
-    assert chosen["strategy"] == strategy
+    assert stages.lightning.Trainer.call_args.kwargs["strategy"] == strategy
 
 
 def test_a_dev_batch_that_several_processes_have_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:

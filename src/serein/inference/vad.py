@@ -36,7 +36,6 @@ _MOST_FRAMES = 1024  # at once: 33 s, some 20 MB
 QUIET_RMS = 0.0015  # if the level is below this, frames are amplified to it, as the network misses quiet speech
 SILENCE_RMS = 1e-4  # below this, there is nothing to amplify
 _LEVEL_FRAMES = 33  # 1 s, longer than a click; half of it is longer than a knock or a plug
-_DECAY_DB = 2.0 * FRAME_S  # per frame: after speech at a usual level, amplification begins in the second 10 to 20
 
 State = tuple[torch.Tensor, torch.Tensor]
 
@@ -128,14 +127,14 @@ class SpeechDetector:
     Attributes:
         waiting: The context, followed by less than a frame.
         recent: (_LEVEL_FRAMES - 1,) RMS of the last frames.
-        sustained_db: The level that half of the frames of any second reached, less `_DECAY_DB` for each frame since.
+        sustained: RMS that half of the frames of some second reached.
     """
 
     network: SpeechNetwork = field(default_factory=speech_network)
     state: State = field(default_factory=lambda: (torch.zeros(1, 1, _STATE), torch.zeros(1, 1, _STATE)))
     waiting: Waveform = field(default_factory=lambda: np.zeros(CONTEXT, np.float32))
     recent: NDArray[np.float32] = field(default_factory=lambda: np.zeros(_LEVEL_FRAMES - 1, np.float32))
-    sustained_db: float = -np.inf
+    sustained: float = 0.0
 
     def feed(self, waveform: Waveform) -> NDArray[np.float32]:
         """Return probabilities, (frame,), of the frames completed by these samples, (sample,)."""
@@ -160,17 +159,16 @@ class SpeechDetector:
         """Return the gain of each frame, (frame,): 1 unless its level is quiet.
 
         The level is that of the loudest frame of the last second, or the sustained level if that is higher: a click
-        counts for a second, speech and other long sounds until their level has decayed.
+        counts for a second, speech and other long sounds for good, so that nobody who is far away is amplified in a
+        pause.
         """
         rms = np.concatenate([self.recent, frames[:, CONTEXT:].std(axis=1)])  # which ignores a constant offset
         self.recent = rms[len(frames) :]
         last_second = np.lib.stride_tricks.sliding_window_view(rms, _LEVEL_FRAMES)  # (frame, _LEVEL_FRAMES)
         median = np.partition(last_second, _LEVEL_FRAMES // 2, axis=1)[:, _LEVEL_FRAMES // 2]
-        medians_db = 20.0 * np.log10(np.maximum(median, 1e-9, dtype=np.float64))
-        falls_db = _DECAY_DB * np.arange(len(frames) + 1)
-        sustained_db = np.maximum.accumulate(np.append(self.sustained_db, medians_db) + falls_db) - falls_db
-        self.sustained_db = float(sustained_db[-1])
-        levels = np.maximum(last_second.max(axis=1), 10.0 ** (sustained_db[1:] / 20.0))
+        sustained = np.maximum.accumulate(np.append(np.float32(self.sustained), median))
+        self.sustained = float(sustained[-1])
+        levels = np.maximum(last_second.max(axis=1), sustained[1:])
         gains = QUIET_RMS / np.clip(levels, SILENCE_RMS, QUIET_RMS)
         return np.where(levels < SILENCE_RMS, 1.0, gains).astype(np.float32)
 

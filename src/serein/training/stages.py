@@ -227,9 +227,6 @@ def train_stage(
             for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
                 logging.getLogger(name).setLevel(logging.ERROR)
             trainer = build_trainer(model, stage, folder, callbacks, data.device)
-            # SIGTERM ends the process at once, as files are complete or absent. Lightning would exit with status 0, and
-            # first tell the other processes, of which one may have ended.
-            trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
             with _plainly(folder), compiled(model, enabled=stage.compile):
                 trainer.fit(module, datamodule=loaders, ckpt_path=resume, weights_only=True)
         if distributed_info().is_first:
@@ -319,6 +316,9 @@ def build_trainer(
         deterministic="warn",
         benchmark=False,
     )
+    # SIGTERM ends the process at once, as files are complete or absent. Lightning would exit with status 0, and first
+    # tell the other processes, of which one may have ended.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     # Filling takes a tenth of a step, and nothing here reads uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return trainer
