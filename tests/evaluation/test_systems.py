@@ -80,6 +80,7 @@ DIFFERENT: dict[str, tuple[list[list[Prediction]], str]] = {
     "another truth": ([[GOOD[0], replace(GOOD[1], truth="sad")]], "the truth of 1 utterances differs from a: v1"),
     "another fold": ([GOOD[:1], GOOD[1:]], "has the folds 1, 2, and a 1"),
     "no probabilities": ([[GOOD[0], replace(GOOD[1], probabilities=None)]], "'v1' has no probabilities"),
+    "numbers": ([[replace(p, truth="0.5", prediction="0", probabilities=None) for p in GOOD]], "has no probabilities"),
     "half a seed": ([[*GOOD, said("u1", 0.5, seed=1)]], "1 utterances lack a seed, such as 'v1' of fold 1"),
     "other classes": (
         [[replace(p, truth="calm", prediction="calm", probabilities={"calm": 0.5, "bored": 0.5}) for p in GOOD]],

@@ -223,6 +223,24 @@ def test_other_systems_need_only_ids_and_labels(speech: Path, tmp_path: Path) ->
         score_system_predictions({CLEAN: path}, utterances)
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ({"label": None, "rejected": None, "dimensions": {"arousal": 0.2}}, "as every label is null"),
+        ({"prediction": "0.2 0 0.01"}, "such as '0.2 0 0.01'"),
+        ({"prediction": "Anger"}, "such as 'Anger'"),
+    ],
+)
+def test_predictions_of_no_class_of_the_manifest_are_refused(
+    line: dict[str, object], says: str, speech: Path, tmp_path: Path
+) -> None:
+    utterances, path = manifest.read(speech), tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps({"id": u.id, **line}) for u in utterances), encoding="utf-8")
+    with pytest.raises(RunError) as caught:
+        score_system_predictions({CLEAN: path}, utterances)
+    assert f"{path}: predicts none of the manifest's classes (angry, happy, sad), {says}" in str(caught.value)
+
+
 def test_options_that_do_not_fit_are_named(speech: Path, serein: Call) -> None:
     assert "name a model" in serein("robustness", "--data", speech).err
     assert "is not CONDITION=FILE" in serein("robustness", "--data", speech, "--predictions", "clean").err

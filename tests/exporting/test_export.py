@@ -22,6 +22,7 @@ from serein.choices import NamedOptions
 from serein.errors import ModelError
 from serein.exporting import export as exporting
 from serein.exporting.export import export
+from serein.inference.batching import model_outputs
 from serein.inference.predictor import Predictor
 from serein.inference.runtimes import EmbeddingSelection, ExportedFile, OnnxRuntime
 from serein.models.blocks import POOLINGS
@@ -274,6 +275,12 @@ def test_int8_rounds_the_feed_forward_layers_of_a_transformer(in_both: Any) -> N
     layers = checkpoint.model.backbone.num_layers
     assert after["MatMulInteger"] == 2 * layers  # attention and its projections stay
     assert after["Conv"] == before["Conv"]
+
+
+def test_an_exported_file_has_no_weights_for_pytorch(in_both: Any) -> None:
+    checkpoint = serein.load(in_both[1] / "exact.onnx").checkpoint
+    with pytest.raises(ModelError, match="an exported file does not run in PyTorch. Name the model folder"):
+        model_outputs(checkpoint, lambda position: _noise(0.5), [8_000])
 
 
 def test_int8_of_a_clip_does_not_depend_on_its_batch(in_both: Any) -> None:

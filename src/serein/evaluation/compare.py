@@ -356,7 +356,8 @@ def read_comparable(
                 ", ".join(names or ()) or "no classes" for names in (classes or own, first_classes or numbers)
             )
             what = f"predicts {theirs}, and {labels[0]} {ours}"
-            raise RunError(what, where=path, remedy="Compare runs of the same task and labels.")
+            remedy = "Compare runs of the same task and labels; other tasks: serein report RUN --against OTHER."
+            raise RunError(what, where=path, remedy=remedy)
         seeds_of: dict[str, set[int]] = defaultdict(set)
         for prediction in predictions:
             seeds_of[prediction.id].add(prediction.seed)

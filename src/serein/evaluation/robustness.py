@@ -314,7 +314,8 @@ def score_system_predictions(
 
     Raises:
         ManifestError: No utterance has an emotion.
-        RunError: A file is wrong, there is no `clean`, or there are no probabilities to choose by.
+        RunError: A file is wrong, there is no `clean`, it predicts none of the manifest's classes, or there are no
+            probabilities to choose by.
     """
     labelled = [u for u in utterances if u.emotion is not None and u.copy_of is None]
     if not labelled:
@@ -324,6 +325,14 @@ def score_system_predictions(
     predictions = {name: read_system_predictions(path, labelled) for name, path in files.items()}
     everything = [p for own in predictions.values() for p in own]
     known = {name for p in everything for name in p.probabilities or ()}
+    truths, clean = {u.emotion for u in labelled}, {p.prediction for p in predictions.get(CLEAN, ())}
+    if clean and truths.isdisjoint(clean | known):
+        there = f"such as '{max(found, key=len)}'" if (found := clean - {REJECTED}) else "as every label is null"
+        raise RunError(
+            f"predicts none of the manifest's classes ({', '.join(sorted(map(str, truths)))}), {there}",
+            where=files[CLEAN],
+            remedy="Name the predictions of a system of these classes, or rename the manifest's labels with --map.",
+        )
     left_out = Counter(p.truth for p in predictions.get(CLEAN, ()) if known and p.truth not in known)
     predictions = {name: [p for p in own if p.truth not in left_out] for name, own in predictions.items()}
     names = sorted({*class_names(p for own in predictions.values() for p in own), *known} - {REJECTED})

@@ -156,6 +156,10 @@ def align_predictions(systems: Sequence[System], split: Split) -> AlignedPredict
         RunError: They differ in classes, folds, utterances or truth, lack probabilities, or no truth is known.
     """
     first = systems[0]
+    for system in systems:  # first: numbers and transcripts have no classes to compare
+        if without := next((p.id for p in system.predictions[split] if p.probabilities is None), None):
+            remedy = "Combine systems that output probabilities."
+            raise RunError(f"'{without}' has no probabilities", where=system.path, remedy=remedy)
     for system in systems[1:]:
         if set(system.classes) != set(first.classes):
             what = f"has the classes {', '.join(system.classes)}, and {first.label} {', '.join(first.classes)}"
@@ -199,12 +203,9 @@ def _mean_over_seeds(system: System, split: Split, classes: Sequence[str]) -> Pr
     """Return one prediction per fold and utterance, and its probabilities averaged over the seeds."""
     by_key: dict[Key, list[Prediction]] = {}
     for p in system.predictions[split]:
-        if p.probabilities is None:
-            raise RunError(
-                f"'{p.id}' has no probabilities", where=system.path, remedy="Combine systems that output probabilities."
-            )
-        if p.probabilities.keys() != set(classes):
-            what = f"'{p.id}' has probabilities of {', '.join(p.probabilities)}, but not of {', '.join(classes)}"
+        own = p.probabilities or {}
+        if own.keys() != set(classes):
+            what = f"'{p.id}' has probabilities of {', '.join(own)}, but not of {', '.join(classes)}"
             raise RunError(what, where=system.path, remedy="Give every class its probability.")
         by_key.setdefault((p.fold, p.id), []).append(p)
     most = max(map(len, by_key.values()))

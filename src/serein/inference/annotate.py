@@ -318,7 +318,7 @@ def _note(file: IO[bytes], what: object) -> None:
 def _require_genders(classes: Sequence[str], *, where: str | Path) -> None:
     if set(classes) != set(GENDERS):
         raise ModelError(
-            f"has the classes {', '.join(classes)}, not {' and '.join(GENDERS)}",
+            f"has {'the classes ' + ', '.join(classes) if classes else 'no classes'}, not {' and '.join(GENDERS)}",
             where=where,
             remedy="Name a model or run of a gender recipe.",
         )

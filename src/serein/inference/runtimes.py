@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from serein import checkpoint as checkpoints
 from serein.audio import Waveform
-from serein.checkpoint import Checkpoint
+from serein.checkpoint import AbsentModel, Checkpoint
 from serein.device import computes_bfloat16, sent
 from serein.errors import ModelError, expected_one_of, imported
 from serein.hub import SHIPPED_MODELS
@@ -104,6 +104,9 @@ class TorchRuntime(Runtime):
     name = "torch"
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        if isinstance(checkpoint.model, AbsentModel):
+            remedy = "Name the model folder that it was exported from."
+            raise ModelError("an exported file does not run in PyTorch", where=checkpoint.name, remedy=remedy)
         self.model = checkpoint.model
         self.device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         self.precision = predicting_precision(checkpoint.options.inference.precision, self.device)
