@@ -117,6 +117,13 @@ def test_predictions_in_every_format(run: Path, data: Path, tmp_path: Path, sere
         assert {"arousal", "valence"} <= set(prediction.to_frame().columns)
 
 
+def test_numbers_have_no_confidence(single: Path, tmp_path: Path, serein: Call) -> None:
+    recording = write_speech(tmp_path / "call.wav", seconds=2.0)
+    model = single / "fold-1" / "seed-0" / "model"
+    refused = serein("predict", "--model", model, recording, "--min-confidence", 0.5)
+    assert (refused.status, refused.out, "confidence" in refused.err) == (2, "", True)
+
+
 def test_a_stream_has_them_too(run: Path) -> None:
     from speech_sounds import voiced
 

@@ -354,6 +354,17 @@ def recordings_in(names: Sequence[Path]) -> tuple[list[Source], int]:
     return sources, len(errors)
 
 
+def require_confidence(min_confidence: float, classes: Sequence[str]) -> None:
+    """Refuse a minimum confidence for a model without classes, whose predictions have no confidence.
+
+    Raises:
+        BadParameter: There is a minimum, and there are no classes.
+    """
+    if min_confidence and not classes:
+        what = "the model predicts no classes, so its predictions have no confidence; leave it out"
+        raise typer.BadParameter(what, param_hint="'--min-confidence'")
+
+
 def exit_if_unread(num_failed: int, num_all: int | None = None) -> None:
     """Print how many recordings could not be read, and exit with status 1 if there are any."""
     if num_failed:

@@ -32,6 +32,7 @@ from serein.cli.app import (
     not_a_table,
     print_tables,
     recordings_in,
+    require_confidence,
     sliding_window_of,
 )
 from serein.cli.knn import K, KnnWeight
@@ -195,6 +196,7 @@ def predict(
             predictor = _with_neighbours(model, knn, k, knn_weight, device, show=show_neighbours, backbone=backbone)
         else:
             predictor = load_model(device="cpu" if engine == "ray" else device)
+        require_confidence(min_confidence, predictor.classes)
         on_gpu = predictor.device.type != "cpu"
         _refuse((workers is not None and on_gpu, ("workers",), "processes predict on the CPU; add --device cpu"))
 

@@ -24,6 +24,7 @@ from serein.cli.app import (
     Step,
     Window,
     app,
+    require_confidence,
     sliding_window_of,
 )
 from serein.errors import AudioError, imported
@@ -119,6 +120,7 @@ def serve(
     known = names([*(allowed_hosts or ()), *([] if host in _EVERY_ADDRESS else [host])], allowed_origins or ())
     listening = bound(host, port)
     predictor = load(model, device, runtime, precision=precision, backbone=backbone)
+    require_confidence(min_confidence, predictor.classes)
     service = Service(
         predictor,
         ServiceInfo(predictor.checkpoint.name, serein.__version__),
@@ -177,6 +179,7 @@ def stream(
 
     options = PredictOptions("always", sliding_window_of(window, step), RejectOption(min_confidence, min_duration))
     predictor = load(model, device, precision=precision, backbone=backbone)
+    require_confidence(min_confidence, predictor.classes)
     if stdin_pcm:
         rate_hz, pieces = open_pcm(sys.stdin.buffer, rate, BLOCK_S)
         source: AbstractContextManager[Iterator[Waveform]] = nullcontext(pieces)
