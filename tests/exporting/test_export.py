@@ -218,9 +218,11 @@ def test_damaged_metadata_are_refused(tmp_path: Path) -> None:
     for changes in damaged:
         with pytest.raises(ModelError, match="is not a model exported by serein"):
             opened(changes)
-    path.write_bytes(b"\x72" + b"\xff" * 9 + b"\x01" + b"\x0a" + b"\xff" * 9 + b"\x01")  # lengths of 2^64
-    with pytest.raises(ModelError, match="is not a model exported by serein"):
-        ExportedFile.open(path)
+    lengths_of_2_64 = b"\x72" + b"\xff" * 9 + b"\x01" + b"\x0a" + b"\xff" * 9 + b"\x01"
+    for content in (lengths_of_2_64, b"\x72\x10\x0a\x06serein", b"\x72\x10"):  # the last two state 16 bytes
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match="is not a model exported by serein"):
+            ExportedFile.open(path)
 
 
 def _noise(seconds: float) -> np.ndarray:

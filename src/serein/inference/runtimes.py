@@ -210,7 +210,8 @@ def _metadata(file: BinaryIO) -> Iterator[tuple[str, str]]:
                 continue
             end, texts = file.tell() + length, {}
             while file.tell() < end:
-                field = integer() or 0
+                if (field := integer()) is None:
+                    raise ValueError("ends early")
                 texts[field >> 3] = file.read(integer() or 0).decode()
             yield texts[1], texts.get(2, "")
         else:
