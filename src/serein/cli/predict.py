@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -182,9 +182,13 @@ def predict(
     if transcribe is not None:
         from serein.inference.transcription import load_transcriber, with_transcripts  # slow to import
 
-        recogniser = load_transcriber(transcribe, device, language)
-        how: dict[str, Any] = {"language": language, "raw_rate_hz": raw_rate}
-        transcribed = partial(with_transcripts, transcriber=recogniser, errors=untranscribed, **how)
+        transcribed = partial(
+            with_transcripts,
+            transcriber=load_transcriber(transcribe, device, language),
+            errors=untranscribed,
+            language=language,
+            raw_rate_hz=raw_rate,
+        )
     load_model = partial(load_for, model, runtime, precision=precision, backbone=backbone, task=task, labels=words)
     with Bars() as bars:
         show = partial(_show_reading, bars)

@@ -49,7 +49,7 @@ from serein.recipe import MAIN
 TOLERANCE = 1e-4  # of logits in float32, relative to the largest where that is above 1
 MOST_CHANGED = 0.05  # largest fraction of the labels of given clips that int8 may change
 NUM_CALIBRATION = 16  # clips that determine the ranges of activations
-BATCHES_S = ((1.0,), (0.4, 1.7, 3.1), (2.0, 2.0, 2.0, 2.0), (0.05, 7.3))  # lengths of the clips that are compared
+BATCHES_S = ((1.0,), (0.4, 1.7, 3.1), (2.0, 2.0, 2.0, 2.0), (0.05, 7.3), (30.0,))  # lengths of the compared clips
 
 
 class ExportGraph(nn.Module):

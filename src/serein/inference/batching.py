@@ -122,11 +122,10 @@ def model_outputs(
     outputs = _stacked([of_clip[position] for position in range(len(num_samples))])
     values = [decoded.values for decoded in outputs.decoded.values() if decoded.values is not None]
     if not all(np.isfinite(each).all() for each in (outputs.embeddings, *values)):
-        where, remedy = (
-            checkpoint.folder or checkpoint.task,
-            "Copy the model again, or train it with a lower learning rate.",
+        remedy = "Copy the model again, or train it with a lower learning rate."
+        raise ModelError(
+            "its outputs are not finite numbers", where=checkpoint.folder or checkpoint.task, remedy=remedy
         )
-        raise ModelError("its outputs are not finite numbers", where=where, remedy=remedy)
     return outputs
 
 
