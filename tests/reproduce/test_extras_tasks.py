@@ -89,5 +89,5 @@ def test_numbers_keep_three_digits(run: Path) -> None:
 
 
 def test_conflicts(run: Path) -> None:
-    table = conflict_table([(Row(name="a"), [run]), (Row(name="b"), [])])
+    table = conflict_table([(Row(name="a"), [run, run]), (Row(name="b"), [])])  # two seeds share a line
     assert table.rows == [["a", "words", "asr and gender", "−0.250", "100 %"]]

@@ -226,13 +226,14 @@ def read_task_curves(run: Path) -> list[plots.StageCurves]:
 
 
 def mean_cosines(curves: Sequence[plots.StageCurves]) -> list[tuple[str, str, float, float]]:
-    """Return stage, pair, mean cosine over all epochs and trainings, and the fraction of cosines below 0."""
-    rows = []
+    """Return stage, pair, mean cosine over all epochs, trainings and runs, and the fraction of cosines below 0."""
+    values: dict[tuple[str, str], list[float]] = defaultdict(list)
     for each in curves:
         for pair, series in each.cosines.items():
-            values = [value for epoch in series.values() for value in epoch]
-            rows.append((each.stage, pair, float(np.mean(values)), float(np.mean([value < 0 for value in values]))))
-    return rows
+            values[each.stage, pair] += [value for epoch in series.values() for value in epoch]
+    return [
+        (stage, pair, float(np.mean(own)), float(np.mean(np.array(own) < 0))) for (stage, pair), own in values.items()
+    ]
 
 
 def _embedding_picture(run: Path, scores: Scores) -> EmbeddingPicture | None:
