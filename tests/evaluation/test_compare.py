@@ -16,7 +16,7 @@ from cli_fixtures import Call
 from serein.data.splits import NO_TEST_SET
 from serein.errors import RunError
 from serein.evaluation import compare as comparing
-from serein.evaluation.compare import compare, holm, word_error_rate
+from serein.evaluation.compare import compare, holm
 from serein.evaluation.intervals import paired_difference, resampling_units
 from serein.evaluation.predictions import Prediction, code, write_predictions
 from serein.evaluation.task_scores import compare_runs
@@ -328,10 +328,6 @@ def test_runs_of_words_are_compared_by_word_errors(tmp_path: Path, serein: Call)
     assert (pair["difference"], pair["interval"]) == (-25, [-25, -25])
     assert pair["p_value"] == pytest.approx(2 / 2**5)  # all speakers agree: the two exchanges of all of them
     assert "lower is better" in serein("compare", *runs).out
-
-
-def test_word_errors_add_up_over_speakers() -> None:
-    assert word_error_rate(np.array([[1.0, 4.0], [0.0, 2.0]])).tolist() == [0.25, 0.0]
 
 
 def test_few_speakers_and_a_scored_dev_set_are_said(tmp_path: Path, files: Callable[..., list[Path]]) -> None:

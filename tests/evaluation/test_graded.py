@@ -18,6 +18,7 @@ from serein.evaluation.graded import (
     one_more_rater,
     rater_agreement,
 )
+from serein.evaluation.intervals import SPEAKERS_UNKNOWN
 from serein.evaluation.predictions import Prediction
 from serein.evaluation.tables import task_rows
 from serein.evaluation.task_scores import score_task
@@ -55,12 +56,28 @@ def test_numbers_are_scored_as_a_whole_and_one_by_one() -> None:
     assert interval[0] < found["ccc"].value < interval[1]
 
 
-def test_seeds_are_averaged_and_speakers_are_needed_for_an_interval() -> None:
+def test_seeds_are_averaged() -> None:
     first, second = numbers(0.1), [replace(p, seed=1) for p in numbers(0.3, seed=1)]
     names = ("arousal", "valence")
     each = [graded_scores(measured_numbers(rows, names))["mae"].value for rows in (first, second)]
     assert graded_scores(measured_numbers(first + second, names))["mae"].value == pytest.approx(np.mean(each))
-    assert graded_scores(measured_numbers([replace(p, speaker=None) for p in first], names))["ccc"].interval is None
+
+
+def test_intervals_state_few_and_unknown_speakers() -> None:
+    """As those of classes do; a run of numbers with one unknown speaker had no interval, and no reason for that."""
+    few, names = numbers(0.1)[:30], ("arousal", "valence")
+    spec = TaskSpec("dimensions", "arousal", "regression", dimensions=names)
+    for rows, note in (
+        (few, "Only 6 speakers: a bootstrap interval over so few is too narrow."),
+        ([replace(few[0], speaker=None), *few[1:]], SPEAKERS_UNKNOWN),
+    ):
+        score = score_task(spec, rows)
+        assert score.interval is not None
+        assert score.notes == (note,)
+    (note,) = score_task(spec, few[:10]).notes
+    assert "No intervals: 2 speakers" in note
+    genders = [Prediction(p.id, "female", "female", speaker=p.speaker) for p in few]
+    assert "Only 6 speakers" in score_task(TaskSpec("gender", "gender", "classes"), genders).notes[0]
 
 
 def test_unknown_numbers_are_left_out_of_their_dimension_alone() -> None:
@@ -100,6 +117,7 @@ def test_the_better_of_two_systems_is_found_whichever_way_a_score_goes() -> None
     found = graded_differences(good, bad)
     assert found["ccc"].difference > 0 > found["mae"].difference
     assert found["ccc"].probability_of_improvement == found["mae"].probability_of_improvement == 1.0
+    assert graded_differences(good, good)["ccc"].probability_of_improvement == 0.5  # neither is better
     with pytest.raises(RunError, match="1 utterances are not in both"):
         graded_differences(good, measured_numbers(numbers(0.05)[1:], ("arousal", "valence")))
 

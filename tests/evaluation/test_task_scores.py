@@ -47,10 +47,17 @@ def test_intervals_draw_speakers() -> None:
     assert alike.interval == pytest.approx((50.0, 50.0))
 
 
-@pytest.mark.parametrize("speakers", [("1", "2"), ("1", "2", None)])
-def test_too_few_or_unknown_speakers_have_no_interval(speakers: tuple[str | None, ...]) -> None:
+@pytest.mark.parametrize(
+    ("speakers", "has_interval", "note"),
+    [(("1", "2"), False, "No intervals: 2 speakers"), (("1", "2", None), True, "Speakers are unknown")],
+)
+def test_too_few_or_unknown_speakers_are_stated(
+    speakers: tuple[str | None, ...], has_interval: bool, note: str
+) -> None:
     rows = [said(str(n), "a", "a", speaker=speaker) for n, speaker in enumerate(speakers)]
-    assert score_transcripts(rows).interval is None
+    scores = score_transcripts(rows)
+    assert (scores.interval is not None) == has_interval
+    assert scores.notes[0].startswith(note)
 
 
 def test_what_nobody_knows_is_left_out_and_all_of_it_is_an_error() -> None:

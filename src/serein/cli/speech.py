@@ -98,6 +98,8 @@ def transcribe(
             f"word error rate {scores.word_error_rate:.1f} %{bounds}, "
             f"letter error rate {scores.letter_error_rate:.1f} %, "
             f"{scores.exact:.1f} % of {scores.num_utterances} recordings without errors",
+            *(scores.notes if bounds else ()),
+            sep="\n",
             file=sys.stderr if as_json else sys.stdout,
         )
     exit_if_unread(num_failed, num_all)

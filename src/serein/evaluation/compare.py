@@ -18,7 +18,7 @@ import numpy as np
 from serein.data.files import require_suffix, write_text
 from serein.data.splits import NO_TEST_SET
 from serein.errors import RunError, expected_one_of
-from serein.evaluation.graded import Measured, measured_numbers, sum_units
+from serein.evaluation.graded import measured_numbers, measured_transcripts, sum_units
 from serein.evaluation.intervals import (
     NUM_RESAMPLES,
     Bounds,
@@ -41,9 +41,8 @@ from serein.evaluation.predictions import (
 )
 from serein.evaluation.systems import distinct_labels
 from serein.evaluation.tables import markdown_table
-from serein.metrics import FloatArray, mean_of_known, ratio
+from serein.metrics import FloatArray, mean_of_known
 from serein.metrics.titles import metric_of
-from serein.tasks.ctc import normalised, word_errors
 from serein.tasks.task import Problem, TaskSpec
 
 NUM_PERMUTATIONS = 10_000
@@ -203,7 +202,10 @@ def compare(
     names = tuple(classes or class_names([p for rows in labelled for p in rows]))
     is_of_classes = score in SCORES_OF["classes"]
     coded = [code(rows, names, speakers) for rows in labelled] if is_of_classes else []
-    measured = [] if is_of_classes else [_measured(rows, numbers) for rows in labelled]
+    measured = [
+        measured_numbers(rows, numbers) if numbers else measured_transcripts(rows)
+        for rows in ([] if is_of_classes else labelled)
+    ]
     num_seeds = [len({p.seed for p in rows}) for rows in labelled]
     factor = 100.0 if metric_of(score).is_per_cent else 1.0
     score_of: dict[int, float] = {}
@@ -381,19 +383,6 @@ def _require_classes(predictions: Sequence[Prediction], where: Path) -> None:
             where=where,
             remedy="Name the score of the task: --score ccc for numbers, wer for transcripts, ua for classes.",
         )
-
-
-def _measured(rows: Sequence[Prediction], numbers: Sequence[str]) -> Measured:
-    """Return the terms that the scores of numbers, or of transcripts, are computed from."""
-    if numbers:
-        return measured_numbers(rows, numbers)
-    found = [word_errors(normalised(p.truth), normalised(p.prediction)) for p in rows]
-    return Measured(rows, np.array([(each.errors, each.words) for each in found], float), {"wer": word_error_rate})
-
-
-def word_error_rate(sums: FloatArray) -> FloatArray:
-    """Return errors per word of ``(..., 2)`` errors and words."""
-    return ratio(sums[..., 0], sums[..., 1])
 
 
 def _notes(

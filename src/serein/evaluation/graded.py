@@ -28,6 +28,7 @@ from serein.evaluation.intervals import (
 from serein.evaluation.predictions import Prediction, SpeakerKey, numbered, speakers_of
 from serein.metrics import FloatArray
 from serein.metrics.titles import METRICS
+from serein.tasks.ctc import normalised, word_errors
 
 Score = Callable[[FloatArray], FloatArray]  # (..., column) sums -> (...)
 NUM_MOMENTS = 7  # columns of `metrics.moments`
@@ -53,11 +54,14 @@ class GradedScore:
     """A score of a whole set, averaged over seeds.
 
     Attributes:
-        interval: 95 % bootstrap interval over speakers; `None` if there are too few, or any speaker is unknown.
+        interval: 95 % bootstrap interval over speakers, or over utterances if any speaker is unknown; `None` if there
+            are too few.
+        notes: Caveats for readers of the interval.
     """
 
     value: float
     interval: Bounds | None
+    notes: tuple[str, ...] = ()
 
 
 def measured_numbers(predictions: Sequence[Prediction], names: Sequence[str]) -> Measured:
@@ -138,6 +142,24 @@ def measured_distributions(predictions: Sequence[Prediction], classes: Sequence[
     return Measured(rows, columns, scores)
 
 
+def measured_transcripts(predictions: Sequence[Prediction]) -> Measured:
+    """Return the errors and words of transcripts, and the errors and letters; both sides are normalised.
+
+    Transcripts whose truth has no word are left out.
+
+    Raises:
+        RunError: None of them has a truth of at least one word.
+        MissingExtraError: The package `jiwer` is not installed.
+    """
+    pairs = [(p, normalised(p.truth), normalised(p.prediction)) for p in predictions]
+    known = [(p, truth, predicted) for p, truth, predicted in pairs if truth]
+    if not known:
+        raise RunError("no transcript has a truth to be scored with", remedy='Add the key "truth" to every line.')
+    found = [word_errors(truth, predicted) for _, truth, predicted in known]
+    columns = np.array([(each.errors, each.words, each.letter_errors, each.letters) for each in found], float)
+    return Measured([p for p, _, _ in known], columns, {"wer": partial(_ratio, {0: 1.0}, 1)})
+
+
 def _ratio(terms: Mapping[int, float], of: int, sums: FloatArray) -> FloatArray:
     total = sum((weight * sums[..., place] for place, weight in terms.items()), start=np.zeros(sums.shape[:-1]))
     return np.asarray(np.divide(total, sums[..., of], out=np.full(total.shape, np.nan), where=sums[..., of] > 0))
@@ -146,8 +168,6 @@ def _ratio(terms: Mapping[int, float], of: int, sums: FloatArray) -> FloatArray:
 def graded_scores(measured: Measured) -> dict[str, GradedScore]:
     """Return every score, pooled over folds and averaged over seeds, with its interval over speakers.
 
-    If any speaker is unknown, there are no intervals.
-
     Example:
         >>> rows = [Prediction(id=str(i), truth=str(i), prediction=str(2 * i), speaker=str(i)) for i in range(4)]
         >>> found = graded_scores(measured_numbers(rows, ["arousal"]))
@@ -155,11 +175,11 @@ def graded_scores(measured: Measured) -> dict[str, GradedScore]:
         (0.588, 1.0, 1.5)
     """
     units = sum_units([measured], speakers_of(measured.rows))
-    points = point_scores(units)
-    bounds: dict[str, Bounds | None] = dict.fromkeys(points)
-    if units.kind == "speakers":
-        bounds, _ = bootstrap_intervals(units, np.random.default_rng(0))
-    return {name: GradedScore(float(metrics.mean_of_known(score)), bounds[name]) for name, score in points.items()}
+    bounds, notes = bootstrap_intervals(units, np.random.default_rng(0))
+    return {
+        name: GradedScore(float(metrics.mean_of_known(score)), bounds[name], tuple(notes))
+        for name, score in point_scores(units).items()
+    }
 
 
 def graded_differences(a: Measured, b: Measured) -> dict[str, Difference]:

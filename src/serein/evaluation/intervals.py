@@ -23,7 +23,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from serein.errors import RunError
 from serein.evaluation.predictions import CodedPredictions, Prediction, code, speakers_of
@@ -124,7 +124,8 @@ class Difference:
         a: Score of the first system, 0 to 1.
         b: Score of the second system, 0 to 1.
         interval: Lower and upper bound of ``difference``; `None` with too few speakers.
-        probability_of_improvement: Fraction of resamples in which a is better; near 1 a wins, near 0 b does.
+        probability_of_improvement: Fraction of resamples in which a is better, with half of those in which both are
+            equal; near 1 a wins, near 0 b does.
         resampled: The units that were drawn with replacement, for example "24 speakers".
         notes: Caveats for readers of the interval.
     """
@@ -304,28 +305,6 @@ def percentile_interval(values: FloatArray) -> Bounds:
     return float(low), float(high)
 
 
-def ratio_interval(keys: Sequence[str], numerators: ArrayLike, denominators: ArrayLike) -> Bounds | None:
-    """Return the 95 % interval of a ratio of sums, drawing whole speakers; `None` with fewer than `FEWEST_UNITS`.
-
-    Args:
-        keys: (row,) the speaker of each row; none if they are unknown.
-        numerators: (row,).
-        denominators: (row,).
-
-    Example:
-        >>> ratio_interval(["a", "b", "c"], [1, 1, 1], [2, 2, 2])
-        (0.5, 0.5)
-    """
-    speakers, speaker = np.unique(keys, return_inverse=True)
-    if len(speakers) < FEWEST_UNITS:
-        return None
-    totals = (np.bincount(speaker, weights=np.asarray(terms)) for terms in (numerators, denominators))
-    uniform = np.full(len(speakers), 1 / len(speakers))
-    drawn = np.random.default_rng(0).multinomial(len(speakers), uniform, NUM_RESAMPLES)
-    of_numerators, of_denominators = (drawn @ each for each in totals)
-    return percentile_interval(of_numerators / of_denominators)
-
-
 def bootstrap_intervals(
     units: Units, rng: np.random.Generator, num_resamples: int = NUM_RESAMPLES, classes: Sequence[str] = ()
 ) -> tuple[dict[str, Bounds | None], list[str]]:
@@ -348,6 +327,8 @@ def bootstrap_intervals(
         else None
         for name, values in resampled.scores.items()
     }
+    if units.kind == "speakers" and any(bounds.values()):
+        notes += few_speakers_notes(units.num_units)
     return bounds, notes
 
 
@@ -438,7 +419,7 @@ def unit_differences(
             gains = gains[np.isfinite(gains)]  # a resample may lack every truth of a dimension
             if gains.size:
                 is_better = gains < 0 if metric_of(name).is_error else gains > 0
-                bounds, improved = percentile_interval(gains), float(is_better.mean())
+                bounds, improved = percentile_interval(gains), float((is_better + (gains == 0) / 2).mean())
         own_notes = tuple(notes) if bounds is None else (*notes, *few)
         differences[name] = Difference(mean_a, mean_b, bounds, improved, drawn, own_notes)
     return differences

@@ -69,7 +69,7 @@ def write_report(run: str | Path) -> Path:
     # Stages of the run that started from the weights of another stage, that stage, and the hash of its weights.
     paths = sorted(run.glob("fold-*/seed-*/*/initial_weights.json"), key=natural_key)
     starts = [(" ".join(path.parts[-4:-1]), read_json(path)) for path in paths]
-    task_curves = read_task_curves(run)
+    tasks, task_curves = task_scores(run), read_task_curves(run)
     figures = _figures(run, scores, calibration, task_curves)
     contents = {
         "name": str(recipe.get("name") or run.resolve().name),
@@ -84,7 +84,8 @@ def write_report(run: str | Path) -> Path:
         "verification": run_verification(run),
         "num_resamples": NUM_RESAMPLES,
         "test_speakers": {str(fold["name"]): fold.get("test_speakers") or () for fold in folds.get("folds") or ()},
-        "tasks": [(score, task_rows(score)) for score in task_scores(run)],
+        "tasks": [(score, task_rows(score)) for score in tasks],
+        "task_notes": list(dict.fromkeys(note for score in tasks for note in score.notes)),
         "distribution": [] if scores is None else graded_rows(scores.distribution),
         "conflicts": mean_cosines(task_curves),
         "starts": [(name, str(start["stage"]), str(start["weights_sha256"])) for name, start in starts],

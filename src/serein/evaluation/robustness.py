@@ -221,6 +221,7 @@ def score_conditions(
     names = [*classes, REJECTED]
     clean = {p.id: p for p in predictions[CLEAN]}
     scores, resampled = [], []
+    interval_notes: dict[str, None] = {}
     for name in (CLEAN, *(name for name in predictions if name != CLEAN)):
         own = list(predictions[name])
         if strange := [p.id for p in own if p.id not in clean]:
@@ -232,7 +233,9 @@ def score_conditions(
         for rows in (own, agreeing):
             units = resampling_units(code(rows, names))
             values.append({key: 100 * float(mean_of_known(found)) for key, found in point_scores(units).items()})
-            bounds.append(bootstrap_intervals(units, np.random.default_rng(0), classes=names)[0])
+            found_bounds, caveats = bootstrap_intervals(units, np.random.default_rng(0), classes=names)
+            bounds.append(found_bounds)
+            interval_notes |= dict.fromkeys(caveats if rows is own else ())
         found = paired_difference(own, base, names, rng=np.random.default_rng(0))["ua"]
         ua, wa, same = bounds[0]["ua"], bounds[0]["wa"], bounds[1]["wa"]
         became = Counter(p.prediction for p, before in zip(own, base, strict=True) if p.prediction != before.prediction)
@@ -254,7 +257,9 @@ def score_conditions(
             )
         )
         resampled.append(found.resampled)
-    return Robustness(model, tuple(classes), resampled[0], tuple(scores), dict(skipped or {}), tuple(notes))
+    return Robustness(
+        model, tuple(classes), resampled[0], tuple(scores), dict(skipped or {}), (*notes, *interval_notes)
+    )
 
 
 def read_system_predictions(path: str | Path, utterances: Sequence[Utterance]) -> list[Prediction]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from serein.data.splits import NO_TEST_SET
-from serein.evaluation.intervals import NUM_RESAMPLES, few_speakers_notes, interval_text
+from serein.evaluation.intervals import NUM_RESAMPLES, interval_text
 from serein.evaluation.scores import SCORE_TITLES, Scores
 from serein.metrics.titles import metric_of
 
@@ -89,11 +89,8 @@ def notices(
         which = f" ({_DEV_SETS[dev]})" if dev in _DEV_SETS else ""
         monitor = stage.get("monitor") or ("ua" if scores else "score")
         remarks.append(f"Checkpoint: the epoch with the best {metric_of(monitor).title} on dev{which}{of_test}.")
-    if scores is not None:
-        num_speakers, num_seeds = len(scores.speakers), len(scores.seeds)
-        remarks += few_speakers_notes(num_speakers)
-        if num_seeds > 1:
-            remarks.append(f"{num_seeds} seeds: scores are averaged over them, confusion matrix counts are summed.")
+    if scores is not None and (num_seeds := len(scores.seeds)) > 1:
+        remarks.append(f"{num_seeds} seeds: scores are averaged over them, confusion matrix counts are summed.")
     levels: list[tuple[Level, list[str]]] = [("warning", warnings), ("note", remarks)]
     return [Notice(level, text) for level, texts in levels for text in texts if text]
 
@@ -222,7 +219,7 @@ def tasks_table(scores: Sequence[TaskScore]) -> Table:
     from rich.text import Text
 
     lines = [f"The numbers of {row.task} are on a scale of {row.scale}." for row in scores if row.scale]
-    lines += [note for row in scores for note in row.notes]
+    lines += dict.fromkeys(note for row in scores for note in row.notes)
     table = Table(title="Tasks", caption=Text("\n".join(lines)) if lines else None, caption_justify="left")
     for title in ("task", "score", "pooled", "95 % interval", "clips", "evaluated after"):
         table.add_column(title, justify="left" if title in ("task", "score", "evaluated after") else "right")

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from serein.choices import choose, names
 from serein.data.splits import NO_TEST_SET
 from serein.errors import RunError
-from serein.evaluation.graded import graded_differences, graded_scores, measured_distributions, measured_numbers
+from serein.evaluation.graded import (
+    graded_differences,
+    graded_scores,
+    measured_distributions,
+    measured_numbers,
+    measured_transcripts,
+)
 from serein.evaluation.intervals import (
     FEWEST_UNITS,
     NUM_RESAMPLES,
@@ -20,7 +26,6 @@ from serein.evaluation.intervals import (
     Difference,
     paired_difference,
     percentile_interval,
-    ratio_interval,
 )
 from serein.evaluation.predictions import (
     Prediction,
@@ -34,7 +39,6 @@ from serein.evaluation.predictions import (
     read_specs,
 )
 from serein.evaluation.scores import TaskScore, score_predictions
-from serein.tasks.ctc import normalised, word_errors
 from serein.tasks.task import Task, TaskSpec
 
 
@@ -44,11 +48,13 @@ class TranscriptScores:
 
     Attributes:
         word_error_rate: Words substituted, deleted and inserted, relative to all spoken words; can exceed 100.
-        interval: 95 % bootstrap interval of it over speakers; `None` with too few or unknown speakers.
+        interval: 95 % bootstrap interval of it over speakers, or over utterances if any speaker is unknown; `None` if
+            there are too few.
         letter_error_rate: The same over letters, spaces included.
         exact: Percentage of utterances without any error.
         folds: Fold -> its word error rate.
         num_words: Number of spoken words in distinct utterances.
+        notes: Caveats for readers of the interval.
     """
 
     word_error_rate: float
@@ -58,10 +64,11 @@ class TranscriptScores:
     folds: dict[str, float]
     num_utterances: int
     num_words: int
+    notes: tuple[str, ...]
 
 
 def score_transcripts(predictions: Sequence[Prediction]) -> TranscriptScores:
-    """Score transcripts, pooled over folds and seeds; both sides are normalised (`serein.tasks.ctc`).
+    """Score transcripts, pooled over folds and seeds.
 
     Raises:
         RunError: None of them has a truth of at least one word.
@@ -72,25 +79,20 @@ def score_transcripts(predictions: Sequence[Prediction]) -> TranscriptScores:
         >>> round(score_transcripts([one]).word_error_rate, 1)
         33.3
     """
-    pairs = [(p, normalised(p.truth), normalised(p.prediction)) for p in predictions]
-    known = [(p, truth, predicted) for p, truth, predicted in pairs if truth]
-    if not known:
-        raise RunError("no transcript has a truth to be scored with", remedy='Add the key "truth" to every line.')
-    found = [word_errors(truth, predicted) for _, truth, predicted in known]
-    errors, words = np.array([f.errors for f in found], float), np.array([f.words for f in found], float)
-    letter_errors, letters = sum(f.letter_errors for f in found), sum(f.letters for f in found)
-    rows = [p for p, _, _ in known]
-    num_words = {p.id: f.words for p, f in zip(rows, found, strict=True)}
+    measured = measured_transcripts(predictions)
+    rows, (errors, words, letter_errors, letters) = measured.rows, measured.columns.T
+    num_words = {p.id: int(number) for p, number in zip(rows, words, strict=True)}
     is_in = {fold: np.array([p.fold == fold for p in rows]) for fold in sorted({p.fold for p in rows}, key=natural_key)}
-    bounds = ratio_interval(_speaker_keys(rows), errors, words)
+    rate = graded_scores(measured)["wer"]
     return TranscriptScores(
         word_error_rate=100 * float(errors.sum() / words.sum()),
-        interval=bounds and (100 * bounds[0], 100 * bounds[1]),
-        letter_error_rate=100 * letter_errors / letters,
+        interval=rate.interval and (100 * rate.interval[0], 100 * rate.interval[1]),
+        letter_error_rate=100 * float(letter_errors.sum() / letters.sum()),
         exact=100 * float((errors == 0).mean()),
         folds={fold: 100 * float(errors[own].sum() / words[own].sum()) for fold, own in is_in.items()},
         num_utterances=len(num_words),
         num_words=sum(num_words.values()),
+        notes=rate.notes,
     )
 
 
@@ -169,11 +171,12 @@ def score_task(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | N
     if spec.has_transcript:
         found = score_transcripts(predictions)
         rate, others = found.word_error_rate, {"letter error rate": found.letter_error_rate}
-        bounds, num_utterances = found.interval, found.num_utterances
-        return TaskScore(spec.name, "word error rate", rate, bounds, num_utterances, stage, others=others)
+        bounds, num_utterances, notes = found.interval, found.num_utterances, found.notes
+        return TaskScore(spec.name, "word error rate", rate, bounds, num_utterances, stage, others=others, notes=notes)
     if spec.problem != "regression":
         scores = score_predictions(predictions)
-        return TaskScore(spec.name, "UA", scores.pooled["ua"], scores.intervals["ua"], scores.num_utterances, stage)
+        ua, bounds = scores.pooled["ua"], scores.intervals["ua"]
+        return TaskScore(spec.name, "UA", ua, bounds, scores.num_utterances, stage, notes=scores.notes)
     # The task's own scores; if its package is not installed, those of every regression.
     score_numbers = choose("task", spec.name).score_numbers if spec.name in names("task") else Task.score_numbers
     if getattr(score_numbers, "__func__", None) is Task.score_numbers.__func__:  # type: ignore[attr-defined]
@@ -191,6 +194,7 @@ def score_task(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | N
             others={name: score.value for name, score in graded.items()},
             intervals={name: score.interval for name, score in graded.items()},
             scale=spec.scale,
+            notes=main.notes,
         )
     known = [p for p in predictions if p.truth is not None]
     if not known:

@@ -20,7 +20,7 @@ from serein.data.files import write_text
 from serein.data.manifest import Utterance
 from serein.data.splits import make_folds
 from serein.errors import LeakError, ManifestError, RecipeError, RunError
-from serein.evaluation.intervals import few_speakers_notes, interval_text
+from serein.evaluation.intervals import interval_text
 from serein.evaluation.plots import INK, MUTED, PAGE_WIDTH_IN, new_figure, save_figure
 from serein.evaluation.predictions import (
     Prediction,
@@ -182,9 +182,7 @@ class CrossCorpus:
         for each in self.cells:
             if scores := each.corpus or each.model:
                 drawn[each.tested_on][scores.resampled] = None
-                number, unit = scores.resampled.split()
-                few = few_speakers_notes(int(number)) if unit == "speakers" else []
-                caveats |= dict.fromkeys(f"{each.tested_on}: {note}" for note in (*few, *scores.notes))
+                caveats |= dict.fromkeys(f"{each.tested_on}: {note}" for note in scores.notes)
         resampled = ", ".join(f"{' or '.join(units)} of {name}" for name, units in drawn.items() if units)
         left_out = [
             f"{each.tested_on} by {each.trained_on}: {each.num_left_out} utterances are left out because the model "

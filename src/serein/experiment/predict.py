@@ -295,8 +295,8 @@ def evaluate(
         if name != checkpoint.task and name in specs and any(p.truth is not None for p in rows)
     ]
     if not checkpoint.tasks[checkpoint.task].spec.has_classes:
-        main = replace(score_task(specs[checkpoint.task], predictions), notes=tuple(notes))
-        return predictions, [main, *others]
+        main = score_task(specs[checkpoint.task], predictions)
+        return predictions, [replace(main, notes=(*notes, *main.notes)), *others]
     names, brought = checkpoint.tasks[checkpoint.task].spec.classes, checkpoint.calibration
     if classes == "corpus":
         names = classes_of_corpus(predictions, names, where=data)

@@ -19,9 +19,10 @@ from serein import checkpoint as checkpoints
 from serein import recipe as recipes
 from serein.data import manifest
 from serein.data.manifest import Utterance
-from serein.data.protocols import speaker_key
-from serein.evaluation.intervals import interval_text, ratio_interval
+from serein.evaluation.graded import Measured, graded_scores
+from serein.evaluation.intervals import interval_text
 from serein.evaluation.predictions import (
+    Prediction,
     natural_key,
     read_predictions,
     read_run_predictions,
@@ -33,6 +34,7 @@ from serein.evaluation.scores import score_predictions
 from serein.evaluation.tables import number
 from serein.evaluation.task_scores import score_task, task_scores
 from serein.evaluation.verification import run_verification
+from serein.metrics import ratio
 from serein.models.hidden_states import Backbone
 from serein.models.model import SpeechModel
 from serein.reproduce.table import PublishedNeighbours, Row
@@ -251,9 +253,11 @@ def _with_interval(values: NDArray[np.float64], is_known: NDArray[np.bool_], run
     """Return the mean over known utterances and its interval; whole speakers are drawn with replacement."""
     if not is_known.any():
         return MISSING
-    keys = np.array([speaker_key(u) for u in run.utterances])[is_known].tolist()
-    known, form = values[is_known], f".{digits}f"
-    return f"{known.mean():{form}} {interval_text(ratio_interval(keys, known, np.ones(len(known))), form)}".rstrip()
+    rows = [Prediction.of(u, None, "") for u, known in zip(run.utterances, is_known, strict=True) if known]
+    columns = np.stack([values[is_known], np.ones(len(rows))], axis=1)
+    measured = Measured(rows, columns, {"mean": lambda sums: ratio(sums[..., 0], sums[..., 1])})
+    mean, form = graded_scores(measured)["mean"], f".{digits}f"
+    return f"{mean.value:{form}} {interval_text(mean.interval, form)}".rstrip()
 
 
 # -- tasks -----------------------------------------------------------------------------------------------------------
