@@ -107,6 +107,19 @@ def test_genders_of_a_run_are_its_mean_probabilities(corpus: Path, tmp_path: Pat
     assert filled.num_predicted == {"gender": 4}
 
 
+def test_a_run_may_learn_gender_beside_another_task(corpus: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", PROBABILITIES)
+    for path in run.glob("fold-*/seed-*/predictions.jsonl"):
+        path.rename(path.with_name("gender_predictions.jsonl"))
+        for kind in ("", "dev_"):
+            emotion = Prediction(id="a", truth="sad", prediction="happy", fold="1")
+            write_predictions([emotion], path.with_name(f"{kind}predictions.jsonl"))
+    tasks = [{"name": name, "field": name, "problem": "classes"} for name in ("emotion", "gender")]
+    (run / "data.json").write_text(json.dumps({"tasks": tasks}))
+    found = RunGenderAnnotator(run).predict(manifest.read(corpus))
+    assert [gender for _, gender in found] == ["female", "male", "male", "male"]
+
+
 def test_another_run_has_another_name(tmp_path: Path) -> None:
     first = RunGenderAnnotator(write_run(tmp_path / "run", PROBABILITIES)).by
     second = RunGenderAnnotator(write_run(tmp_path / "run", {**PROBABILITIES, "a": [0.8, 0.4]})).by

@@ -23,7 +23,7 @@ from serein.data.files import lock
 from serein.data.manifest import Predicted, Utterance
 from serein.errors import AudioError, LeakError, ModelError, RunError
 from serein.evaluation.predictions import Prediction as RunPrediction
-from serein.evaluation.predictions import class_names, read_json, read_run_predictions
+from serein.evaluation.predictions import class_names, read_json, read_run_predictions, read_specs
 from serein.inference.prediction import Prediction
 from serein.inference.predictor import Predictor, load
 from serein.inference.transcription import Transcriber, load_transcriber, transcribe_each
@@ -59,9 +59,9 @@ class AnnotationResult:
 class RunGenderAnnotator:
     """Annotator that uses a run on gender; no utterance is predicted by a model that was trained on it.
 
-    Test predictions take precedence over dev predictions. Utterances in no fold, for example without a label, are
-    predicted by the first fold's model. Utterances in every fold's train set, as in an official split, are not
-    predicted.
+    Test predictions take precedence over dev predictions, which only a run's main task has. Utterances in no fold, for
+    example without a label, are predicted by the first fold's model. Utterances in every fold's train set, as in an
+    official split, are not predicted.
 
     Args:
         run: Run folder; the probabilities of several seeds are averaged.
@@ -75,10 +75,11 @@ class RunGenderAnnotator:
 
     def __init__(self, run: Path, device: str = "auto") -> None:
         self.run, self._device = run, device
-        tested = read_run_predictions(run)
+        is_further_task = any(spec.name == "gender" for spec in read_specs(run)[1:])
+        tested = read_run_predictions(run, kind="gender" if is_further_task else "test")
         _require_genders(class_names(tested), where=run)
         self._predicted: dict[str, list[RunPrediction]] = {}
-        for predictions in (tested, read_run_predictions(run, kind="dev")):
+        for predictions in (tested, [] if is_further_task else read_run_predictions(run, kind="dev")):
             here = {prediction.id for prediction in predictions} - self._predicted.keys()
             for prediction in predictions:
                 if prediction.id in here:
@@ -143,6 +144,8 @@ class ModelGenderAnnotator:
         folder = hub.folder_of(name, expected=A_GENDER_MODEL)
         self.name, self._seen_speakers = name, seen_speakers
         self._predictor: Predictor = load(folder, device)
+        if "gender" in self._predictor.checkpoint.answered:  # beside other tasks
+            self._predictor = self._predictor.with_task("gender")
         _require_genders(self._predictor.classes, where=name)
         self.by = f"{name}, sha256 {hub.folder_digest(folder)[:16]}"
 
@@ -320,5 +323,5 @@ def _require_genders(classes: Sequence[str], *, where: str | Path) -> None:
         raise ModelError(
             f"has {'the classes ' + ', '.join(classes) if classes else 'no classes'}, not {' and '.join(GENDERS)}",
             where=where,
-            remedy="Name a model or run of a gender recipe.",
+            remedy="Name a model or run with the task 'gender'.",
         )
