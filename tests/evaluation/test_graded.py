@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from serein import metrics
+from serein.cli.app import print_scores
 from serein.data.manifest import Rating, Utterance
 from serein.errors import RunError
 from serein.evaluation.graded import (
@@ -20,6 +21,7 @@ from serein.evaluation.graded import (
 )
 from serein.evaluation.intervals import SPEAKERS_UNKNOWN
 from serein.evaluation.predictions import Prediction
+from serein.evaluation.scores import score_predictions
 from serein.evaluation.tables import task_rows
 from serein.evaluation.task_scores import score_task
 from serein.tasks.task import TaskSpec
@@ -142,6 +144,15 @@ def test_whether_a_model_is_as_good_as_one_more_rater(sad: float, verdict: str) 
     measured = measured_distributions(rows, CLASSES)
     assert measured is not None
     assert verdict in one_more_rater(graded_scores(measured))
+
+
+def test_the_sentence_on_raters_stands_below_their_scores_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """It was a note of the scores, so a table of several models repeated it without naming the model."""
+    rows = [replace(rated(str(i), 0.9, "sad", "sad", "calm", speaker=str(i)), truth="sad") for i in range(6)]
+    scores = score_predictions(rows, CLASSES)
+    assert not any("rater" in note for note in scores.notes)
+    print_scores(scores, as_json=False)
+    assert capsys.readouterr().out.count("The model agrees with") == 1
 
 
 def test_agreement_of_raters_by_corpus() -> None:

@@ -288,7 +288,7 @@ def finish(run: Path, as_json: bool) -> None:
 
 def print_scores(scores: Scores | Sequence[TaskScore], as_json: bool) -> None:
     """Print the scores of a classification, or of all tasks, as tables or as one JSON object."""
-    from serein.evaluation.graded import graded_rows
+    from serein.evaluation.graded import graded_rows, one_more_rater
     from serein.evaluation.scores import Scores
     from serein.evaluation.tables import scores_table, table_of, tasks_table
 
@@ -300,7 +300,9 @@ def print_scores(scores: Scores | Sequence[TaskScore], as_json: bool) -> None:
     if isinstance(scores, Scores):
         print_tables([scores_table(scores)])
         if rows := graded_rows(scores.distribution):
-            print_tables([table_of("Distributions of raters", ("score", "pooled", "95 % interval"), rows)])
+            table = table_of("Distributions of raters", ("score", "pooled", "95 % interval"), rows)
+            table.caption, table.caption_justify = one_more_rater(scores.distribution) or None, "left"
+            print_tables([table])
     if tasks:
         print_tables([tasks_table(tasks)])
 

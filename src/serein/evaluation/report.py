@@ -17,7 +17,7 @@ from markupsafe import Markup
 from serein.data.files import write_text
 from serein.evaluation import plots
 from serein.evaluation.calibration import RunCalibration, run_calibration
-from serein.evaluation.graded import graded_rows
+from serein.evaluation.graded import graded_rows, one_more_rater
 from serein.evaluation.groups import HEADINGS
 from serein.evaluation.intervals import NUM_RESAMPLES, interval_text
 from serein.evaluation.plots import emotion_colours, figure_svg
@@ -87,6 +87,7 @@ def write_report(run: str | Path) -> Path:
         "tasks": [(score, task_rows(score)) for score in tasks],
         "task_notes": list(dict.fromkeys(note for score in tasks for note in score.notes)),
         "distribution": [] if scores is None else graded_rows(scores.distribution),
+        "one_more_rater": "" if scores is None else one_more_rater(scores.distribution),
         "conflicts": mean_cosines(task_curves),
         "starts": [(name, str(start["stage"]), str(start["weights_sha256"])) for name, start in starts],
         "recipe_text": (run / "recipe.yaml").read_text(encoding="utf-8") if (run / "recipe.yaml").is_file() else "",

@@ -19,7 +19,7 @@ from serein.data.files import write_text
 from serein.data.splits import NO_TEST_SET
 from serein.errors import ManifestError
 from serein.evaluation.calibration import RunCalibration, run_calibration
-from serein.evaluation.graded import GradedScore, graded_scores, measured_distributions, one_more_rater
+from serein.evaluation.graded import GradedScore, graded_scores, measured_distributions
 from serein.evaluation.groups import GroupScore, group_scores
 from serein.evaluation.intervals import (
     LEVEL,
@@ -261,7 +261,6 @@ def score_predictions(
         caveats.append(f"No confusion matrix: {len(coded.classes)} classes are too many.")
     measured = measured_distributions(predictions, coded.classes)
     distribution = {} if measured is None else graded_scores(measured)
-    caveats += [sentence for sentence in [one_more_rater(distribution)] if sentence]
     return Scores(
         classes=coded.classes,
         distribution=distribution,
