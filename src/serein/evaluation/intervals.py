@@ -34,7 +34,7 @@ LEVEL = 0.95
 NUM_RESAMPLES = 2000
 FEWEST_UNITS = 3
 ENOUGH_SPEAKERS = 15  # with ten, 95 % intervals of a mean of normal scores cover 90 % of the cases; with 15, 92 %
-SPEAKERS_UNKNOWN = "Speakers are unknown: intervals resample utterances, and are too narrow if speakers repeat."
+SPEAKERS_UNKNOWN = "Not every speaker is known: intervals resample utterances, and are too narrow if speakers repeat."
 MEANS_OF_CLASSES = ("ua", "macro_f1")
 _NUMBERS_AT_ONCE = 4_000_000
 
