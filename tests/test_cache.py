@@ -96,6 +96,23 @@ def test_what_a_process_uses_stays(kept: Path, serein: Call) -> None:
     assert serein("cache", "clear").out == "removed 1 entries, 0.00 GB\n"
 
 
+def test_what_another_user_owns_stays(kept: Path, serein: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, foreign = os.replace, kept / "cache/features/b/last"
+
+    def refuse(source: Path, target: Path) -> None:
+        if source == foreign:
+            raise PermissionError(13, "Permission denied", str(source))
+        replace(source, target)
+
+    monkeypatch.setattr(cache.os, "replace", refuse)
+    outcome = serein("cache", "clear")
+    assert (outcome.out, "1 entries remain" in outcome.err) == ("removed 4 entries, 0.00 GB\n", True)
+    assert names(kept) == ["last"]
+    monkeypatch.setenv("SEREIN_CACHE_SIZE", "0")
+    assert cache.keep_within_limit() == []  # a training does not fail on it
+    assert not [path for path in kept.rglob(".*") if path.is_dir()]
+
+
 def test_a_limit_keeps_what_was_used_last(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEREIN_CACHE_SIZE", raising=False)
     assert cache.keep_within_limit() == []

@@ -112,17 +112,24 @@ def mark_used(folder: Path) -> None:
 
 
 def remove(entry: Entry) -> bool:
-    """Remove an entry atomically, unless a process uses it; return whether it was removed."""
+    """Remove an entry atomically; return `False` if a process uses it, or this user may not remove it."""
     name = f".{entry.path.name}.{'lock' if entry.kind == STAGES else 'use'}"
-    with suppress(FileNotFoundError), open(entry.path.parent / name, "ab") as file:
-        if not try_lock(file):
-            return False
-        away = Path(tempfile.mkdtemp(prefix=f".{entry.path.name}.", dir=entry.path.parent))
-        os.replace(entry.path, away / entry.path.name)
-        shutil.rmtree(away, ignore_errors=True)
-        killed = filter(is_leftover, entry.path.parent.glob(f".{entry.path.name}.*"))  # leftovers of earlier removals
-        for path in killed:
-            shutil.rmtree(path, ignore_errors=True)
+    try:
+        with open(entry.path.parent / name, "ab") as file:
+            if not try_lock(file):
+                return False
+            away = Path(tempfile.mkdtemp(prefix=f".{entry.path.name}.", dir=entry.path.parent))
+            try:
+                os.replace(entry.path, away / entry.path.name)
+            finally:
+                shutil.rmtree(away, ignore_errors=True)
+            killed = filter(is_leftover, entry.path.parent.glob(f".{entry.path.name}.*"))  # of earlier removals
+            for path in killed:
+                shutil.rmtree(path, ignore_errors=True)
+    except FileNotFoundError:  # removed in the meantime
+        return True
+    except OSError:  # another user's, or a read-only disk
+        return False
     return True
 
 

@@ -424,4 +424,7 @@ def cache_clear(
     else:
         print(f"removed {len(removed)} entries, {num_bytes / 1e9:.2f} GB")
     if in_use:
-        print(f"note: {in_use} entries remain because a process uses them", file=sys.stderr)
+        print(
+            f"note: {in_use} entries remain because a process uses them, or they belong to another user",
+            file=sys.stderr,
+        )
