@@ -93,6 +93,7 @@ def test_names_that_hold_nothing_do_not_keep_others_from_being_read(tmp_path: Pa
         (tmp_path / name).mkdir()
     (tmp_path / "a.wav").touch()
     (tmp_path / "bad" / "b.wav").touch()
+    (tmp_path / "bad" / "b\n2.wav").touch()
     Path(os.fsdecode(os.fsencode(tmp_path / "bad") + b"/c\xff.wav")).touch()
     (tmp_path / "list.txt").write_text("a.wav\nlist.txt\nnone\n", encoding="utf-8")
     errors: list[SereinError] = []
@@ -103,6 +104,7 @@ def test_names_that_hold_nothing_do_not_keep_others_from_being_read(tmp_path: Pa
         "is an empty folder",
         "matches no file",
         "no such",
+        "name contains a control character",
         "name is not UTF-8",
         "names itself",
         "is an empty folder",
@@ -119,6 +121,11 @@ def test_a_table_is_told_how_to_become_a_manifest(tmp_path: Path) -> None:
     table.write_text("file,emotion\na.wav,sad\n", encoding="utf-8")
     with pytest.raises(ManifestError, match=r"is a table, not a recording.*corpus prepare csv .*clips.CSV"):
         sources_in([table])
+
+
+def test_a_name_with_a_line_break_is_an_error_of_its_own() -> None:
+    with pytest.raises(AudioError, match=r"a\\nb.wav: the name contains a control character. Rename it."):
+        utterance_of("a\nb.wav")
 
 
 def test_an_empty_name_is_called_empty() -> None:

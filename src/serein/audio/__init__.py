@@ -44,7 +44,7 @@ from serein.audio.source import (
     Upload,
     find,
     find_files,
-    require_utf8,
+    require_valid_name,
     wav_header,
 )
 
@@ -67,7 +67,7 @@ __all__ = [
     "without_offset",
     "find",
     "find_files",
-    "require_utf8",
+    "require_valid_name",
     "file_kind",
     "wav_header",
     "AudioInfo",

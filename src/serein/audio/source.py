@@ -223,13 +223,13 @@ def find_files(folder: Path, errors: list[SereinError] | None = None) -> list[Pa
     return sorted(found)
 
 
-def require_utf8(path: Path) -> None:
-    """Raise AudioError if a name is not UTF-8, as in old archives, because no manifest could contain it."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        shown = str(path).encode(errors="backslashreplace").decode()
-        raise AudioError("the name is not UTF-8", where=shown, remedy="Rename it.") from None
+def require_valid_name(path: str | Path) -> None:
+    """Raise AudioError if no manifest could contain a name: it is not UTF-8, or contains a line break or similar."""
+    shown = str(path).encode(errors="backslashreplace").decode()
+    if shown != str(path):
+        raise AudioError("the name is not UTF-8", where=shown, remedy="Rename it.")
+    if re.search(r"[\x00-\x1f\x7f]", shown):
+        raise AudioError("the name contains a control character", where=repr(shown)[1:-1], remedy="Rename it.")
 
 
 _CHUNKS = {b"RIFF": ("<4sI", 12), b"RIFX": (">4sI", 12), b"RF64": ("<4sI", 12), b"caff": (">4sq", 8)}

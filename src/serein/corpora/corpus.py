@@ -121,7 +121,7 @@ def audio_files(root: Path) -> list[Path]:
     require_folder(root)
     if paths := audio.find(root):
         for path in paths:
-            audio.require_utf8(path)
+            audio.require_valid_name(path)
         return paths
     found = summary_by_suffix(audio.find_files(root))
     is_packed = any(suffix in found for suffix in (".zip", ".tar", ".gz", ".7z", ".rar"))

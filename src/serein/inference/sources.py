@@ -26,11 +26,14 @@ def utterance_of(source: Source) -> Utterance:
     """Return a source as an utterance; a recording has its path as id.
 
     Raises:
-        AudioError: The path is empty.
+        AudioError: The path is empty, or no valid name.
     """
     if source == "":
         raise AudioError("the name of the recording is empty", where="path", remedy="Name a file.")
-    return source if isinstance(source, Utterance) else Utterance(id=str(source), audio=str(source))
+    if isinstance(source, Utterance):
+        return source
+    audio.require_valid_name(str(source))
+    return Utterance(id=str(source), audio=str(source))
 
 
 def without_pipe(source: Source) -> Source:
@@ -117,7 +120,7 @@ def _named(name: Path, lists: tuple[Path, ...], errors: list[SereinError] | None
         if not paths:
             raise AudioError("matches no file", where=name, remedy="Check the pattern; '**' matches any folders.")
         return sources_in(paths, lists, errors)
-    audio.require_utf8(name)
+    audio.require_valid_name(name)
     return [str(name)]
 
 
