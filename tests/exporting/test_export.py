@@ -19,6 +19,7 @@ import serein
 from models.test_backbones import CASES, ONE_OF_EACH, backbone_of, batch, clips, plain_model
 from serein.checkpoint import Checkpoint, ModelOptions
 from serein.choices import NamedOptions
+from serein.data.manifest import Utterance
 from serein.errors import ModelError
 from serein.exporting import export as exporting
 from serein.exporting.export import export
@@ -28,8 +29,9 @@ from serein.inference.runtimes import EmbeddingSelection, ExportedFile, OnnxRunt
 from serein.models.blocks import POOLINGS
 from serein.models.logmel import LogMelBackbone
 from serein.models.model import assemble
-from serein.recipe import Category, Cnn2d, CnnBlstm, FeatureProjection, LogMel, Transformer
+from serein.recipe import Category, Cnn2d, CnnBlstm, Dimensions, FeatureProjection, LogMel, Tasks, Transformer
 from serein.tasks.classes import ClassLabels, ClassTask
+from serein.tasks.dimensions import DimensionsTask
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -317,15 +319,43 @@ def test_int8_that_changes_the_labels_is_refused(tmp_path: Path, monkeypatch: py
     assert not path.exists()
 
 
-def _other_signs(quantise: Any, path: Path, out: Path, clips: Any = None) -> None:
-    """Quantise, and negate what the last layer reads from: all labels change."""
+def test_int8_that_changes_numbers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = Dimensions(names=("arousal", "valence"))
+    torch.manual_seed(1)
+    model = assemble(LogMelBackbone(LogMel()), None, {"dimensions": (options, 2)}).eval()
+    (bias,) = [each for each in model.parameters() if each.shape == (2,)]
+    bias.data.fill_(0.5)
+    task = DimensionsTask("dimensions", options, {})
+    checkpoint = Checkpoint(model, ModelOptions(tasks=Tasks(emotion=None, dimensions=options)), {"dimensions": task})
+    monkeypatch.setattr(exporting, "quantise", partial(_other_signs, exporting.quantise))
+    with pytest.raises(ModelError, match="int8 would change the numbers of 8 of 8 clips"):
+        export(Predictor(checkpoint, "cpu"), tmp_path / "m.onnx", int8=True, clips=[_noise(0.5)] * 8)
+
+
+def _other_signs(quantise: Any, path: Path, out: Path, given: Any = None) -> None:
+    """Quantise, and negate what the last layer reads from: all predictions change."""
     onnx = pytest.importorskip("onnx")
-    quantise(path, out, clips)
+    quantise(path, out, given)
     model = onnx.load(str(out))
-    (output,) = [node for node in model.graph.node if "emotion.output" in node.output]
-    output.output[0] = "before"
-    model.graph.node.append(onnx.helper.make_node("Neg", ["before"], ["emotion.output"]))
+    (output,) = [node for node in model.graph.node if {"emotion.output", "dimensions.output"} & {*node.output}]
+    name, output.output[0] = output.output[0], "before"
+    model.graph.node.append(onnx.helper.make_node("Neg", ["before"], [name]))
     onnx.save(model, str(out))
+
+
+def test_given_clips_have_their_own_conditions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[float]] = []
+    run = OnnxRuntime.run
+
+    def watched(file: Any, waveforms: Any, conditions: Any, *rest: Any) -> Any:
+        seen.extend(conditions["gender"].tolist())
+        return run(file, waveforms, conditions, *rest)
+
+    monkeypatch.setattr(OnnxRuntime, "run", watched)
+    utterances = [Utterance(id="a", audio="a.wav", gender="male"), Utterance(id="b", audio="b.wav")]
+    how: Any = {"clips": [_noise(0.5)] * 2, "utterances": utterances}
+    export(GOLDEN / "conditioned-gender", tmp_path / "m.onnx", **how)
+    assert seen == [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
 
 
 @pytest.mark.slow

@@ -120,17 +120,16 @@ def export(
     The file runs in onnxruntime and OpenVINO, without PyTorch and serein; docs/deployment.md shows how. A report next
     to it states how exactly it reproduces the model.
     """
-    from serein import audio
-    from serein.data import manifest
+    from serein.exporting.benchmark import ComparedClips
     from serein.exporting.export import export as write
     from serein.inference.predictor import load
 
-    clips = None
+    predictor = load(model, "cpu", backbone=backbone)
+    clips = utterances = None
     if data is not None:
-        utterances = manifest.read(data)
-        some = utterances[:: -(-len(utterances) // NUM_COMPARED)]
-        clips = [audio.load(utterance.audio, utterance.start_s, utterance.end_s) for utterance in some]
-    report = write(load(model, "cpu", backbone=backbone), out, int8=int8, clips=clips)
+        given = ComparedClips.read(data, NUM_COMPARED)
+        clips, utterances = given.waveforms, given.utterances
+    report = write(predictor, out, int8=int8, clips=clips, utterances=utterances)
     if as_json:
         print_json(report)
         return
@@ -138,7 +137,8 @@ def export(
     print(f"{out}: {size:.1f} MB, {report['precision']}, tasks: {', '.join(report['tasks'])}")
     print(f"largest difference of outputs {report['difference']['output']:.1e} (of {report['largest_output']:.1f})")
     sounds = sum(map(len, report["batches_s"]))
-    print(f"equal labels: {100 * report['equal_labels']:.1f} % of {sounds} {'clips' if data else 'generated sounds'}")
+    noun, compared = "labels" if predictor.classes else "numbers", "clips" if data else "generated sounds"
+    print(f"equal {noun}: {100 * report['equal_labels']:.1f} % of {sounds} {compared}")
     for name in report["left_out"]:
         print(f"'{name}' is left out: decoding words (CTC) is a search, which is not part of the file")
 

@@ -12,13 +12,15 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -27,6 +29,7 @@ from serein.audio import SAMPLE_RATE_HZ, Waveform, trimmed, without_offset
 from serein.checkpoint import FORMAT, AbsentModel, Checkpoint
 from serein.data.dataset import fix_length
 from serein.data.files import make_readable
+from serein.data.manifest import Utterance
 from serein.errors import ModelError, imported
 from serein.inference.predictor import Predictor, load
 from serein.inference.runtimes import (
@@ -42,12 +45,13 @@ from serein.inference.runtimes import (
     OnnxRuntime,
     TorchRuntime,
 )
-from serein.models.conditioning import GENDERS
+from serein.models.conditioning import GENDERS, attribute_vectors
 from serein.models.model import SpeechModel
 from serein.recipe import MAIN
 
 TOLERANCE = 1e-4  # of logits in float32, relative to the largest where that is above 1
-MOST_CHANGED = 0.05  # largest fraction of the labels of given clips that int8 may change
+MOST_CHANGED = 0.05  # largest fraction of the predictions of given clips that int8 may change
+MOST_DIFFERENCE = 0.05  # of equal numbers (dimensions, 0 to 1)
 NUM_CALIBRATION = 16  # clips that determine the ranges of activations
 BATCHES_S = ((1.0,), (0.4, 1.7, 3.1), (2.0, 2.0, 2.0, 2.0), (0.05, 7.3), (30.0,))  # lengths of the compared clips
 
@@ -107,6 +111,11 @@ class ExportGraph(nn.Module):
         """Names of the outputs: for each task, its probabilities or numbers, its head's output, its embedding."""
         return tuple(task + kind for task in self.tasks for kind in (PROBABILITIES, OUTPUT, EMBEDDING))
 
+    def longest_s(self, checkpoint: Checkpoint) -> float:
+        """Return the longest clip that is compared: a window, or less if a backbone takes less."""
+        limits_s = [self.model.backbone_of(name).max_s for name in self.model.branches_of(self.tasks)]
+        return min([checkpoint.options.clips.window_s, *(limit_s for limit_s in limits_s if limit_s is not None)])
+
     def forward(
         self, waveforms: torch.Tensor, num_samples: torch.Tensor, *conditions: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
@@ -132,6 +141,7 @@ def export(
     *,
     int8: bool = False,
     clips: Sequence[Waveform] | None = None,
+    utterances: Sequence[Utterance] | None = None,
 ) -> dict[str, Any]:
     """Write a model as one ONNX file, with a report of how exactly it matches the model (`model.parity.json`).
 
@@ -141,6 +151,7 @@ def export(
         int8: Store weights as 8-bit integers, a quarter of the size (`serein.exporting.export.quantise`).
         clips: Speech for the comparison and for calibrating int8, (sample,) float32 at 16 kHz; `None` uses synthetic
             sounds.
+        utterances: Metadata of each clip, for models with conditions; `None`: gender and text are unknown.
 
     Returns:
         The contents of the parity report.
@@ -163,26 +174,26 @@ def export(
         remedy = "Name the model folder that it was exported from."
         raise ModelError("an exported file cannot be exported again", where=checkpoint.name, remedy=remedy)
     graph = ExportGraph(checkpoint)
-    if clips is not None:
-        clips = [trimmed(without_offset(clip), checkpoint.options.clips.trim_db) for clip in clips]
+    given = None if clips is None else GivenClips.of(checkpoint, graph, clips, utterances)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         exact = Path(folder) / out.name
         _trace(graph, checkpoint, exact)
-        report = parity(checkpoint, graph, exact, clips)
+        report = parity(checkpoint, graph, exact, given)
         if report["difference"]["output"] > TOLERANCE * max(1.0, report["largest_output"]):
             what = f"the file would differ from the model by {report['difference']['output']:.1e}"
             raise ModelError(what, where=checkpoint.folder, remedy="Report this with the model's model.json.")
         if int8:
             rounded = Path(folder) / "int8" / out.name
             rounded.parent.mkdir()
-            quantise(exact, rounded, clips)
-            report = parity(checkpoint, graph, rounded, clips)
+            quantise(exact, rounded, given)
+            report = parity(checkpoint, graph, rounded, given)
             exact = rounded
             number = sum(map(len, report["batches_s"]))
             changed = round((1.0 - report["equal_labels"]) * number)
-            if clips is not None and changed > max(1.0, MOST_CHANGED * number):
-                what = f"int8 would change the labels of {changed} of {number} clips"
+            if given is not None and changed > max(1.0, MOST_CHANGED * number):
+                noun = "labels" if checkpoint.tasks[checkpoint.task].spec.has_classes else "numbers"
+                what = f"int8 would change the {noun} of {changed} of {number} clips"
                 remedy = "Export it in float32, without --int8."
                 raise ModelError(what, where=checkpoint.folder, remedy=remedy)
         make_readable(exact)
@@ -193,6 +204,34 @@ def export(
     text = json.dumps(report, indent=2)
     out.with_suffix(".parity.json").write_text(text + "\n", encoding="utf-8")
     return report
+
+
+@dataclass(frozen=True)
+class GivenClips:
+    """Speech for the comparison of a file with its model, and for the calibration of int8.
+
+    Attributes:
+        waveforms: (sample,) float32 at 16 kHz each, cut or padded as the model's input.
+        conditions: Attribute -> (clip, feature).
+    """
+
+    waveforms: Sequence[Waveform]
+    conditions: Mapping[str, NDArray[np.float32]]
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        graph: ExportGraph,
+        clips: Sequence[Waveform],
+        utterances: Sequence[Utterance] | None,
+    ) -> GivenClips:
+        """Return clips as the network gets them, with the conditions of their utterances."""
+        options, most = checkpoint.options, round(graph.longest_s(checkpoint) * SAMPLE_RATE_HZ)
+        cut = [trimmed(without_offset(clip), options.clips.trim_db)[:most] for clip in clips]
+        known = utterances or [Utterance(id="-", audio="-")] * len(clips)
+        conditions = attribute_vectors(known, options.tasks.conditions, "known", options.text.encoder)
+        return cls([fix_length(clip, options.clips) for clip in cut], conditions)
 
 
 def _trace(graph: ExportGraph, checkpoint: Checkpoint, path: Path) -> None:
@@ -253,39 +292,45 @@ def metadata(graph: ExportGraph, checkpoint: Checkpoint) -> dict[str, str]:
     }
 
 
-def parity(
-    checkpoint: Checkpoint, graph: ExportGraph, path: Path, clips: Sequence[Waveform] | None = None
-) -> dict[str, Any]:
+def parity(checkpoint: Checkpoint, graph: ExportGraph, path: Path, given: GivenClips | None = None) -> dict[str, Any]:
     """Compare a file in onnxruntime with its model in PyTorch, on several lengths and batch sizes.
 
     Returns:
-        The largest difference of outputs (logits) and embeddings, the fraction of equal labels, and what was compared.
+        The largest difference of outputs (logits) and embeddings, the fraction of clips with equal labels (of the main
+        task; without classes, with numbers that differ by at most `MOST_DIFFERENCE`), and what was compared.
     """
     file = OnnxRuntime(ExportedFile.open(path), "cpu")
     network = TorchRuntime(checkpoint)
     network.model, network.device, network.precision = graph.model, torch.device("cpu"), "float32"
-    limits_s = [graph.model.backbone_of(name).max_s for name in graph.model.branches_of(graph.tasks)]
-    most_s = min([checkpoint.options.clips.window_s, *(limit_s for limit_s in limits_s if limit_s is not None)])
-    batches = [
-        [made_sound(min(seconds, most_s), seed) for seed, seconds in enumerate(lengths_s)] for lengths_s in BATCHES_S
-    ]
-    if clips is not None:
-        given = [clip[: round(most_s * SAMPLE_RATE_HZ)] for clip in clips]
-        batches = [given[start : start + 4] for start in range(0, len(given), 4)]
     rng = np.random.default_rng(0)
+    batches: list[tuple[Sequence[Waveform], dict[str, NDArray[np.float32]]]] = []
+    if given is None:
+        most_s = graph.longest_s(checkpoint)
+        for lengths_s in BATCHES_S:
+            sounds = [made_sound(min(seconds, most_s), seed) for seed, seconds in enumerate(lengths_s)]
+            drawn = {name: rng.random((len(sounds), size), np.float32) for name, size in graph.conditions.items()}
+            batches.append(([fix_length(sound, checkpoint.options.clips) for sound in sounds], drawn))
+    else:
+        for start in range(0, len(given.waveforms), 4):
+            rows = slice(start, start + 4)
+            known = {name: vectors[rows] for name, vectors in given.conditions.items()}
+            batches.append((given.waveforms[rows], known))
+    has_classes = checkpoint.tasks[checkpoint.task].spec.has_classes
     furthest, largest, equal, number = {"output": 0.0, "embedding": 0.0}, 0.0, 0, 0
-    for batch in batches:
-        fixed = [fix_length(clip, checkpoint.options.clips) for clip in batch]
-        known = {name: rng.random((len(batch), size), np.float32) for name, size in graph.conditions.items()}
+    for batch, known in batches:
         for task in graph.tasks:
             selection = EmbeddingSelection(task)
-            ours, our_vectors = network.run(fixed, known, graph.tasks, selection)
-            theirs, their_vectors = file.run(fixed, known, graph.tasks, selection)
+            ours, our_vectors = network.run(batch, known, graph.tasks, selection)
+            theirs, their_vectors = file.run(batch, known, graph.tasks, selection)
             furthest["output"] = max(furthest["output"], float((ours[task] - theirs[task]).abs().max()))
             furthest["embedding"] = max(furthest["embedding"], float(np.abs(our_vectors - their_vectors).max()))
             largest = max(largest, float(ours[task].abs().max()))
-        labels = [graph.values[checkpoint.task](each[checkpoint.task]).argmax(dim=1) for each in (ours, theirs)]
-        equal, number = equal + int((labels[0] == labels[1]).sum()), number + len(batch)
+        one, other = (graph.values[checkpoint.task](each[checkpoint.task]) for each in (ours, theirs))
+        if has_classes:
+            is_equal = one.argmax(dim=1) == other.argmax(dim=1)
+        else:
+            is_equal = ((one - other).abs() <= MOST_DIFFERENCE).all(dim=1)
+        equal, number = equal + int(is_equal.sum()), number + len(batch)
     return {
         "model": checkpoint.name,
         "sha256": checkpoint.digest,
@@ -295,8 +340,8 @@ def parity(
         "difference": furthest,
         "largest_output": largest,
         "equal_labels": equal / number,
-        "sounds": "given" if clips is not None else "made",
-        "batches_s": [[round(len(clip) / SAMPLE_RATE_HZ, 3) for clip in batch] for batch in batches],
+        "sounds": "made" if given is None else "given",
+        "batches_s": [[round(len(clip) / SAMPLE_RATE_HZ, 3) for clip in batch] for batch, _ in batches],
     }
 
 
@@ -311,18 +356,18 @@ def made_sound(seconds: float, seed: int) -> Waveform:
     return (0.1 * voice * syllables + 0.003 * rng.standard_normal(len(times_s))).astype(np.float32)
 
 
-def quantise(path: Path, out: Path, clips: Sequence[Waveform] | None = None) -> None:
+def quantise(path: Path, out: Path, given: GivenClips | None = None) -> None:
     """Write an exported file with 8-bit weights, one scale for each output channel.
 
     In a transformer, only the feed-forward layers compute in integers, with a separate scale for each frame of their
     input, because fixed ranges would change every third label; everything else stays in float32. In a network without
-    such layers, linear layers and, with `clips`, convolutions compute in integers. Audio features (spectra, mel bands)
+    such layers, linear layers and, with `given`, convolutions compute in integers. Audio features (spectra, mel bands)
     stay in float32.
 
     Args:
         path: A file in float32.
         out: The file to write.
-        clips: Speech, which determines the ranges of activations of convolutions and linear layers. Other sounds are
+        given: Speech, which determines the ranges of activations of convolutions and linear layers. Other sounds are
             not suitable: on RAVDESS, one label in eighteen changed. `None` quantises only linear layers, and determines
             the range of their input at each call.
     """
@@ -344,14 +389,16 @@ def quantise(path: Path, out: Path, clips: Sequence[Waveform] | None = None) -> 
                 (feed_forward if is_inner else others).append(node.name)
     convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
     with _quiet():  # onnxruntime recommends a preparation that has already been done
-        if feed_forward or clips is None:
+        if feed_forward or given is None:
             _scale_frames(model.graph, feed_forward)
             quantization.quantize_dynamic(model, str(out), nodes_to_quantize=feed_forward or others, **how)
         else:
-            sizes = json.loads(metadata[METADATA])["conditions"]
-            known = {CONDITION + name: np.zeros((1, size), np.float32) for name, size in sizes.items()}
-            some = clips[:: -(-len(clips) // NUM_CALIBRATION)]
-            inputs = ({WAVEFORMS: clip[None], NUM_SAMPLES: np.array([len(clip)]), **known} for clip in some)
+            known = {CONDITION + name: vectors for name, vectors in given.conditions.items()}
+            inputs = (
+                {WAVEFORMS: clip[None], NUM_SAMPLES: np.array([len(clip)])}
+                | {name: vectors[row : row + 1] for name, vectors in known.items()}
+                for row, clip in list(enumerate(given.waveforms))[:: -(-len(given.waveforms) // NUM_CALIBRATION)]
+            )
             reader = type("Reader", (quantization.CalibrationDataReader,), {"get_next": lambda _: next(inputs, None)})
             quantization.quantize_static(str(path), str(out), reader(), nodes_to_quantize=others + convolutions, **how)
     rounded = onnx.load(str(out))
