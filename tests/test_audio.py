@@ -198,6 +198,14 @@ def test_what_is_far_beyond_full_scale_is_refused(tmp_path: Path) -> None:
         audio.decode(written(tmp_path / "b.wav", 32_768 * NOISE, subtype="FLOAT"))
 
 
+def test_channels_of_opposite_polarity_are_no_silence(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.wav", np.stack([NOISE, -NOISE], axis=1))
+    with pytest.raises(AudioError, match="channels cancel each other when mixed: they have opposite polarity. Keep"):
+        audio.load(path)
+    kept = audio.load(written(tmp_path / "b.wav", np.stack([NOISE, -0.9 * NOISE], axis=1)))
+    np.testing.assert_allclose(kept, 0.05 * NOISE, atol=1e-4)
+
+
 @pytest.mark.parametrize(("rate_hz", "num_channels"), [(1_000, 1), (200_000, 1), (16_000, 9)])
 def test_what_is_no_recording_of_speech_is_refused(tmp_path: Path, rate_hz: int, num_channels: int) -> None:
     path = written(tmp_path / "a.wav", np.tile(NOISE[:100, None], (1, num_channels)), rate_hz)

@@ -30,6 +30,7 @@ from serein.errors import AudioError
 SILENCE_PEAK = 1e-4  # -80 dB of full scale: below the noise floor of any 16-bit recording of speech
 LONGEST_WHOLE_S = 3_600.0  # 230 MB at 16 kHz; `blocks` reads longer recordings
 FREE_VALUES, VALUES_PER_BYTE = 2**27, 64  # limits of decoding; Opus at 6 kbit/s has 64 per byte, silence in FLAC 300
+CANCELLED = 1e-4  # of the channels' energy, -40 dB: what different signals leave in their mean is far more
 LOUDEST = 16.0  # times full scale, from 32-bit float recorders
 
 
@@ -161,13 +162,14 @@ class Recording:
 
         Raises:
             AudioError: The recording is truncated, damaged or not finite, or the part lies outside, once that place is
-                reached.
+                reached; or its channels cancel each other, at its end.
         """
         rate, start, stop = self.decoder.sample_rate_hz, 0, self.decoder.num_frames
         if start_s != 0.0 or end_s is not None:
             self.info()
             start, stop = self._frame_range(self.decoder.num_frames or 0, start_s, end_s)
         place = start
+        of_channels = of_mix = 0.0  # energies
         to_16_khz = Resampler(rate)
         for samples in self._samples(start, round(block_s * rate)):
             part = samples if stop is None else samples[: stop - place]
@@ -183,9 +185,19 @@ class Recording:
                     where=self.where,
                     remedy="Export it again with float samples within [-1, 1].",
                 )
-            yield to_16_khz(mixed_down(part))
+            mono = mixed_down(part)
+            if part.shape[1] > 1:
+                of_channels += float(np.vdot(part, part)) / part.shape[1]
+                of_mix += float(np.vdot(mono, mono))
+            yield to_16_khz(mono)
             if place == stop:
                 break
+        if of_mix < CANCELLED * of_channels:
+            raise AudioError(
+                "its channels cancel each other when mixed: they have opposite polarity",
+                where=self.where,
+                remedy="Keep one channel: ffmpeg -i IN -af 'pan=mono|c0=c0' OUT.flac.",
+            )
         if place == start:
             raise no_samples(self.where)
         yield to_16_khz.rest()
