@@ -212,6 +212,20 @@ def test_what_is_missing_is_named(
     assert says in outcome.complaint
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--rate", "8000"], "'--rate': it is that of stdin; add --stdin-pcm"),
+        (["--stdin-pcm", "--microphone", "3"], "'--microphone': the audio comes from stdin"),
+        (["--stdin-pcm", "--seconds", "-5"], "'--seconds': -5 is not a finite number above 0"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(options: list[str], says: str, model: Path, serein: Call) -> None:
+    outcome = serein("stream", "--model", model, *options)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert says in " ".join(outcome.err.replace("│", " ").split())
+
+
 def test_delays_by_hand() -> None:
     arrivals = Arrivals(longest_s=2.0)
     for second in range(1, 6):

@@ -141,6 +141,15 @@ def test_a_stream_without_speech(model: Predictor) -> None:
     assert (stream.prediction.label, stream.prediction.rejected) == (None, "no speech")
 
 
+@pytest.mark.parametrize("rate_hz", [RATE_HZ, 44_100])
+def test_a_finished_stream_takes_no_samples(model: Predictor, rate_hz: int) -> None:
+    stream = model.stream(rate_hz)
+    stream.feed(SPEECH)
+    stream.finish()
+    with pytest.raises(AudioError, match="stream: is finished. Open another one"):
+        stream.feed(SPEECH)
+
+
 def test_pcm16_is_what_soundfile_reads(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", SPEECH, RATE_HZ, subtype="PCM_16")
     raw = (tmp_path / "a.wav").read_bytes()[44:]

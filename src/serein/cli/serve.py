@@ -177,6 +177,12 @@ def stream(
     from serein.inference.writers import clock
     from serein.tasks.task import numbers_text
 
+    if rate is not None and not stdin_pcm:
+        raise typer.BadParameter("it is that of stdin; add --stdin-pcm", param_hint="'--rate'")
+    if microphone is not None and stdin_pcm:
+        raise typer.BadParameter("the audio comes from stdin; leave one out", param_hint="'--microphone'")
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise typer.BadParameter(f"{seconds:g} is not a finite number above 0", param_hint="'--seconds'")
     options = PredictOptions("always", sliding_window_of(window, step), RejectOption(min_confidence, min_duration))
     predictor = load(model, device, precision=precision, backbone=backbone)
     require_confidence(min_confidence, predictor.classes)
@@ -194,10 +200,11 @@ def stream(
                 content = live.prediction_of(segment).to_dict() | {"delay_s": round(delay_s, 3)}
                 print(json.dumps(content, ensure_ascii=False), flush=True)
                 continue
-            confidence = segment.confidence or 0.0
-            bar = "█" * round(_BAR * confidence)
             times = f"{clock(segment.start_s)} – {clock(segment.end_s)}"
-            said = f"{segment.text:<14} {100 * confidence:3.0f} % {bar:<{_BAR}}"
+            said = f"{segment.text:<14}"
+            if segment.confidence is not None:
+                bar = "█" * round(_BAR * segment.confidence)
+                said += f" {100 * segment.confidence:3.0f} % {bar:<{_BAR}}"
             if segment.label and segment.dimensions:
                 said += f" {numbers_text(segment.dimensions)}"
             print(f"{times:>17}  {said} after {delay_s:.2f} s", flush=True)

@@ -93,8 +93,10 @@ class Stream:
             samples: (sample,), of any float or integer type; or with channels. May be empty.
 
         Raises:
-            AudioError: The samples are invalid.
+            AudioError: The samples are invalid, or the stream is finished.
         """
+        if self.recording.is_read:
+            raise AudioError("is finished", where="stream", remedy="Open another one for further samples.")
         shape = [len(samples)] if isinstance(samples, list | tuple) else getattr(samples, "shape", ())
         return [] if 0 in shape else self.predict(self.cut(audio.as_mono(samples)))
 
