@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 import serein as public
-from cli_fixtures import Call, write_recipe, write_speech
+from cli_fixtures import RATE_HZ, Call, write_recipe, write_speech
 from serein.data import manifest
 from serein.data.manifest import Rating
+from serein.ensemble.predictor import Ensemble, EnsembleModel, FittedOn, write_ensemble
 from serein.evaluation.predictions import read_run_predictions
 from serein.inference.writers import textgrid
 from serein.metrics import concordance
@@ -122,6 +124,27 @@ def test_numbers_have_no_confidence(single: Path, tmp_path: Path, serein: Call) 
     model = single / "fold-1" / "seed-0" / "model"
     refused = serein("predict", "--model", model, recording, "--min-confidence", 0.5)
     assert (refused.status, refused.out, "confidence" in refused.err) == (2, "", True)
+
+
+def test_an_ensemble_predicts_only_the_emotion(run: Path, tmp_path: Path, serein: Call) -> None:
+    folder = run / "fold-1" / "seed-0" / "model"
+    recording, classes = tmp_path / "call.wav", public.load(folder).classes
+    speech, _ = soundfile.read(write_speech(recording, seconds=4.0))
+    soundfile.write(recording, np.concatenate([speech, np.zeros(2 * RATE_HZ), speech]), RATE_HZ)  # two segments
+    ensemble = Ensemble(
+        format=1,
+        classes=classes,
+        method="mean",
+        models=(EnsembleModel(path=str(folder), label="a", folders=(".",)),),
+        weights=((1.0,) * len(classes),),
+        fitted_on=FittedOn(split="dev", num_utterances=0, seen=()),
+        scores=({"label": "a", "macro_f1": 50.0},),
+    )
+    write_ensemble(ensemble, tmp_path / "e.json")
+    outcome = serein("predict", recording, "--ensemble", tmp_path / "e.json")
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.split("from")[1].split()[:5] == ["to", "prediction", *classes]
+    assert "arousal" not in outcome.out
 
 
 def test_a_stream_has_them_too(run: Path) -> None:

@@ -366,7 +366,8 @@ class EnsemblePredictor(Predictor):
                 done += 1
                 if report is not None:
                     report("loading models", done, total, f"{total} model folders")
-        super().__init__(self.members[0][0].checkpoint, device)
+        first = self.members[0][0]
+        super().__init__(first.with_task(first.task).checkpoint, device)  # only main tasks are combined
 
     def to(self, device: str) -> Predictor:
         """Move all models to a device, and return the ensemble."""
