@@ -325,3 +325,13 @@ def test_stdin_and_pipes_are_transcribed_as_files_are(
     texts = {row["file"]: row["transcript"] for row in map(json.loads, outcome.out.splitlines())}
     assert texts == dict.fromkeys(["-", str(pipe), str(recording)], texts["-"])
     assert texts["-"]
+
+
+def test_parts_of_one_file_are_told_apart(tmp_path: Path, serein: Call) -> None:
+    ctc, recording = write_ctc(tmp_path / "ctc"), str(write_speech(tmp_path / "a.wav", 3.0))
+    parts = [Utterance(id=f"u{i}", audio=recording, start_s=float(i), end_s=i + 1.0) for i in range(2)]
+    manifest.write(parts, tmp_path / "m.jsonl")
+    rows = serein("transcribe", tmp_path / "m.jsonl", "--model", ctc, "--json").out.splitlines()
+    assert sorted((row["file"], row["id"]) for row in map(json.loads, rows)) == [(recording, "u0"), (recording, "u1")]
+    _, *table = serein("transcribe", tmp_path / "m.jsonl", "--model", ctc).out.splitlines()
+    assert sorted(line.split()[0] for line in table) == ["u0", "u1"]

@@ -73,7 +73,8 @@ def transcribe(
         transcripts.append((utterance, text))
         if as_json:
             known = {} if utterance.transcript is None else {"truth": utterance.transcript}
-            print_json({"file": utterance.audio, "transcript": text, **known})
+            own = {} if utterance.id == utterance.audio else {"id": utterance.id}
+            print_json({"file": utterance.audio, **own, "transcript": text, **known})
     if transcripts and not as_json:
         from rich.table import Table
         from rich.text import Text
@@ -84,7 +85,7 @@ def transcribe(
             table.add_column(name, overflow="fold", style="bold" if name == "prediction" else None)
         for utterance, text in transcripts:
             truth = [Text(utterance.transcript or "")] if has_truth else []
-            table.add_row(Text(utterance.audio), *truth, Text(text))
+            table.add_row(Text(utterance.id), *truth, Text(text))
         print_tables([table])
     rows = [
         Prediction(id=u.id, truth=u.transcript, prediction=text, speaker=u.speaker, corpus=u.corpus)

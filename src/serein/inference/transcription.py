@@ -484,6 +484,9 @@ def transcribe_each(
                 try:
                     sound = uploads.get(utterance.id, utterance.audio)
                     loaded.append((utterance, audio.load(sound, utterance.start_s, utterance.end_s)))
+                except audio.TooLongAudioError as error:
+                    remedy = "Use serein predict --transcribe, which cuts it at pauses."
+                    yield utterance, AudioError(error.what, where=error.where, remedy=remedy)
                 except AudioError as error:
                     yield utterance, error
             texts = transcriber.transcribe([waveform for _, waveform in loaded], language=spoken)
