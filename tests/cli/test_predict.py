@@ -617,6 +617,61 @@ def test_formats_that_contradict_and_pictures_of_no_kind_are_refused(model: Path
     assert "ravdess" in misspelt.complaint
 
 
+@pytest.fixture
+def recogniser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A recogniser that tells the number of samples, and fails once it `is_full`."""
+
+    def transcribe(waveforms: Sequence[np.ndarray], language: str | None) -> list[str | None]:
+        if fake.is_full:
+            raise RunError("the device has too little memory", where="cuda", remedy="Choose a smaller model.")
+        return [f"{len(each)} samples" for each in waveforms]
+
+    fake = SimpleNamespace(
+        folder=tmp_path, min_s=0.0, batch_s=60.0, transcribe=transcribe, language_code=str.lower, is_full=False
+    )
+    monkeypatch.setattr(transcription, "load_transcriber", lambda *_: fake)
+    monkeypatch.setenv("SEREIN_CACHE", str(tmp_path / "cache"))
+    return fake
+
+
+def test_a_transcript_and_other_tasks_are_in_every_format_or_refused(
+    recogniser: SimpleNamespace, clips: list[str], tmp_path: Path, serein: Call
+) -> None:
+    model = Path(__file__).parents[1] / "golden" / "models" / "emotion-gender"
+    call = ("predict", clips[0], tmp_path / "quiet.wav", "--model", model, "--transcribe", "w", "--out", tmp_path / "o")
+    soundfile.write(tmp_path / "quiet.wav", SILENCE, RATE_HZ)
+    row, quiet = csv.DictReader(io.StringIO(serein(*call[:-2], "--csv").out))
+    gender = row["gender"]
+    assert gender in ("female", "male")
+    assert row["asr"] == f"{RATE_HZ} samples"
+    assert (quiet["rejected"], quiet["gender"], quiet["asr"]) == ("no speech", "", "")
+    assert serein(*call, "--format", "audformat").status == 0
+    row, quiet = csv.DictReader((tmp_path / "o" / "db.predictions.csv").read_text().splitlines())
+    assert (row["gender"], row["asr"], quiet["asr"]) == (gender, f"{RATE_HZ} samples", "")
+    assert serein(*call, "--format", "textgrid").status == 0
+    grid = next((tmp_path / "o").rglob("a.TextGrid")).read_text()
+    assert f'text = "{RATE_HZ} samples"' in grid.partition('name = "asr"')[2]
+    assert f'text = "{gender}"' in grid.partition('name = "gender"')[2]
+    for name in ("srt", "audacity", "msp-challenge"):
+        refused = serein(*call, "--format", name)
+        assert (refused.status, refused.out) == (2, "")
+        assert f"a transcript does not fit into {name}" in in_words(refused.err)
+
+
+def test_what_was_not_transcribed_is_tried_again(
+    recogniser: SimpleNamespace, model: Path, clips: list[str], tmp_path: Path, serein: Call
+) -> None:
+    call = ("predict", clips[0], "--model", model, "--transcribe", "w", "--out", tmp_path / "p.jsonl")
+    recogniser.is_full = True
+    failed = serein(*call)
+    assert (failed.status, (tmp_path / "p.jsonl").read_text()) == (1, "")
+    assert "is not transcribed" in failed.complaint
+    recogniser.is_full = False
+    assert serein(*call).status == 0
+    (row,) = map(json.loads, (tmp_path / "p.jsonl").read_text().splitlines())
+    assert row["tasks"]["asr"]["label"] == f"{RATE_HZ} samples"
+
+
 @pytest.mark.slow
 def test_words_stand_beside_the_emotion(
     model: Path, tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch

@@ -20,6 +20,7 @@ import torch
 import serein
 from cli_fixtures import environment
 from serein.data import manifest
+from serein.data.manifest import Utterance
 from serein.errors import AudioError, ModelError, RecipeError
 from serein.inference import predictor as module
 from serein.inference import reading
@@ -312,6 +313,18 @@ def test_a_list_is_a_list_of_predictions(model: Predictor, recording: Path) -> N
     assert model.predict([]) == []
     with pytest.raises(AudioError, match="a list of 2 arrays, not one recording"):
         model.predict([SPEECH, SPEECH], RATE_HZ)
+
+
+def test_one_file_is_not_several(model: Predictor, recording: Path) -> None:
+    for one in (str(recording), recording, Utterance(id="a", audio=str(recording)), recording.read_bytes()):
+        with pytest.raises(AudioError, match="files: is one recording, not several. Put it into a list"):
+            list(model.predict_files(one, on_error="skip"))
+
+
+def test_equal_predictions_are_equal(model: Predictor, recording: Path) -> None:
+    one, same = model.predict([recording, recording])
+    assert one == same
+    assert one != model.predict(recording, min_confidence=1.0)
 
 
 def test_progress_is_told_in_seconds(model: Predictor, recording: Path) -> None:

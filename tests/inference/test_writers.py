@@ -14,9 +14,9 @@ import yaml
 from safetensors import safe_open
 
 from serein.corpora.audformat import parse
-from serein.errors import ManifestError, RunError
+from serein.errors import ManifestError, ModelError, RunError
 from serein.inference.prediction import Prediction, RejectOption, Segment, merged_segments, segment_of
-from serein.inference.writers import EMBEDDING_SUFFIXES, audacity, srt, textgrid, write_embeddings
+from serein.inference.writers import EMBEDDING_SUFFIXES, audacity, msp_challenge, srt, textgrid, write_embeddings
 from serein.inference.writers import audformat as audformat_of
 from serein.tasks.task import most_probable
 
@@ -142,6 +142,24 @@ def test_an_audformat_database_has_all_columns_if_the_first_recording_has_no_spe
     number = Prediction(None, value=0.5, file="b.wav", task="arousal", dimensions={"arousal": 0.5}, duration_s=2.0)
     audformat_of([replace(silent, task="arousal"), number], tmp_path, [], ["arousal"])
     assert yaml.safe_load((tmp_path / "db.yaml").read_text())["schemes"]["arousal"] == {"dtype": "float"}
+
+
+def test_a_number_has_its_name_and_one_tier() -> None:
+    numbers = {"arousal": 0.25}
+    segment = Segment(None, value=0.25, dimensions=numbers, start_s=0.0, end_s=1.0)
+    number = Prediction(
+        None, value=0.25, dimensions=numbers, task="arousal", segments=(segment,), curve=(segment,), duration_s=1.0
+    )
+    assert number.text == segment.text == "arousal 0.25"
+    assert repr(number) == "Prediction(file='-', arousal=0.250, segments=1)"
+    assert audacity(number) == "0.000000\t1.000000\tarousal 0.25\n"
+    assert srt(number).splitlines()[2] == "arousal 0.25"
+    assert re.findall(r'name = "(\w+)"', textgrid(number)) == ["confidence", "arousal"]
+    assert 'text = "0.25"' in textgrid(number)
+    sad = replace(segment, label="sad", confidence=0.5, value=None)
+    assert srt(Prediction("sad", segments=(sad,))).splitlines()[2] == "sad 0.50 arousal 0.25"
+    with pytest.raises(ModelError, match="predicts arousal, but the challenge has emotions, or the three"):
+        msp_challenge([number])
 
 
 VECTORS = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 Format = Literal["table", "json", "csv", "textgrid", "audacity", "srt", "audformat", "msp-challenge"]
 FILE_FORMATS = ("textgrid", "audacity", "srt", "audformat", "msp-challenge")
+NO_TEXT = ("audacity", "srt", "msp-challenge")  # formats without a place for the transcript of a recording
 _SHOWN_FROM_S = 60.0  # shorter recordings have no progress bar of their own
 
 
@@ -159,6 +160,7 @@ def predict(
         (plot and plot.suffix.lower() not in (".png", ".svg", ".pdf"), ("plot",), "name a .png, .svg or .pdf file"),
         (language is not None and transcribe is None, ("language",), "it is for transcripts; add --transcribe"),
         (transcribe is not None and is_heard_once, ("transcribe",), "a pipe can be read only once; name files"),
+        (transcribe is not None and shown in NO_TEXT, ("transcribe",), f"a transcript does not fit into {shown}"),
         (out and shown in ("table", "csv"), ("out",), f"predictions are appended as JSON lines, not as {shown}"),
         (out and shown == "json" and out.exists() and not out.is_file(), ("out",), "name a file, or use --json"),
         (out is None and getattr(sys.stdout, "name", "") == os.devnull, ("out",), "stdout is closed; name a file"),
@@ -215,15 +217,17 @@ def predict(
                 results = predictor.predict_files(some, options=options, on_error="return", on_progress=show)
             return _readable(zip(some, results, strict=True), failed, plot, on_error, transcribed)
 
+        tasks = list(dict.fromkeys([*predictor.other_tasks, *(["asr"] if transcribe is not None else [])]))
         if shown in FILE_FORMATS:
-            write_files(predicted(files), files, shown, out, predictor)
+            write_files(predicted(files), files, shown, out, predictor, tasks)
         elif out is not None:
             datastore, interpolation = (getattr(predictor, name, None) for name in ("datastore", "interpolation"))
             more = [] if datastore is None else [datastore.digest, interpolation, show_neighbours]
             more += [each for each in (task, transcribe, precision, language) if each is not None]
-            append_json(predicted, files, out, [predictor.identity["sha256"], options, words, *more], bars)
+            required = frozenset(["asr"] if transcribe is not None else [])
+            append_json(predicted, files, out, [predictor.identity["sha256"], options, words, *more], bars, required)
         else:
-            PRINTERS[shown](predicted(files), predictor.classes, predictor.dimensions)
+            PRINTERS[shown](predicted(files), predictor.classes, predictor.dimensions, tasks)
     sys.stderr.writelines(f"error: {error}\n" for error in (*failed, *untranscribed))
     exit_if_unread(len(failed) + num_absent, len(files) + num_absent)
     if untranscribed:
@@ -311,11 +315,13 @@ def append_json(
     out: Path,
     identity: Sequence[object],
     bars: Bars,
+    required: frozenset[str] = frozenset(),
 ) -> None:
     """Predict the recordings that a prediction file lacks, and append the predictions.
 
     Args:
         identity: Values that identify the model and the options of a prediction file.
+        required: Tasks without which a prediction is not appended.
     """
     from serein.inference.writers import PredictionFile
 
@@ -324,17 +330,27 @@ def append_json(
         missing = [source for source in files if not file.has(source)]
         there = f", {len(files) - len(missing)} were done before" if len(missing) < len(files) else ""
         for done, (source, prediction) in enumerate(predicted(missing, file.write), start=1):
+            if not required <= prediction.tasks.keys():
+                continue  # its transcript failed; both are tried again
             file.write(source, prediction)
             bars("predicting", done, len(missing) + 1, f"{done} of {len(missing)} recordings{there}")
     bars("predicting", 1, 1, f"{len(missing)} recordings{there}")
 
 
 def write_files(
-    pairs: Iterable[Pair], files: Sequence[Source], shown: str, out: Path | None, predictor: Predictor
+    pairs: Iterable[Pair],
+    files: Sequence[Source],
+    shown: str,
+    out: Path | None,
+    predictor: Predictor,
+    tasks: Sequence[str] = (),
 ) -> None:
     """Print the label file of one recording, or write those of several below a folder, in the recordings' tree.
 
     A submission to the MSP-Podcast challenge is one file for all recordings, an audformat database is one folder.
+
+    Args:
+        tasks: The other tasks, which have columns of an audformat database.
     """
     from serein.data.files import write_text
     from serein.inference.sources import utterance_of
@@ -343,7 +359,7 @@ def write_files(
     if shown == "audformat":
         if out is None:
             raise typer.BadParameter("name a folder for the database", param_hint="'--out'")
-        audformat((prediction for _, prediction in pairs), out, predictor.classes, predictor.dimensions)
+        audformat((prediction for _, prediction in pairs), out, predictor.classes, predictor.dimensions, tasks)
         return
     if shown == "msp-challenge":
         text = msp_challenge(prediction for _, prediction in pairs)
@@ -374,21 +390,28 @@ def write_files(
             write_text(out / places[utterance_of(source).id], text)
 
 
-def print_json(pairs: Iterable[Pair], classes: Sequence[str], dimensions: Sequence[str] = ()) -> None:
+def print_json(
+    pairs: Iterable[Pair], classes: Sequence[str], dimensions: Sequence[str] = (), tasks: Sequence[str] = ()
+) -> None:
     """Print a line of JSON for each recording."""
     for _, prediction in pairs:
         print(json.dumps(prediction.to_dict(), ensure_ascii=False), flush=True)
 
 
-def print_csv(pairs: Iterable[Pair], classes: Sequence[str], dimensions: Sequence[str] = ()) -> None:
+def print_csv(
+    pairs: Iterable[Pair], classes: Sequence[str], dimensions: Sequence[str] = (), tasks: Sequence[str] = ()
+) -> None:
     """Print a row for each segment, or one row for a recording without segments."""
     writer = csv.writer(sys.stdout)
-    writer.writerow(["file", "id", "start_s", "end_s", "label", "confidence", "rejected", *classes, *dimensions])
+    writer.writerow(
+        ["file", "id", "start_s", "end_s", "label", "confidence", "rejected", *classes, *dimensions, *tasks]
+    )
     for _, prediction in pairs:
         for said in prediction.segments or (prediction,):
             confidence = "" if said.confidence is None else f"{said.confidence:.6f}"
             values = [f"{said.probabilities[name]:.6f}" if said.probabilities else "" for name in classes]
             values += [f"{said.dimensions[name]:.6f}" if said.dimensions else "" for name in dimensions]
+            values += [prediction.tasks[name].label or "" if name in prediction.tasks else "" for name in tasks]
             label = said.label if said.value is None else f"{said.value:.6f}"
             times = [f"{said.start_s:.3f}", f"{said.end_s:.3f}"]
             writer.writerow(
@@ -396,7 +419,9 @@ def print_csv(pairs: Iterable[Pair], classes: Sequence[str], dimensions: Sequenc
             )
 
 
-def print_table(predicted: Iterable[Pair], classes: Sequence[str], dimensions: Sequence[str] = ()) -> None:
+def print_table(
+    predicted: Iterable[Pair], classes: Sequence[str], dimensions: Sequence[str] = (), tasks: Sequence[str] = ()
+) -> None:
     """Print a row for each recording; below, the segments of a single recording, and neighbours if requested."""
     from rich.table import Table
     from rich.text import Text
@@ -410,7 +435,8 @@ def print_table(predicted: Iterable[Pair], classes: Sequence[str], dimensions: S
     table.add_column("recording", overflow="fold")
     for name in (*(["labelled"] if any(labels) else []), "prediction"):
         table.add_column(name, style="bold" if name == "prediction" else None)
-    tasks = list(dict.fromkeys(name for _, prediction in pairs for name in prediction.tasks))
+    names = (name for _, prediction in pairs for name in prediction.tasks)
+    tasks = list(dict.fromkeys(names))  # also those that predict numbers
     for name in classes:
         table.add_column(name, justify="right")
     for name in tasks:

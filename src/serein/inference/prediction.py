@@ -102,6 +102,8 @@ class Segment(TaskPrediction):
 class Prediction(TaskPrediction):
     """A model's prediction for one recording or one utterance.
 
+    Two are equal if all attributes except `embedding` and `peaks` are.
+
     Attributes:
         file: The recording, as it was named; `-` for samples and standard input.
         task: The main task, which `label` belongs to: `emotion`, `gender`, ...
@@ -133,8 +135,8 @@ class Prediction(TaskPrediction):
     duration_s: float = 0.0
     speech_s: float = 0.0
     neighbours: tuple[Any, ...] = ()
-    embedding: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    peaks: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    embedding: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32), compare=False)
+    peaks: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32), compare=False)
 
     @property
     def end_s(self) -> float:
@@ -194,11 +196,12 @@ class Prediction(TaskPrediction):
     def __repr__(self) -> str:
         """Return a summary on one line: label, confidence, number of segments."""
         confidence = "" if self.confidence is None else f", confidence={self.confidence:.3f}"
-        numbers = {"value": self.value} if self.value is not None else {}
-        value = "".join(f", {name}={number:.3f}" for name, number in {**numbers, **self.dimensions}.items())
+        numbers = self.dimensions if self.value is None else {self.task: self.value, **self.dimensions}
+        named = "" if self.task in numbers else f", {self.task}={self.label!r}"
+        value = "".join(f", {name}={number:.3f}" for name, number in numbers.items())
         rejected = "" if self.rejected is None else f", rejected={self.rejected!r}"
         many = f", segments={len(self.segments)}"
-        return f"Prediction(file={self.file!r}, {self.task}={self.label!r}{confidence}{value}{rejected}{many})"
+        return f"Prediction(file={self.file!r}{named}{confidence}{value}{rejected}{many})"
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,12 @@ class Predictor:
         """Names of the numbers that its tasks predict."""
         return tuple(name for task in self.checkpoint.answered for name in self.checkpoint.tasks[task].spec.numbers)
 
+    @property
+    def other_tasks(self) -> tuple[str, ...]:
+        """Names of the tasks besides the main one that predict a class or words."""
+        names = (name for name in self.checkpoint.answered if name != self.task)
+        return tuple(name for name in names if not self.checkpoint.tasks[name].spec.numbers)
+
     def with_labels(self, labels: Sequence[str]) -> Predictor:
         """Return the same model with other words as classes, without any training (stanley2023, section 3.3).
 
@@ -233,9 +239,12 @@ class Predictor:
             on_progress: Called with the seconds read of the recording that is yielded next, and its total seconds.
 
         Raises:
-            AudioError: A recording cannot be read, and `on_error` is `raise`.
+            AudioError: A recording cannot be read, and `on_error` is `raise`; or `files` is a single recording.
             RecipeError: There are `options` and `segments`.
         """
+        if isinstance(files, str | bytes | Path | Utterance | Upload):  # the letters of a path are not files
+            remedy = "Put it into a list, or use predict."
+            raise AudioError("is one recording, not several", where="files", remedy=remedy)
         if options is not None and segments is not None:
             remedy = "Give PredictOptions(segments), or only segments."
             raise RecipeError("'options' contain 'segments', too", where="segments", remedy=remedy)

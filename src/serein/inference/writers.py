@@ -26,7 +26,9 @@ from serein.tasks.task import numbers_text
 
 
 def textgrid(prediction: Prediction) -> str:
-    """Return a TextGrid of interval tiers, label, confidence and each dimension; without speech all are empty.
+    """Return a TextGrid of interval tiers: label, confidence and each dimension; without speech all are empty.
+
+    Each other task, such as a transcript, has a tier with one interval: its label belongs to the whole recording.
 
     Source: the Praat manual, "TextGrid file formats", the long text format.
     """
@@ -37,6 +39,10 @@ def textgrid(prediction: Prediction) -> str:
     ]
     for name in prediction.dimensions:
         tiers.append((name, prediction.curve, [f"{moment.dimensions[name]:.2f}" for moment in prediction.curve]))
+    if prediction.task in prediction.dimensions:
+        del tiers[0]  # the tier of that dimension has the same name
+    whole = Segment(None, start_s=prediction.start_s, end_s=prediction.end_s)
+    tiers += [(name, [whole], [each.label]) for name, each in prediction.tasks.items() if each.label]
     lines = [
         'File type = "ooTextFile"',
         'Object class = "TextGrid"',
@@ -73,22 +79,19 @@ def audacity(prediction: Prediction) -> str:
     """
     lines = []
     for segment in prediction.segments:
-        numbers = [numbers_text(segment.dimensions)] if segment.label and segment.dimensions else []
-        text = " ".join([segment.text, _confidence(segment), *numbers])
-        lines.append(f"{segment.start_s:.6f}\t{segment.end_s:.6f}\t{text}\n")
+        lines.append(f"{segment.start_s:.6f}\t{segment.end_s:.6f}\t{_shown(segment)}\n")
     return "".join(lines)
 
 
 def srt(prediction: Prediction) -> str:
-    """Return subtitles (SubRip): one for each segment, with label and confidence, for any video player."""
+    """Return subtitles (SubRip): one for each segment, with label, confidence and dimensions, for any video player."""
 
     def clock_ms(seconds: float) -> str:
         minutes, rest_ms = divmod(round(1000 * seconds), 60_000)
         return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest_ms // 1000:02d},{rest_ms % 1000:03d}"
 
     return "".join(
-        f"{number}\n{clock_ms(segment.start_s)} --> {clock_ms(segment.end_s)}\n"
-        f"{' '.join(filter(None, (segment.text, _confidence(segment))))}\n\n"
+        f"{number}\n{clock_ms(segment.start_s)} --> {clock_ms(segment.end_s)}\n{_shown(segment)}\n\n"
         for number, segment in enumerate(prediction.segments, start=1)
     )
 
@@ -100,7 +103,11 @@ def _timedelta(seconds: float) -> str:
 
 
 def audformat(
-    predictions: Iterable[Prediction], folder: Path, classes: Sequence[str], dimensions: Sequence[str] = ()
+    predictions: Iterable[Prediction],
+    folder: Path,
+    classes: Sequence[str],
+    dimensions: Sequence[str] = (),
+    tasks: Sequence[str] = (),
 ) -> None:
     """Write predictions as an audformat database: `db.yaml` and `db.predictions.csv`, a row for each segment.
 
@@ -110,6 +117,7 @@ def audformat(
     Args:
         classes: The classes of the main task, of which a recording without speech has no probabilities.
         dimensions: The numbers that the tasks predict.
+        tasks: The other tasks, whose labels of the recording each of its rows repeats.
 
     Raises:
         ManifestError: There are no predictions, or the folder contains another database.
@@ -126,9 +134,10 @@ def audformat(
             label = segment.label if segment.value is None else segment.value
             numbers = [segment.probabilities.get(name) for name in classes]
             numbers += [segment.dimensions.get(name) for name in dimensions]
+            others = [prediction.tasks[name].label if name in prediction.tasks else None for name in tasks]
             rows.setdefault(
                 (os.path.abspath(prediction.file), start, end),
-                [label, segment.confidence, segment.rejected, *numbers],
+                [label, segment.confidence, segment.rejected, *numbers, *others],
             )
     if first is None:
         raise ManifestError("nothing was predicted", where=folder, remedy="Check the recordings.")
@@ -138,9 +147,11 @@ def audformat(
         first.task: labels if classes else {"dtype": "float" if first.task in dimensions else "str"}
     }
     schemes |= {"confidence": share, "rejected": {"dtype": "str"}, "number": {"dtype": "float"}}
+    schemes |= {name: {"dtype": "str"} for name in tasks}
     scheme_of = {first.task: first.task, "confidence": "confidence", "rejected": "rejected"}
     scheme_of |= {f"probability of {name}": "confidence" for name in classes}
     scheme_of |= {f"{name} (number)": "number" for name in dimensions}
+    scheme_of |= {name: name for name in tasks}
     columns = {name: {"scheme_id": scheme} for name, scheme in scheme_of.items()}
     about = {
         "description": f"Predictions of the model {first.model.get('name')} ({first.model.get('sha256')}).",
@@ -165,7 +176,7 @@ def msp_challenge(predictions: Iterable[Prediction]) -> str:
     (github.com/msplabresearch/MSP-Podcast_Challenge, eval_dim_ser_test3.py).
 
     Raises:
-        ModelError: The model predicts a class that the challenge does not have.
+        ModelError: The model predicts a class that the challenge does not have, or only some of the attributes.
         AudioError: A file has no prediction, and the challenge requires one for each.
     """
     from serein.corpora.msp_podcast import EMOTIONS
@@ -187,11 +198,17 @@ def msp_challenge(predictions: Iterable[Prediction]) -> str:
             lines.append(f"{name},{letters[most]}")
         elif len(attributes) == 3:
             lines.append(",".join([name, *(f"{value:.4f}" for value in attributes)]))
+        elif not prediction.rejected:
+            raise ModelError(
+                f"predicts {prediction.task}, but the challenge has emotions, or the three attributes together",
+                where=prediction.model.get("name"),
+                remedy="Name a model of emotions, or of arousal, valence and dominance.",
+            )
         else:
             raise AudioError(
-                f"has no prediction ({prediction.rejected or 'no emotion is predicted'}), and the challenge needs one",
+                f"has no prediction ({prediction.rejected}), and the challenge needs one",
                 where=prediction.file,
-                remedy="Predict whole files: --segments never, and a model of emotions or of the three attributes.",
+                remedy="Predict whole files: --segments never.",
             )
     columns = "FileName,EmoClass" if not lines or lines[0].count(",") == 1 else "FileName,EmoAct,EmoVal,EmoDom"
     return "\n".join([columns, *lines]) + "\n"
@@ -207,6 +224,12 @@ def clock(seconds: float) -> str:
     minutes, rest_s = divmod(round(seconds, 1), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02d}:{rest_s:04.1f}" if hours else f"{minutes}:{rest_s:04.1f}"
+
+
+def _shown(segment: Segment) -> str:
+    """Return a segment's prediction on one line: label, confidence and dimensions."""
+    numbers = numbers_text(segment.dimensions) if segment.label else ""  # without a label, they are its text
+    return " ".join(filter(None, (segment.text, _confidence(segment), numbers)))
 
 
 def _confidence(segment: Segment) -> str:

@@ -88,8 +88,8 @@ class TaskPrediction:
 
     @property
     def text(self) -> str:
-        """The prediction as displayed: the label, the number, or the numbers with their names."""
-        return self.label or numbers_text(self.dimensions if self.value is None else {"": self.value})
+        """The prediction as displayed: the label, or the numbers; with their names, except that of a task itself."""
+        return self.label or numbers_text(self.dimensions or ({} if self.value is None else {"": self.value}))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; `value` and `dimensions` only if the task predicts numbers."""
