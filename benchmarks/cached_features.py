@@ -27,7 +27,7 @@ from serein.evaluation.predictions import read_metrics
 from serein.models.model import assemble, new_backbone
 from serein.recipe import Clips
 from serein.tasks.classes import ClassLabels, ClassTask
-from serein.training.checkpointing import METRICS
+from serein.training.checkpointing import METRICS_FILE
 from serein.training.stages import TrainingData, chosen_precision, train_stage, with_features
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -62,7 +62,7 @@ def train(recipe: recipes.Recipe, recordings: NoiseRecordings, folder: Path) -> 
     with_features(model, stage, data, silent, "benchmark")
     built = time.perf_counter()
     train_stage(model, {"emotion": task}, stage, data, folder, seed=0, report=silent, label="benchmark")
-    seconds = sorted(line["seconds"] for line in read_metrics(folder / METRICS).values())
+    seconds = sorted(line["seconds"] for line in read_metrics(folder / METRICS_FILE).values())
     return {
         "build": built - started,
         "epoch": seconds[len(seconds) // 2],

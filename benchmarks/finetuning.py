@@ -45,7 +45,7 @@ from serein.inference.batching import model_outputs
 from serein.models.model import assemble, new_backbone
 from serein.recipe import Clips, Inference
 from serein.tasks.classes import ClassLabels, ClassTask
-from serein.training.checkpointing import METRICS
+from serein.training.checkpointing import METRICS_FILE
 from serein.training.stages import TrainingData, chosen_precision, train_stage
 
 RATE_HZ = 16_000
@@ -151,7 +151,7 @@ def train_serein(base: Path, waveforms: list[np.ndarray], precision: str, folder
     stage = recipe.stages[0]
     with patch("serein.training.checkpointing.time", SimpleNamespace(monotonic=clock)):  # times epochs
         train_stage(model, {"emotion": task}, stage, data, folder, seed=0, report=lambda *_: None, label="benchmark")
-    return float(read_metrics(folder / METRICS)[0]["seconds"])
+    return float(read_metrics(folder / METRICS_FILE)[0]["seconds"])
 
 
 def matrix_peak(device: torch.device, precision: str, size: int) -> float:

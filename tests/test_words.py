@@ -184,7 +184,8 @@ ALLOWED_MODULES = (
     "serein.server.page_parts",
 )
 ALLOWED_NAMES = {
-    "serein.data.splits.Folds.shares_dev": "the verb: folds that share a dev set",
+    "serein.data.splits.Folds.shares_dev": "the verb: train and dev share speakers",
+    "serein.recipe.experiment.Protocol.shares_dev": "the verb: train and dev share speakers",
     "serein.recipe.experiment.Protocol.shares_speakers": "the verb: train and test share speakers",
     "serein.recipe.model.LogMel.hop_s": "the hop of a short-time Fourier transform is called so",
     "serein.models.logmel.LogMelBackbone.hop_s": "likewise",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+Progress = Callable[[int, int], None]  # done, total
 Report = Callable[[str, int, int, str], None]  # label, done, total, detail; done == total ends the bar
 
 

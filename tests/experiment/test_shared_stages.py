@@ -15,7 +15,7 @@ from serein import recipe as recipes
 from serein.experiment import run as runs
 from serein.experiment import shared_stages
 from serein.experiment.shared_stages import DESCRIPTION
-from serein.training.checkpointing import METRICS, WEIGHTS, CheckpointCallback
+from serein.training.checkpointing import METRICS_FILE, WEIGHTS, CheckpointCallback
 
 FIRST = {"name": "gender", "tasks": ["gender"], "epochs": 2}
 SECOND = {"name": "emotion", "tasks": ["emotion"], "epochs": 1}
@@ -136,7 +136,7 @@ def test_a_second_process_waits_for_the_first(tones: Path, tmp_path: Path, monke
 
 def test_a_stage_that_cannot_be_shared_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "stages").mkdir()
-    for name in (WEIGHTS, METRICS):
+    for name in (WEIGHTS, METRICS_FILE):
         (tmp_path / name).write_text("trained")
 
     def full(path: Path, text: str) -> None:

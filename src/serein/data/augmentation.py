@@ -23,6 +23,7 @@ from serein.data.files import replacing, write_text
 from serein.data.manifest import Utterance
 from serein.device import sent
 from serein.errors import imported
+from serein.progress import Progress
 from serein.recipe import SpectrogramAugmentation, WaveformAugmentation
 
 SPEECH_BELOW_PEAK_DB = 30.0  # frames further below the loudest 25 ms are pauses
@@ -296,8 +297,6 @@ class SpectrogramAugmenter:
 
 
 AUGMENTATIONS = "augmentations.txt"
-
-Progress = Callable[[int, int], None]
 
 
 def write_examples(

@@ -19,11 +19,11 @@ from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.manifest import Utterance, plain_label
 from serein.data.protocols import alike_speakers
 from serein.errors import AudioError, first_of
+from serein.progress import Progress
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-Progress = Callable[[int, int], None]
 _Result = TypeVar("_Result")
 Severity = Literal["error", "warning"]
 MAX_CLIPPED_FRACTION = 0.001

@@ -19,12 +19,11 @@ from serein import audio
 from serein.audio import SAMPLE_RATE_HZ, Waveform
 from serein.data.manifest import Utterance
 from serein.device import sent
+from serein.progress import Progress
 from serein.recipe import Batches, Clips
 
 BEGINNING_S = 0.5
 MEMORY_S = 36_000.0  # ten hours of float32 at 16 kHz are 2.3 GB
-
-Progress = Callable[[int, int], None]
 
 
 class Recordings:

@@ -192,9 +192,8 @@ def make_folds(
                 remedy="Specify folds of the protocol.",
             )
         folds = [fold for fold in folds if fold.name in protocol.only]
-    is_independent = not protocol.shares_speakers
-    shares_dev = not is_independent or protocol.dev == "random"
-    return Folds(protocol.name, tuple(folds), is_independent, shares_dev, _notes(everything, folds, protocol))
+    notes = _notes(everything, folds, protocol)
+    return Folds(protocol.name, tuple(folds), not protocol.shares_speakers, protocol.shares_dev, notes)
 
 
 _DEV_NOTES = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from serein.evaluation.predictions import first_problem
 from serein.inference.prediction import ClipPrediction
 from serein.inference.predictor import Predictor, load
 from serein.metrics import FloatArray, confusion_matrix, macro_f1_of
-from serein.progress import Report
+from serein.progress import Progress, Report
 from serein.tasks.task import most_probable
 
 FORMAT = 1
@@ -41,7 +41,6 @@ LAST_STEP = 0.01
 EVALUATIONS_PER_WEIGHT = 10
 _NUM_SHRINKAGES = 20
 
-Progress = Callable[[int, int], None]
 Classes = NDArray[np.int64]
 
 

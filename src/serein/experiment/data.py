@@ -226,9 +226,8 @@ def train_and_dev(utterances: Sequence[Utterance], protocol: Protocol, pairs: Ma
     dev_ids = tuple(u.id for u in originals if is_dev(u))
     held_out = set(dev_ids)
     train_ids = tuple(u.id for u in utterances if (u.copy_of or u.id) not in held_out)
-    is_independent = not protocol.shares_speakers
-    shares_dev = not is_independent or protocol.dev == "random"
-    return Folds("train", (Fold("all", train_ids, dev_ids, ()),), is_independent, shares_dev)
+    fold = Fold("all", train_ids, dev_ids, ())
+    return Folds("train", (fold,), not protocol.shares_speakers, protocol.shares_dev)
 
 
 # -- tasks -----------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ from serein.progress import Report
 from serein.recipe import MAIN, Batches, Branch, SpectrogramAugmentation, Stage
 from serein.tasks.task import Task
 from serein.training.batches import encode_batch
-from serein.training.checkpointing import INITIAL_WEIGHTS, METRICS, WEIGHTS
+from serein.training.checkpointing import INITIAL_WEIGHTS, METRICS_FILE, WEIGHTS
 from serein.training.feature_cache import FeatureCache, cached_layers, only_backbone
 from serein.training.module import monitored_score
 from serein.training.stages import TrainingData, chosen_precision, fit_backbones, stage_seed, train_stage
@@ -219,7 +219,7 @@ def checkpoint_after(
     speakers = {speaker for training in before for speaker in training.get("speakers", [])}
     speakers = speakers.union(*(speaker_keys(u, experiment.manifest.stem) for u in learned if u.speaker is not None))
     corpora = sorted({u.corpus or "own" for u in learned})
-    epochs = read_metrics(stage_folder(folder, recipe, number) / METRICS)
+    epochs = read_metrics(stage_folder(folder, recipe, number) / METRICS_FILE)
     monitor = monitored_score(recipe.stages[number], tasks[recipe.tasks_of(recipe.stages[number])[0]])
     training = {
         "recipe": recipe.name,

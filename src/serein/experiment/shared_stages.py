@@ -28,7 +28,7 @@ from serein.models.pretrained import weights_hash
 from serein.progress import Report
 from serein.recipe import MAIN, Recipe, Stage
 from serein.tasks.task import Task
-from serein.training.checkpointing import METRICS, WEIGHTS
+from serein.training.checkpointing import METRICS_FILE, WEIGHTS
 from serein.training.stages import TrainingData, chosen_precision, train_stage
 
 FORMAT = 2  # of the key; a new number retrains every stage
@@ -178,7 +178,7 @@ def _take(model: SpeechModel, stage: Stage, entry: Path, folder: Path) -> None:
         if not (is_backbone_left_out and name.startswith("backbone."))
     }
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(entry / METRICS, folder / METRICS)
+    shutil.copyfile(entry / METRICS_FILE, folder / METRICS_FILE)
     shutil.copyfile(entry / DESCRIPTION, folder / DESCRIPTION)
     with replacing(folder / WEIGHTS) as partial:
         save_file(merged, partial, metadata)
@@ -188,7 +188,7 @@ def _publish(entry: Path, folder: Path, label: str, stage: Stage) -> None:
     """Copy a finished stage to the shared folder."""
     with replacing_folder(entry) as partial:
         link_or_copy(folder / WEIGHTS, partial / WEIGHTS)
-        shutil.copyfile(folder / METRICS, partial / METRICS)
+        shutil.copyfile(folder / METRICS_FILE, partial / METRICS_FILE)
         description = {"trained_as": " ".join(label.split()), "stage": stage.model_dump(mode="json")}
         description |= {"weights_sha256": sha256(folder / WEIGHTS), "folder": str(folder.absolute())}
         write_text(partial / DESCRIPTION, json.dumps(description, indent=1) + "\n")

@@ -16,9 +16,9 @@ from serein.device import MOST_THREADS, core_threads, memory_errors
 from serein.errors import ModelError, RunError, expected_one_of
 from serein.inference.runtimes import EmbeddingSelection, Runtime, TorchRuntime
 from serein.models.conditioning import ConditionSource, attribute_vectors
+from serein.progress import Progress
 from serein.tasks.task import Decoded
 
-Progress = Callable[[int, int], None]
 Vectors = NDArray[np.float32]
 
 

@@ -17,12 +17,13 @@ from serein.checkpoint import Checkpoint
 from serein.data.dataset import Recordings
 from serein.data.manifest import Utterance
 from serein.errors import ModelError, expected_one_of
-from serein.inference.batching import Progress, recording_outputs
+from serein.inference.batching import recording_outputs
 from serein.inference.prediction import ClipPrediction
 from serein.inference.predictor import Predictor, load
 from serein.knn.datastore import Embeddings, Nearest, Numbers, Vectors, key, open_datastore
 from serein.metrics import SCORES, FloatArray, confusion_matrix
 from serein.models.conditioning import ConditionSource
+from serein.progress import Progress
 from serein.tasks.task import most_probable
 
 DEFAULT_K, DEFAULT_KNN_WEIGHT = 8, 0.3

@@ -130,6 +130,11 @@ class Protocol(Options):
         """Whether test speakers may occur in training."""
         return self.name in ("random", "clips-out") or self.speakers == "shared"
 
+    @property
+    def shares_dev(self) -> bool:
+        """Whether dev may share speakers and recordings with train."""
+        return self.shares_speakers or self.dev == "random"
+
 
 class Text(Options):
     """How transcripts are encoded as vectors.

