@@ -17,6 +17,7 @@ from serein.evaluation.predictions import (
     SpeakerKey,
     among,
     code,
+    fold_run_paths,
     natural_key,
     read_predictions,
     write_predictions,
@@ -154,6 +155,18 @@ def test_nothing_to_judge_by() -> None:
 
 def test_natural_order() -> None:
     assert sorted(["10", "2", "a2", "a10", "1"], key=natural_key) == ["1", "2", "10", "a2", "a10"]
+
+
+def test_the_folds_and_seeds_of_a_run(tmp_path: Path) -> None:
+    for place in ("fold-10/seed-0", "fold-2/seed-10", "fold-2/seed-3", "fold-a-b/seed-0"):
+        (tmp_path / place / "0-first").mkdir(parents=True)
+        (tmp_path / place / "0-first" / "metrics.jsonl").touch()
+    found = fold_run_paths(tmp_path, "*/metrics.jsonl")
+    assert [each[:2] for each in found] == [("2", 3), ("2", 10), ("10", 0), ("a-b", 0)]
+    assert found[0].path == tmp_path / "fold-2" / "seed-3" / "0-first" / "metrics.jsonl"
+    (tmp_path / "fold-2" / "seed-old" / "0-first").mkdir(parents=True)
+    with pytest.raises(RunError, match="seed-old.*seed 'old' is not a number"):
+        fold_run_paths(tmp_path, "0-first")
 
 
 def test_twice_the_lines_take_twice_the_calls(tmp_path: Path) -> None:

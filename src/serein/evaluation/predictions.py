@@ -489,6 +489,32 @@ def read_metrics(path: Path) -> dict[int, dict[str, Any]]:
     return dict(sorted(epochs.items()))
 
 
+class FoldRunPath(NamedTuple):
+    """A file or folder of one fold and seed of a run."""
+
+    fold: str
+    seed: int
+    path: Path
+
+
+def fold_run_paths(run: Path, name: str) -> list[FoldRunPath]:
+    """Return a file or folder of every fold and seed of a run that has it, fold 2 before fold 10.
+
+    Args:
+        name: Its path below the folder of the fold and seed, which may contain `*`.
+
+    Raises:
+        RunError: A seed is not a number.
+    """
+    found = []
+    for path in sorted(run.glob(f"fold-*/seed-*/{name}"), key=natural_key):
+        fold, seed = (part.partition("-")[2] for part in path.relative_to(run).parts[:2])
+        if not seed.isdecimal():
+            raise RunError(f"seed '{seed}' is not a number", where=path, remedy="Name the folder seed-0, seed-1, ...")
+        found.append(FoldRunPath(fold, int(seed), path))
+    return found
+
+
 def read_run_predictions(
     run: Path, classes: Sequence[str] | None = None, kind: str = "test", *, keep_probabilities: bool = True
 ) -> list[Prediction]:
@@ -502,18 +528,14 @@ def read_run_predictions(
     Raises:
         RunError: There are none, or one of the files is broken.
     """
-    name = "predictions.jsonl" if kind == "test" else f"{kind}_predictions.jsonl"
-    paths = sorted(run.glob(f"fold-*/seed-*/{name}"), key=natural_key)
+    paths = fold_run_paths(run, "predictions.jsonl" if kind == "test" else f"{kind}_predictions.jsonl")
     if not paths and kind == "test":
         raise RunError(
             "contains no predictions", where=run, remedy="Specify a run folder whose training has finished a fold."
         )
     predictions = []
-    for path in paths:
-        fold, seed = path.parts[-3].removeprefix("fold-"), path.parts[-2].removeprefix("seed-")
-        if not seed.isdecimal():
-            raise RunError(f"seed '{seed}' is not a number", where=path, remedy="Name the folder seed-0, seed-1, ...")
-        predictions += read_predictions(path, classes, fold=fold, seed=int(seed), keep_probabilities=keep_probabilities)
+    for fold, seed, path in paths:
+        predictions += read_predictions(path, classes, fold=fold, seed=seed, keep_probabilities=keep_probabilities)
     return predictions
 
 

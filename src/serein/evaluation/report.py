@@ -23,8 +23,8 @@ from serein.evaluation.intervals import NUM_RESAMPLES, interval_text
 from serein.evaluation.plots import emotion_colours, figure_svg
 from serein.evaluation.predictions import (
     Prediction,
+    fold_run_paths,
     missing_predictions,
-    natural_key,
     read_json,
     read_metrics,
     read_predictions,
@@ -67,8 +67,8 @@ def write_report(run: str | Path) -> Path:
     recipe, data, folds = read_recipe(run), read_json(run / "data.json"), read_json(run / "folds.json")
     calibration = None if scores is None else run_calibration(run, predictions, scores.classes)
     # Stages of the run that started from the weights of another stage, that stage, and the hash of its weights.
-    paths = sorted(run.glob("fold-*/seed-*/*/initial_weights.json"), key=natural_key)
-    starts = [(" ".join(path.parts[-4:-1]), read_json(path)) for path in paths]
+    paths = fold_run_paths(run, "*/initial_weights.json")
+    starts = [(" ".join(each.path.parts[-4:-1]), read_json(each.path)) for each in paths]
     tasks, task_curves = task_scores(run), read_task_curves(run)
     figures = _figures(run, scores, calibration, task_curves)
     contents = {
@@ -182,17 +182,16 @@ def read_curves(run: Path) -> list[plots.Curve]:
     for own in stages:
         first = specs.get((own.get("tasks") or [next(iter(specs))])[0])
         monitors[own.get("name")] = own.get("monitor") or (first.monitor if first else "ua")
-    for path in sorted(run.glob("fold-*/seed-*/*/metrics.jsonl"), key=natural_key):
+    for fold, seed, path in fold_run_paths(run, "*/metrics.jsonl"):
         if not (epochs := read_metrics(path)):
             continue
         columns = {}
-        fold, seed, stage = path.parts[-4:-1]
-        stage = stage.partition("-")[2] or stage
+        stage = path.parent.name.partition("-")[2] or path.parent.name
         score = monitors.get(stage, "ua")
         for name, key in {"train_loss": "train_loss", "dev_loss": "dev_loss", "dev_score": f"dev_{score}"}.items():
             values = (metrics.get(key) for metrics in epochs.values())
             columns[name] = tuple(float("nan") if value is None else float(value) for value in values)
-        name = f"{fold.replace('-', ' ', 1)}, {seed.replace('-', ' ', 1)}"
+        name = f"fold {fold}, seed {seed}"
         curves.append(plots.Curve(run=name, stage=stage, epoch=tuple(epochs), score=score, **columns))
     return curves
 

@@ -16,6 +16,7 @@ from serein.evaluation.predictions import (
     Prediction,
     SpeakerKey,
     class_names,
+    fold_run_paths,
     has_test_set,
     missing_predictions,
     natural_key,
@@ -127,8 +128,7 @@ def read_systems(paths: Sequence[Path], split: Split) -> list[System]:
         if not found[split]:
             remedy = "Use --split test, or runs whose folds have a dev set."
             raise RunError("contains no dev predictions", where=path, remedy=remedy)
-        folders = sorted(path.glob("fold-*/seed-*/model"), key=natural_key)
-        names = tuple(folder.relative_to(path).as_posix() for folder in folders)
+        names = tuple(each.path.relative_to(path).as_posix() for each in fold_run_paths(path, "model"))
         systems.append(System(label, path, classes or class_names(found[split]), found, names))
     return systems
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from serein.errors import RunError
 from serein.evaluation.predictions import (
     SpeakerKey,
-    natural_key,
+    fold_run_paths,
     numbered,
     read_json,
     read_predictions,
@@ -232,8 +232,7 @@ def run_verification(run: Path) -> RunVerification | None:
     if read_specs(run)[0].field != "speaker":
         return None
     units, trained = [], trained_folds(run)
-    for path in sorted(run.glob("fold-*/seed-*/predictions.jsonl"), key=natural_key):
-        fold, seed = path.parts[-3].removeprefix("fold-"), int(path.parts[-2].removeprefix("seed-"))
+    for fold, seed, path in fold_run_paths(run, "predictions.jsonl"):
         if not (path.parent / "embeddings.safetensors").is_file():
             continue
         predictions = read_predictions(path, fold=fold, seed=seed)

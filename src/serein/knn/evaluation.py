@@ -232,7 +232,7 @@ def _evaluate(
     """Evaluate one fold and seed, with k and the weight given or tuned."""
     folder, classes = fold_run_folder(run, fold, seed), experiment.classes
     datastore = _datastore(experiment, fold, seed, run, report)
-    everything, probabilities = _predicted(folder / "predictions.jsonl", classes)
+    everything, probabilities = _predicted(folder / "predictions.jsonl", classes, fold.name, seed)
     path = folder / "embeddings.safetensors"
     try:
         vectors = load_file(path)["embeddings"]
@@ -250,7 +250,7 @@ def _evaluate(
     if k is None or knn_weight is None:
         embeddings, queries, tuned_on = datastore.embeddings, test, probabilities
         if knn_options.selection == "dev":
-            dev_rows, tuned_on = _labelled_rows(*_predicted(folder / "dev_predictions.jsonl", classes))
+            dev_rows, tuned_on = _labelled_rows(*_predicted(folder / "dev_predictions.jsonl", classes, fold.name, seed))
             num_train = len(_labelled(experiment, fold.train))
             is_dev = np.arange(len(embeddings)) >= num_train  # whose predictions are in the same order
             if embeddings.keys[is_dev, 0].tolist() != [key(row.id) for row in dev_rows]:
@@ -336,9 +336,8 @@ def _embed(
     )[0]
 
 
-def _predicted(path: Path, classes: Sequence[str]) -> tuple[list[Prediction], FloatArray]:
+def _predicted(path: Path, classes: Sequence[str], fold: str, seed: int) -> tuple[list[Prediction], FloatArray]:
     """Return a model's predictions for one fold and seed, and its probabilities, (clip, class)."""
-    fold, seed = path.parts[-3].removeprefix("fold-"), int(path.parts[-2].removeprefix("seed-"))
     rows = read_predictions(path, classes, fold=fold, seed=seed)
     without = [row.id for row in rows if row.probabilities is None]
     if without:

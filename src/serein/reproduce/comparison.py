@@ -18,7 +18,15 @@ from serein.corpora import licence_of
 from serein.data.files import write_text
 from serein.errors import RunError
 from serein.evaluation.intervals import Bounds, interval_text, paired_difference
-from serein.evaluation.predictions import Prediction, natural_key, read_json, read_predictions, read_recipe, run_classes
+from serein.evaluation.predictions import (
+    Prediction,
+    fold_run_paths,
+    natural_key,
+    read_json,
+    read_predictions,
+    read_recipe,
+    run_classes,
+)
 from serein.evaluation.scores import SCORE_TITLES, Scores, score_predictions
 from serein.evaluation.systems import Split
 from serein.evaluation.tables import markdown_table, notices, number, table_of
@@ -210,16 +218,15 @@ def row_predictions(row: Row, trials: Sequence[Trial], split: Split) -> RowPredi
     name = _FILES[split] if row.knn is None else PREDICTIONS[row.knn]
     predictions = []
     for trial in trials:
-        paths = sorted(trial.folder.glob(f"fold-*/seed-{trial.seed}/{name}"), key=natural_key)
+        paths = [each for each in fold_run_paths(trial.folder, name) if each.seed == trial.seed]
         if not paths:
             raise RunError(
                 f"contains no {split} predictions",
                 where=trial.folder,
                 remedy="Choose --split test, or a recipe whose protocol.dev is not 'none'.",
             )
-        for path in paths:
-            fold = path.parts[-3].removeprefix("fold-")
-            predictions += read_predictions(path, classes, fold=fold, seed=trial.seed)
+        for fold, seed, path in paths:
+            predictions += read_predictions(path, classes, fold=fold, seed=seed)
     seeds, places = tuple(trial.seed for trial in trials), tuple(trial.folder for trial in trials)
     return RowPredictions(predictions, classes, seeds, places)
 

@@ -23,7 +23,7 @@ from serein.evaluation.graded import Measured, graded_scores
 from serein.evaluation.intervals import interval_text
 from serein.evaluation.predictions import (
     Prediction,
-    natural_key,
+    fold_run_paths,
     read_predictions,
     read_run_predictions,
     read_specs,
@@ -140,7 +140,7 @@ def word_tables(
         utterances: list[Utterance] = []
         vectors = []
         for place in places:
-            for path in sorted(place.glob("fold-*/seed-*/predictions.jsonl"), key=natural_key):
+            for _, _, path in fold_run_paths(place, "predictions.jsonl"):
                 utterances += [known[prediction.id] for prediction in read_predictions(path)]
                 vectors.append(load_file(path.with_name("embeddings.safetensors"))["embeddings"])
         class_labels = ClassLabels(run_classes(places[0]) or (), dict(recipe.labels.merge))
@@ -385,7 +385,7 @@ def time_tables(rows: Rows, num_repeats: int = 5) -> list[ExtraTable]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     timed = []
     for row, places in rows:
-        models = [path for place in places[:1] for path in sorted(place.glob("fold-*/seed-*/model"), key=natural_key)]
+        models = [each.path for place in places[:1] for each in fold_run_paths(place, "model")]
         if not models:
             continue
         model, cells = checkpoints.load(models[0]).model.to(device).eval(), [row.title]

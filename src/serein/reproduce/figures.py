@@ -29,7 +29,7 @@ from serein.evaluation.plots import (
     thinned,
     tsne,
 )
-from serein.evaluation.predictions import natural_key, read_json, read_predictions
+from serein.evaluation.predictions import fold_run_paths, read_json, read_predictions
 from serein.evaluation.scores import SCORE_TITLES
 from serein.inference.batching import recording_outputs
 from serein.metrics import mean_of_known
@@ -163,12 +163,11 @@ def embedding_maps(row: Row, places: Sequence[Path], picture: Picture, manifest_
         ModelError: The model has no such embedding.
         AudioError: A recording cannot be read.
     """
-    units = [path for place in places[:1] for path in sorted(place.glob("fold-*/seed-*"), key=natural_key)]
-    if not units:
+    models = [each for place in places[:1] for each in fold_run_paths(place, "model")]
+    if not models:
         return []
-    checkpoint = checkpoints.load(units[0] / "model")
-    name = units[0].parent.name.removeprefix("fold-")
-    fold = next(each for each in read_json(places[0] / "folds.json")["folds"] if each["name"] == name)
+    checkpoint = checkpoints.load(models[0].path)
+    fold = next(each for each in read_json(places[0] / "folds.json")["folds"] if each["name"] == models[0].fold)
     known = {u.id: u for u in manifest.read(manifest_path)}
     task, class_labels = checkpoint.tasks[checkpoint.task], checkpoint.class_labels
     splits = {}
@@ -257,9 +256,9 @@ def stored_map(row: MeasuredRow) -> Map | None:
 
     Return `None` if there are too few embeddings for t-SNE.
     """
-    folders = [path for place in row.places for path in sorted(place.glob("fold-*/seed-*"), key=natural_key)]
-    vectors = [load_file(folder / "embeddings.safetensors")["embeddings"] for folder in folders]
-    emotions = [[p.truth or "" for p in read_predictions(folder / "predictions.jsonl")] for folder in folders]
+    paths = [each for place in row.places for each in fold_run_paths(place, "predictions.jsonl")]
+    vectors = [load_file(each.path.with_name("embeddings.safetensors"))["embeddings"] for each in paths]
+    emotions = [[p.truth or "" for p in read_predictions(each.path)] for each in paths]
     if len(np.unique(vectors[0], axis=0)) < FEWEST_EMBEDDINGS:
         return None
     from sklearn.metrics import silhouette_score
@@ -268,8 +267,7 @@ def stored_map(row: MeasuredRow) -> Map | None:
         float(silhouette_score(own, names)) if 2 <= len(set(names)) < len(names) else float("nan")
         for own, names in zip(vectors, emotions, strict=True)
     ]
-    fold = folders[0].parent.name.removeprefix("fold-")
-    title = f"{row.row.title}\nfold {fold}; mean silhouette of all {mean_of_known(np.array(silhouettes)):.3f}"
+    title = f"{row.row.title}\nfold {paths[0].fold}; mean silhouette of all {mean_of_known(np.array(silhouettes)):.3f}"
     return Map(title, vectors[0], emotions[0])
 
 
