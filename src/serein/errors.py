@@ -105,6 +105,19 @@ def first_of(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def counted(number: int, noun: str, nouns: str | None = None) -> str:
+    """Return a number with its noun, for a message.
+
+    Args:
+        nouns: The plural; by default, the noun with an `s`.
+
+    Example:
+        >>> counted(1, "clip"), counted(0, "clip"), counted(2, "entry", "entries")
+        ('1 clip', '0 clips', '2 entries')
+    """
+    return f"{number} {noun if number == 1 else nouns or f'{noun}s'}"
+
+
 def expected_one_of(choice: object, choices: object, *, kind: str) -> str:
     """Return the error message for a name that is not one of the choices.
 

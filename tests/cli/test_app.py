@@ -164,7 +164,7 @@ def test_corpora_are_merged(tmp_path: Path, serein: Call) -> None:
     out = tmp_path / "all.jsonl"
     command = ("corpus", "merge", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--labels", tmp_path / "map.yaml")
     outcome = serein(*command, "-o", out)
-    assert outcome.out == f"sad: a 1, b 1\n{out}: 2 utterances, 2 corpora, 1 labels, 1 duplicates\n"
+    assert outcome.out == f"sad: a 1, b 1\n{out}: 2 utterances, 2 corpora, 1 label, 1 duplicate\n"
     assert "duplicate: b/1 has the same samples as a/1" in outcome.err
     assert [(u.id, u.corpus) for u in manifest.read(out)] == [("a/1", "a"), ("b/1", "b")]
     assert json.loads(serein(*command, "-o", out, "--json").out)["duplicates"] == [["b/1", "a/1"]]
@@ -188,7 +188,7 @@ def test_prepare_without_the_broken(tmp_path: Path, serein: Call) -> None:
     (tmp_path / "b.wav").write_text("no audio")
     (tmp_path / "t.csv").write_text("audio,emotion\na.wav,sad\nb.wav,happy\n")
     outcome = serein("corpus", "prepare", "csv", tmp_path / "t.csv", "-o", tmp_path / "m.jsonl", "--skip-broken")
-    assert (outcome.status, outcome.out) == (0, f"{tmp_path / 'm.jsonl'}: 1 utterances, 1 skipped\n")
+    assert (outcome.status, outcome.out) == (0, f"{tmp_path / 'm.jsonl'}: 1 utterance, 1 skipped\n")
     assert f"skipped {tmp_path / 'b.wav'}: cannot be decoded" in outcome.err
 
 
@@ -197,8 +197,8 @@ def test_copies_are_renewed_in_a_manifest_that_has_some(tmp_path: Path, serein: 
     path = tmp_path / "m.jsonl"
     path.write_text('{"id": "a", "audio": "a.wav"}\n', encoding="utf-8")
     augment = ("corpus", "augment", path, "-o", path, "--copies")
-    assert serein(*augment, 2).out == f"{path}: 1 utterances and 2 copies\n"
-    assert serein(*augment, 1, "--speeds", 1).out == f"{path}: 1 utterances and 3 copies\n"
+    assert serein(*augment, 2).out == f"{path}: 1 utterance and 2 copies\n"
+    assert serein(*augment, 1, "--speeds", 1).out == f"{path}: 1 utterance and 3 copies\n"
     assert [(u.id, u.copy_of) for u in manifest.read(path)] == [
         ("a", None),
         ("a~2", "a"),

@@ -256,7 +256,7 @@ def test_recordings_without_speech_are_refused_by_name(
     spoken, tone = write_speech(tmp_path / "yes.wav"), clips["anna-sad-0"]
     out = tmp_path / "e.safetensors"
     outcome = serein("embed", "--model", model, spoken, tone, "-o", out)
-    assert (outcome.status, outcome.out) == (1, f"{out}: 1 embeddings of 8 numbers (speaker)\n")
+    assert (outcome.status, outcome.out) == (1, f"{out}: 1 embedding of 8 numbers (speaker)\n")
     assert outcome.complaint == f"error: {tone}: no speech"
 
 

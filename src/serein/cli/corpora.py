@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from serein.cli.app import AllowSeenSpeakers, Device, Json, ManifestOut, corpus, not_a_table, print_json, print_tables
-from serein.errors import RecipeError, SereinError
+from serein.errors import RecipeError, SereinError, counted
 
 AugmentationName = Literal["noise", "volume", "reverberation", "pitch", "mixed"]
 
@@ -93,7 +93,7 @@ def corpus_prepare(
     for note in prepared.notes:
         print(f"note: {note}", file=sys.stderr)
     skipped = f", {len(prepared.skipped)} skipped" if prepared.skipped else ""
-    print(f"{out}: {len(prepared.utterances)} utterances{skipped}")
+    print(f"{out}: {counted(len(prepared.utterances), 'utterance')}{skipped}")
 
 
 @corpus.command("merge")
@@ -119,7 +119,7 @@ def corpus_merge(
         merged = merge(
             [(path.stem, manifest.read(path)) for path in data],
             read_label_map(labels),
-            lambda done, total: bars("looking for duplicates", done, total, f"{total} clips"),
+            lambda done, total: bars("looking for duplicates", done, total, counted(total, "clip")),
         )
     manifest.write(merged.utterances, out)
     for note in merged.notes:
@@ -139,8 +139,9 @@ def corpus_merge(
     for label, counts in merged.labels().items():
         print(f"{label}: {', '.join(f'{name} {count}' for name, count in counts.items())}")
     repeated = f", {merged.num_repeated} repeated rows left out" if merged.num_repeated else ""
-    parts = f"{len(corpora)} corpora, {len(merged.labels())} labels, {len(merged.duplicates)} duplicates{repeated}"
-    print(f"{out}: {len(merged.utterances)} utterances, {parts}")
+    found = f"{counted(len(corpora), 'corpus', 'corpora')}, {counted(len(merged.labels()), 'label')}"
+    duplicates = counted(len(merged.duplicates), "duplicate")
+    print(f"{out}: {counted(len(merged.utterances), 'utterance')}, {found}, {duplicates}{repeated}")
 
 
 @corpus.command("synth")
@@ -159,10 +160,10 @@ def corpus_synth(
             out,
             seed=seed,
             clips_per_speaker_and_emotion=clips,
-            on_progress=lambda done, total: bars("speaking", done, total, f"{total} clips"),
+            on_progress=lambda done, total: bars("speaking", done, total, counted(total, "clip")),
         )
     manifest.write(utterances, out / "manifest.jsonl")
-    print(f"{out / 'manifest.jsonl'}: {len(utterances)} utterances")
+    print(f"{out / 'manifest.jsonl'}: {counted(len(utterances), 'utterance')}")
 
 
 @corpus.command("check")
@@ -187,7 +188,7 @@ def corpus_check(
             utterances,
             min_s=min_s,
             max_s=max_s,
-            on_progress=lambda done, total: bars("checking", done, total, f"{total} clips"),
+            on_progress=lambda done, total: bars("checking", done, total, counted(total, "clip")),
         )
     alphas = rater_agreement(utterances)
     if as_json:
@@ -243,7 +244,7 @@ def corpus_preview_augmentation(
             out,
             limit=max_files,
             seed=seed,
-            on_progress=lambda done, total: bars("augmenting", done, total, f"{total} clips"),
+            on_progress=lambda done, total: bars("augmenting", done, total, counted(total, "clip")),
         )
     print("\n".join(lines))
 
@@ -297,13 +298,14 @@ def corpus_augment(
             num_speeds=speeds,
             seed=seed,
             num_jobs=num_jobs,
-            on_progress=lambda done, total: bars("augmenting", done, total, f"{total} copies"),
+            on_progress=lambda done, total: bars("augmenting", done, total, counted(total, "copy", "copies")),
         )
     renewed = {copy.id for copy in made}
     kept = [utterance for utterance in utterances if utterance.copy_of is None or utterance.id not in renewed]
     manifest.write([*kept, *made], out)
     num_originals = sum(utterance.copy_of is None for utterance in kept)
-    print(f"{out}: {num_originals} utterances and {len(kept) - num_originals + len(made)} copies")
+    all_copies = counted(len(kept) - num_originals + len(made), "copy", "copies")
+    print(f"{out}: {counted(num_originals, 'utterance')} and {all_copies}")
 
 
 @corpus.command("annotate")
@@ -354,4 +356,4 @@ def corpus_annotate(
         parts.append(f"{equal} of {num_labelled} predicted genders equal the label")
     if skipped:
         parts.append(f"{len(skipped)} skipped")
-    print(f"{out}: {len(annotated.utterances)} utterances, {', '.join(parts)}")
+    print(f"{out}: {counted(len(annotated.utterances), 'utterance')}, {', '.join(parts)}")

@@ -27,7 +27,7 @@ from serein.cli.app import (
     print_tables,
     recordings_in,
 )
-from serein.errors import ModelError, expected_one_of
+from serein.errors import ModelError, counted, expected_one_of
 
 NUM_COMPARED = 64  # utterances; int8 is calibrated on a quarter of them
 
@@ -81,7 +81,7 @@ def adapt(
             model=load(model, device, backbone=backbone),
             priors=priors,
             on_error="return",
-            on_progress=lambda done, total: bars("predicting", done, total, f"{len(recordings)} recordings"),
+            on_progress=lambda done, total: bars("predicting", done, total, counted(len(recordings), "recording")),
         )
     for error in found.unread:
         print(f"error: {error}", file=sys.stderr)
@@ -380,9 +380,9 @@ def cache_list(context: typer.Context, stages: Stages = None, features: Features
         )
     print_tables([table])
     limit = "no limit" if math.isinf(size_limit()) else f"at most {size_limit() / 1e9:.1f} GB"
-    counted = "" if os.environ.get("SEREIN_CACHE_SIZE") else ", not counting shared stages"
-    print(f"{len(found)} entries, {sum(entry.num_bytes for entry in found) / 1e9:.2f} GB")
-    print(f"kept: {limit}{counted}; set $SEREIN_CACHE_SIZE to a size, or to none")
+    without = "" if os.environ.get("SEREIN_CACHE_SIZE") else ", not counting shared stages"
+    print(f"{counted(len(found), 'entry', 'entries')}, {sum(entry.num_bytes for entry in found) / 1e9:.2f} GB")
+    print(f"kept: {limit}{without}; set $SEREIN_CACHE_SIZE to a size, or to none")
 
 
 @cache.command("clear")
@@ -422,7 +422,7 @@ def cache_clear(
     if as_json:
         print_json({"removed": [str(e.path) for e in removed], "num_bytes": num_bytes, "in_use": in_use})
     else:
-        print(f"removed {len(removed)} entries, {num_bytes / 1e9:.2f} GB")
+        print(f"removed {counted(len(removed), 'entry', 'entries')}, {num_bytes / 1e9:.2f} GB")
     if in_use:
         print(
             f"note: {in_use} entries remain because a process uses them, or they belong to another user",

@@ -36,7 +36,7 @@ from serein.cli.app import (
     sliding_window_of,
 )
 from serein.cli.knn import K, KnnWeight
-from serein.errors import SereinError
+from serein.errors import SereinError, counted
 from serein.progress import Bars
 
 if TYPE_CHECKING:
@@ -333,8 +333,8 @@ def append_json(
             if not required <= prediction.tasks.keys():
                 continue  # its transcript failed; both are tried again
             file.write(source, prediction)
-            bars("predicting", done, len(missing) + 1, f"{done} of {len(missing)} recordings{there}")
-    bars("predicting", 1, 1, f"{len(missing)} recordings{there}")
+            bars("predicting", done, len(missing) + 1, f"{done} of {counted(len(missing), 'recording')}{there}")
+    bars("predicting", 1, 1, f"{counted(len(missing), 'recording')}{there}")
 
 
 def write_files(

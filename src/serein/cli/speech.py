@@ -23,6 +23,7 @@ from serein.cli.app import (
     print_tables,
     recordings_in,
 )
+from serein.errors import counted
 
 if TYPE_CHECKING:
     from serein.checkpoint import Checkpoint
@@ -221,7 +222,7 @@ def embed(
     if embedded:
         predictions, name = [prediction for _, prediction in embedded], task or predictor.checkpoint.task
         write_embeddings(predictions, out, {"task": name, "model": model})
-        print(f"{out}: {len(embedded)} embeddings of {len(predictions[0].embedding)} numbers ({name})")
+        print(f"{out}: {counted(len(embedded), 'embedding')} of {len(predictions[0].embedding)} numbers ({name})")
     exit_if_unread(num_failed + num_absent, len(files) + num_absent)
 
 
@@ -246,7 +247,7 @@ def _embed(
                 problems.append(
                     f"{utterance_of(source).id}: {result.rejected}" if isinstance(result, Prediction) else str(result)
                 )
-            bars("embedding", number, len(files), f"{len(files)} recordings")
+            bars("embedding", number, len(files), counted(len(files), "recording"))
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return embedded, len(problems)

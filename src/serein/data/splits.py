@@ -22,7 +22,7 @@ from serein.data.protocols import (
     require_field,
     speaker_key,
 )
-from serein.errors import LeakError, ManifestError, RecipeError, first_of
+from serein.errors import LeakError, ManifestError, RecipeError, counted, first_of
 from serein.recipe import Protocol
 
 
@@ -416,8 +416,7 @@ _TWIN_REMEDY = "Remove one of each pair; 'serein corpus check' lists them."
 
 def _no_shared(parts: Sequence[Sequence[str]], names: tuple[str, str], where: str, kind: str, remedy: str) -> None:
     if shared := sorted(set(parts[0]) & set(parts[1])):
-        kinds = kind if len(shared) == 1 else f"{kind}s"
         examples = first_of([name.removeprefix("/") for name in shared])
         raise LeakError(
-            f"{len(shared)} {kinds} in both {names[0]} and {names[1]}: {examples}", where=where, remedy=remedy
+            f"{counted(len(shared), kind)} in both {names[0]} and {names[1]}: {examples}", where=where, remedy=remedy
         )

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from serein.errors import RunError
+from serein.errors import RunError, counted
 from serein.evaluation.predictions import CodedPredictions, Prediction, code, speakers_of
 from serein.metrics import FloatArray, mean_of_known, ratio
 from serein.metrics.titles import metric_of
@@ -77,8 +77,7 @@ class Units:
         """The reason why no interval can be given; `None` when one can."""
         if self.num_units >= FEWEST_UNITS:
             return None
-        noun = self.kind if self.num_units != 1 else self.kind.removesuffix("s")
-        return f"{self.num_units} {noun}, but an interval needs at least {FEWEST_UNITS}"
+        return f"{counted(self.num_units, self.kind.removesuffix('s'))}, but an interval needs at least {FEWEST_UNITS}"
 
     def totals(self, counts: FloatArray) -> FloatArray:
         """Sum units, each as often as counted: ``(resamples, units)`` to ``(resamples, runs, numbers)``."""

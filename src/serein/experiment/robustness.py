@@ -19,7 +19,7 @@ from serein.data.conditions import CONDITIONS, NEEDS, Condition, Surroundings
 from serein.data.dataset import draw_seed
 from serein.data.files import replacing
 from serein.data.manifest import Utterance
-from serein.errors import AudioError, ManifestError, RecipeError, RunError, expected_one_of
+from serein.errors import AudioError, ManifestError, RecipeError, RunError, counted, expected_one_of
 from serein.evaluation.predictions import REJECTED, Prediction, among, natural_key, trained_folds
 from serein.evaluation.robustness import CLEAN, Robustness, score_conditions
 from serein.evaluation.scores import classes_of_corpus
@@ -155,7 +155,8 @@ def predict_changed(
             yield Upload(buffer.getvalue(), f"{utterance.id} ({name})")
 
     failed: list[AudioError] = []
-    total, detail = num_clips * len(predictions), f"{num_clips} clips, {len(predictions)} conditions"
+    total = num_clips * len(predictions)
+    detail = f"{counted(num_clips, 'clip')}, {counted(len(predictions), 'condition')}"
     predicted = predictor.predict_files(uploads(), options=PredictOptions("always"), on_error="return")
     for number, outcome in enumerate(predicted):
         name, utterance = under[number]
@@ -170,7 +171,7 @@ def predict_changed(
             )
         )
         report("predicting", number + 1, total, detail)
-    report("predicting", 1, 1, f"{len(under)} recordings")
+    report("predicting", 1, 1, counted(len(under), "recording"))
     if not failed:
         return []
     return [f"{len(failed)} of {len(under)} recordings could not be predicted; the first: {failed[0]}"]

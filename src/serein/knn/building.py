@@ -15,7 +15,7 @@ from serein.data import manifest
 from serein.data.dataset import Recordings
 from serein.data.manifest import Utterance
 from serein.data.protocols import speaker_key
-from serein.errors import ManifestError
+from serein.errors import ManifestError, counted
 from serein.inference.predictor import Predictor, load
 from serein.knn.datastore import (
     INDEXED_FROM,
@@ -186,7 +186,7 @@ def new_header(model: str, digest: str, checkpoint: Checkpoint) -> Header:
 
 
 def _embed(predictor: Predictor, utterances: Sequence[Utterance], report: Report) -> tuple[Embeddings, Vectors]:
-    checkpoint, detail = predictor.checkpoint, f"{len(utterances)} clips"
+    checkpoint, detail = predictor.checkpoint, counted(len(utterances), "clip")
     recordings = Recordings(utterances, trim_db=checkpoint.options.clips.trim_db)
     recordings.prefetch(lambda done, total: report("reading audio", done, total, detail))
     embeddings, probabilities = embed_labelled(
