@@ -36,7 +36,7 @@ from serein.data.protocols import speaker_key
 from serein.errors import ManifestError, SereinError
 from serein.evaluation.intervals import Bounds, interval_text, paired_difference
 from serein.evaluation.plots import MUTED, RIGHT, SPARE_COLOURS, WRONG
-from serein.evaluation.predictions import Prediction
+from serein.evaluation.predictions import EvalPrediction
 from serein.evaluation.scores import Scores, score_predictions
 from serein.evaluation.tables import number
 from serein.inference.predictor import load
@@ -265,9 +265,9 @@ def _require_clips(corpus: EmbeddedCorpus, largest: int, where: Path, *, with_gr
         )
 
 
-def predict_with_datastores(corpus: EmbeddedCorpus, size: int, num_draws: int) -> dict[str, list[Prediction]]:
+def predict_with_datastores(corpus: EmbeddedCorpus, size: int, num_draws: int) -> dict[str, list[EvalPrediction]]:
     """Return tuning -> predictions for every clip with a datastore of other speakers' clips, for every draw."""
-    predictions: dict[str, list[Prediction]] = {tuning: [] for tuning in ("fixed", "tuned", "bias", "unlabelled")}
+    predictions: dict[str, list[EvalPrediction]] = {tuning: [] for tuning in ("fixed", "tuned", "bias", "unlabelled")}
     for draw in range(num_draws):
         for held_out in corpus.clips_of.values():
             rows = drawn_clips(corpus, held_out, size, draw)
@@ -290,7 +290,7 @@ def predict_with_datastores(corpus: EmbeddedCorpus, size: int, num_draws: int) -
 
 def predict_trained(
     corpus: EmbeddedCorpus, model: str, recipe_path: Path, size: int, num_draws: int
-) -> list[Prediction]:
+) -> list[EvalPrediction]:
     """Return predictions for every clip by the model trained on other speakers' clips, drawn like those of a datastore.
 
     With many speakers, up to `MOST_TRAININGS` groups of them are predicted by one model each.
@@ -301,7 +301,7 @@ def predict_trained(
         utterance.model_copy(update={"emotion": label, "ratings": ()})
         for utterance, label in zip(corpus.utterances, labels, strict=True)
     ]
-    predictions: list[Prediction] = []
+    predictions: list[EvalPrediction] = []
     for draw in range(num_draws):
         for held_out in groups_of(corpus):
             rows = drawn_clips(corpus, held_out, size, draw)
@@ -358,13 +358,15 @@ def tuned_in(corpus: EmbeddedCorpus, rows: Numbers) -> dict[str, tuple[int, floa
     return {"fixed": fixed, "tuned": (found.k, found.knn_weight)}
 
 
-def _as_predictions(corpus: EmbeddedCorpus, rows: Numbers, probabilities: FloatArray, draw: int) -> list[Prediction]:
+def _as_predictions(
+    corpus: EmbeddedCorpus, rows: Numbers, probabilities: FloatArray, draw: int
+) -> list[EvalPrediction]:
     """Return probabilities, (row, class), as predictions of the clips at these positions."""
     predictions = []
     for row, own in zip(rows, probabilities, strict=True):
         utterance = corpus.utterances[row]
         predictions.append(
-            Prediction(
+            EvalPrediction(
                 id=utterance.id,
                 truth=corpus.classes[corpus.embeddings.labels[row]],
                 prediction=corpus.classes[int(own.argmax())],
@@ -379,7 +381,11 @@ def _as_predictions(corpus: EmbeddedCorpus, rows: Numbers, probabilities: FloatA
 
 
 def _result(
-    size: int, tuning: str, predictions: Sequence[Prediction], alone: Sequence[Prediction], classes: Sequence[str]
+    size: int,
+    tuning: str,
+    predictions: Sequence[EvalPrediction],
+    alone: Sequence[EvalPrediction],
+    classes: Sequence[str],
 ) -> DatastoreSizeResult:
     gain = paired_difference(predictions, alone, classes, rng=np.random.default_rng(0))["ua"]
     bounds = gain.interval and (_PER_CENT * gain.interval[0], _PER_CENT * gain.interval[1])

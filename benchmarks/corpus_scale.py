@@ -26,7 +26,7 @@ from serein.corpora.prepare import prepare
 from serein.data import manifest
 from serein.data.dataset import BucketSampler, Recordings, batch_durations
 from serein.data.splits import Folds, check_leaks, make_folds
-from serein.evaluation.predictions import Prediction
+from serein.evaluation.predictions import EvalPrediction
 from serein.evaluation.scores import score_predictions
 from serein.recipe import Recipe, load
 from serein.tasks import TASKS
@@ -95,7 +95,7 @@ def score(root: Path, path: Path, recipe: Recipe) -> str:
     ):
         truth = task.truth(u)
         predictions.append(
-            Prediction(
+            EvalPrediction(
                 id=u.id,
                 truth=truth,
                 prediction=truth if is_right else classes[other],

@@ -20,7 +20,7 @@ from sklearn.svm import SVC
 from serein import recipe as recipes
 from serein.audio import SAMPLE_RATE_HZ
 from serein.evaluation.intervals import interval_text
-from serein.evaluation.predictions import Prediction
+from serein.evaluation.predictions import EvalPrediction
 from serein.evaluation.scores import score_predictions
 from serein.experiment.data import prepare
 from serein.progress import Bars
@@ -55,7 +55,7 @@ def main() -> None:
         for row, predicted in zip(test, classifier.predict(features[test]), strict=True):
             utterance = experiment.utterances[originals[row]]
             own = {"speaker": utterance.speaker, "corpus": utterance.corpus, "fold": fold.name}
-            predictions.append(Prediction(utterance.id, truth[row], str(predicted), **own))
+            predictions.append(EvalPrediction(utterance.id, truth[row], str(predicted), **own))
     scores = score_predictions(predictions, experiment.classes)
     ua, deviation = scores.mean["ua"], scores.standard_deviation["ua"] or 0.0
     print(f"{options.features}, {features.shape[1]} features, {len(predictions)} utterances, {len(scores.folds)} folds")

@@ -18,13 +18,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from serein.evaluation.intervals import paired_difference
-from serein.evaluation.predictions import Prediction
+from serein.evaluation.predictions import EvalPrediction
 from serein.evaluation.scores import score_predictions
 
 SKILLS = (0.9, 0.85)  # of the two systems: how often each is correct
 
 
-def systems(num_utterances: int, num_classes: int, classes_of: str) -> list[list[Prediction]]:
+def systems(num_utterances: int, num_classes: int, classes_of: str) -> list[list[EvalPrediction]]:
     """Make up predictions of two systems for the same utterances."""
     rng = np.random.default_rng(0)
     speaker = np.sort(rng.integers(num_classes, size=num_utterances))
@@ -36,7 +36,9 @@ def systems(num_utterances: int, num_classes: int, classes_of: str) -> list[list
         rows = zip(truth.tolist(), predicted.tolist(), speaker.tolist(), strict=True)
         made.append(
             [
-                Prediction(id=f"u{n}", truth=f"id{1 + t:05d}", prediction=f"id{1 + p:05d}", speaker=f"id{1 + s:05d}")
+                EvalPrediction(
+                    id=f"u{n}", truth=f"id{1 + t:05d}", prediction=f"id{1 + p:05d}", speaker=f"id{1 + s:05d}"
+                )
                 for n, (t, p, s) in enumerate(rows)
             ]
         )

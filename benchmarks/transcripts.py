@@ -18,7 +18,7 @@ from serein import audio
 from serein.audio import SAMPLE_RATE_HZ
 from serein.data import manifest
 from serein.data.manifest import Utterance
-from serein.evaluation.predictions import Prediction
+from serein.evaluation.predictions import EvalPrediction
 from serein.evaluation.task_scores import score_transcripts
 from serein.inference.sources import evenly_spread
 from serein.inference.transcription import WhisperTranscriber, load_transcriber, transcribe_each
@@ -42,7 +42,7 @@ def measured(transcriber: WhisperTranscriber, path: Path, clips: int) -> dict[st
     theirs = {u.id: alone(transcriber, u) for u in spoken}
     rates = []
     for found in (heard, theirs):
-        rows = [Prediction(id=u.id, truth=u.transcript, prediction=found[u.id], speaker=u.speaker) for u in spoken]
+        rows = [EvalPrediction(id=u.id, truth=u.transcript, prediction=found[u.id], speaker=u.speaker) for u in spoken]
         rates.append(round(score_transcripts(rows).word_error_rate, 1))
     same = sum(heard[u.id] == theirs[u.id] for u in spoken)
     return {"data": path.stem, "clips": len(spoken), "serein": rates[0], "transformers": rates[1], "same": same}

@@ -23,7 +23,7 @@ from serein.choices import Choice, NamedOptions, OptionsOf, choose, table
 from serein.cli import app
 from serein.corpora import CORPORA
 from serein.data.manifest import Utterance
-from serein.evaluation.predictions import Prediction as StoredPrediction
+from serein.evaluation.predictions import EvalPrediction
 from serein.inference import prediction as schemas
 from serein.recipe import Options, Recipe
 
@@ -386,7 +386,7 @@ FORMATS = {
     "error": lambda: schema_table(schemas.ErrorDetails),
     "example": lambda: f"```json\n{_on_lines(schemas.EXAMPLE)}\n```",
     "utterance": lambda: docstring_table(Utterance),
-    "stored prediction": lambda: docstring_table(StoredPrediction),
+    "stored prediction": lambda: docstring_table(EvalPrediction),
 }
 PAGES: dict[str, Callable[[], str]] = {
     "recipes.md": recipes_page,

@@ -30,7 +30,7 @@ from serein.data.files import replacing
 from serein.device import processor_name
 from serein.evaluation.calibration import fitted_temperature
 from serein.evaluation.groups import HEADINGS
-from serein.evaluation.predictions import Prediction, adapted, among, read_run_predictions
+from serein.evaluation.predictions import EvalPrediction, adapted, among, read_run_predictions
 from serein.evaluation.robustness import CLEAN, Robustness
 from serein.evaluation.scores import Scores, score_predictions, score_run
 from serein.experiment.predict import evaluate
@@ -122,7 +122,7 @@ def tested_corpora(data: Path) -> list[str]:
     return sorted(name for name, found in emotions.items() if name and len(found) > 1)
 
 
-def calibration_of(predictions: Sequence[Prediction], classes: Sequence[str]) -> Calibration | None:
+def calibration_of(predictions: Sequence[EvalPrediction], classes: Sequence[str]) -> Calibration | None:
     """Return the temperature of models of the same recipe on unseen speakers; `None` if it does not help others."""
     found = fitted_temperature(predictions, classes)
     if found is None:
@@ -136,7 +136,7 @@ def calibration_of(predictions: Sequence[Prediction], classes: Sequence[str]) ->
     )
 
 
-def rows_of(kind: str, predictions: Sequence[Prediction], classes: Sequence[str]) -> list[tuple[str, Scores]]:
+def rows_of(kind: str, predictions: Sequence[EvalPrediction], classes: Sequence[str]) -> list[tuple[str, Scores]]:
     """Return the scores on each corpus, over all classes, restricted to those of the corpus, and adapted to it."""
     rows = []
     for corpus in sorted({each.corpus or "" for each in predictions}):

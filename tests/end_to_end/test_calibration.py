@@ -15,7 +15,7 @@ from cli_fixtures import Call, everything_in, write_corpus
 from serein import checkpoint as folder
 from serein.data import manifest
 from serein.evaluation.calibration import fitted_temperature
-from serein.evaluation.predictions import Prediction, read_predictions, write_predictions
+from serein.evaluation.predictions import EvalPrediction, read_predictions, write_predictions
 from serein.evaluation.report import write_report
 from serein.experiment.run import withdraw_temperatures
 from serein.metrics import tempered
@@ -48,13 +48,13 @@ def test_the_temperature_of_dev_is_kept_where_it_helps_and_applied(tiny: Path, t
     by_id = {utterance.id: utterance for utterance in everybody}
     for prediction in stored[:3]:
         answer = model.predict(by_id[prediction.id])
-        assert isinstance(answer, package.Prediction)
+        assert isinstance(answer, package.EvalPrediction)
         assert prediction.probabilities is not None
         raw = [prediction.probabilities[name] for name in classes]
         expected = tempered([raw], calibration.temperature)[0]
         assert [answer.probabilities[name] for name in classes] == pytest.approx(expected, abs=1e-4)
         plain = model.uncalibrated().predict(by_id[prediction.id])
-        assert isinstance(plain, package.Prediction)
+        assert isinstance(plain, package.EvalPrediction)
         assert [plain.probabilities[name] for name in classes] == pytest.approx(raw, abs=1e-4)
 
     strangers = tmp_path / "strangers.jsonl"
@@ -83,7 +83,7 @@ def test_temperatures_that_make_the_test_sets_worse_are_withdrawn(tiny_run: Path
             truth, said = rng.choice(classes, 2)
             probabilities = dict.fromkeys(classes, 0.05) | {str(said): 0.9}
             about = {"truth": str(truth), "prediction": str(said), "fold": test[0].fold, "speaker": "ab"[number % 2]}
-            dev.append(Prediction(id=f"dev-{number}", probabilities=probabilities, **about))
+            dev.append(EvalPrediction(id=f"dev-{number}", probabilities=probabilities, **about))
         write_predictions(dev, unit / "dev_predictions.jsonl")
         found = fitted_temperature(dev, classes)
         assert found is not None

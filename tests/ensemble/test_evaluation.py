@@ -24,7 +24,7 @@ from serein.ensemble.predictor import (
     read_ensemble,
     write_ensemble,
 )
-from serein.evaluation.predictions import Prediction, write_predictions
+from serein.evaluation.predictions import EvalPrediction, write_predictions
 from serein.evaluation.scores import score_run
 from serein.inference.predictor import load
 from speech_sounds import voiced
@@ -33,14 +33,14 @@ CLASSES = ("calm", "sad")
 Say = Mapping[str, bool]  # fold -> is right there
 
 
-def of_fold(fold: str, is_right: bool, split: str = "test") -> list[Prediction]:
+def of_fold(fold: str, is_right: bool, split: str = "test") -> list[EvalPrediction]:
     """Return what is content of two speakers' calm and sad utterances of a fold: all right, or all wrong."""
     predictions = []
     for speaker in (f"{split}{fold}a", f"{split}{fold}b"):
         for truth, other in (CLASSES, CLASSES[::-1]):
             prediction, unheard = (truth, other) if is_right else (other, truth)
             predictions.append(
-                Prediction(
+                EvalPrediction(
                     id=f"{speaker}-{truth}",
                     truth=truth,
                     prediction=prediction,
@@ -142,7 +142,7 @@ def _random_run(run: Path, seed: int) -> Path:
     return run
 
 
-def _takes(predictions: Sequence[Prediction], take: str) -> list[Prediction]:
+def _takes(predictions: Sequence[EvalPrediction], take: str) -> list[EvalPrediction]:
     return [replace(p, id=f"{p.id}-{take}") for p in predictions]
 
 

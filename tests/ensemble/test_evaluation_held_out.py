@@ -7,13 +7,13 @@ import pytest
 
 from serein.ensemble.evaluation import dependence, divide
 from serein.errors import LeakError, RunError
-from serein.evaluation.predictions import Prediction
+from serein.evaluation.predictions import EvalPrediction
 from serein.evaluation.systems import AlignedPredictions
 
 
 def rows(*names_and_folds: tuple[str, str]) -> AlignedPredictions:
     predictions = tuple(
-        Prediction(id=name, truth="calm", prediction="calm", speaker=name[0], fold=fold)
+        EvalPrediction(id=name, truth="calm", prediction="calm", speaker=name[0], fold=fold)
         for name, fold in names_and_folds
     )
     size = len(predictions)

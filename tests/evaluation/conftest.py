@@ -12,7 +12,7 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from serein.evaluation.predictions import Prediction, write_predictions
+from serein.evaluation.predictions import EvalPrediction, write_predictions
 
 CLASSES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 ACTED = {name: 4 if name == "neutral" else 8 for name in CLASSES}
@@ -22,7 +22,7 @@ EASE = dict(zip(CLASSES, (0.0, 1.0, 0.1, -0.4, 1.1, 0.4, 0.6, 0.9), strict=True)
 
 def fake_predictions(
     speakers: list[str], fold: str, seed: int, *, corpus: str | None = "ravdess"
-) -> tuple[list[Prediction], np.ndarray]:
+) -> tuple[list[EvalPrediction], np.ndarray]:
     """Make up what a fair model might say, and its embeddings ``(utterances, 16)``."""
     rng = np.random.default_rng([seed, *fold.encode()])
     predictions, embeddings = [], []
@@ -38,9 +38,9 @@ def fake_predictions(
     return predictions, np.array(embeddings, np.float32)
 
 
-def _prediction(speaker: str, name: str, take: int, logits: np.ndarray, **rest: Any) -> Prediction:
+def _prediction(speaker: str, name: str, take: int, logits: np.ndarray, **rest: Any) -> EvalPrediction:
     probabilities = np.exp(1.5 * logits) / np.exp(1.5 * logits).sum()
-    return Prediction(
+    return EvalPrediction(
         id=f"{speaker}-{name}-{take}",
         truth=name,
         prediction=CLASSES[int(probabilities.argmax())],

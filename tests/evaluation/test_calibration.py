@@ -23,7 +23,7 @@ from serein.evaluation.calibration import (
     run_calibration,
     with_temperature,
 )
-from serein.evaluation.predictions import Prediction, read_predictions, write_predictions
+from serein.evaluation.predictions import EvalPrediction, read_predictions, write_predictions
 from serein.evaluation.report import write_report
 from serein.evaluation.scores import score_run
 from serein.metrics import log_loss, tempered
@@ -135,7 +135,7 @@ def test_one_fold_without_dev_is_judged_as_it_is(tmp_path: Path) -> None:
 
 
 def test_no_probabilities_no_calibration(tmp_path: Path) -> None:
-    predictions = [Prediction(id=str(n), truth="sad", prediction="sad") for n in range(30)]
+    predictions = [EvalPrediction(id=str(n), truth="sad", prediction="sad") for n in range(30)]
     assert run_calibration(tmp_path, predictions, ["sad"]) is None
     assert model_calibration(predictions, ["sad"], 2.0) is None
 
@@ -163,7 +163,7 @@ def test_a_models_own_temperature() -> None:
     assert [p.prediction for p in softened] == [p.prediction for p in predictions]
 
 
-def rows(speakers: Sequence[str], temperature_of: Mapping[str, float], count: int = 100) -> list[Prediction]:
+def rows(speakers: Sequence[str], temperature_of: Mapping[str, float], count: int = 100) -> list[EvalPrediction]:
     """Return predictions of speakers, each of whom is right as softmax(logits / temperature) promises."""
     predictions = []
     for speaker in speakers:
@@ -171,7 +171,7 @@ def rows(speakers: Sequence[str], temperature_of: Mapping[str, float], count: in
         for number, (row, true) in enumerate(zip(softmax(logits, axis=1), truth, strict=True)):
             probabilities = dict(zip(CLASSES, row.tolist(), strict=True))
             said = {"truth": CLASSES[true], "prediction": CLASSES[row.argmax()], "probabilities": probabilities}
-            predictions.append(Prediction(id=f"{speaker}-{number}", speaker=speaker, **said))
+            predictions.append(EvalPrediction(id=f"{speaker}-{number}", speaker=speaker, **said))
     return predictions
 
 

@@ -18,7 +18,7 @@ from serein.errors import RunError
 from serein.evaluation import compare as comparing
 from serein.evaluation.compare import compare, holm
 from serein.evaluation.intervals import paired_difference, resampling_units
-from serein.evaluation.predictions import Prediction, code, write_predictions
+from serein.evaluation.predictions import EvalPrediction, code, write_predictions
 from serein.evaluation.task_scores import compare_runs
 from serein.metrics import concordance, macro_f1, mean_absolute_error, root_mean_square_error, unweighted_accuracy
 from serein.tasks.task import TaskSpec
@@ -26,12 +26,12 @@ from serein.tasks.task import TaskSpec
 CLASSES = ("angry", "calm", "sad")
 
 
-def said(skill: float, num_speakers: int = 6, draw: int = 1, seed: int = 0) -> list[Prediction]:
+def said(skill: float, num_speakers: int = 6, draw: int = 1, seed: int = 0) -> list[EvalPrediction]:
     """Make up predictions of which about `skill` are right, always of the same utterances."""
     truths = np.random.default_rng(0).integers(3, size=(num_speakers, 9))
     random = np.random.default_rng(draw)
     return [
-        Prediction(
+        EvalPrediction(
             id=f"s{speaker}-{place}",
             truth=CLASSES[truth],
             prediction=CLASSES[truth if random.random() < skill else random.integers(3)],
@@ -45,7 +45,7 @@ def said(skill: float, num_speakers: int = 6, draw: int = 1, seed: int = 0) -> l
 
 @pytest.fixture
 def files(tmp_path: Path) -> Callable[..., list[Path]]:
-    def write(*systems: Sequence[Prediction]) -> list[Path]:
+    def write(*systems: Sequence[EvalPrediction]) -> list[Path]:
         paths = [tmp_path / f"{name}.jsonl" for name in "abcdef"[: len(systems)]]
         for path, predictions in zip(paths, systems, strict=True):
             write_predictions(predictions, path)
@@ -54,7 +54,7 @@ def files(tmp_path: Path) -> Callable[..., list[Path]]:
     return write
 
 
-def scipy_p_value(a: list[Prediction], b: list[Prediction], num_resamples: float = np.inf) -> float:
+def scipy_p_value(a: list[EvalPrediction], b: list[EvalPrediction], num_resamples: float = np.inf) -> float:
     """Exchange whole speakers between two systems, as SciPy does with paired samples."""
     speakers = sorted({str(p.speaker) for p in a})
     of_speaker = [[[p for p in system if p.speaker == s] for s in speakers] for system in (a, b)]
@@ -95,7 +95,9 @@ def test_drawn_permutations_are_near_scipys_and_the_same_each_time(files: Callab
 def test_one_speaker_each_by_hand(files: Callable[..., list[Path]]) -> None:
     """Three speakers, each better by the same: two of eight exchanges differ as much."""
     truth = [
-        Prediction(id=f"{s}{n}", truth=CLASSES[n], prediction=CLASSES[n], speaker=s) for s in "xyz" for n in range(3)
+        EvalPrediction(id=f"{s}{n}", truth=CLASSES[n], prediction=CLASSES[n], speaker=s)
+        for s in "xyz"
+        for n in range(3)
     ]
     wrong = [replace(p, prediction="sad") for p in truth]
     (pair,) = compare(files(wrong, truth)).pairs
@@ -121,7 +123,7 @@ def test_seeds_are_averaged_and_may_differ_in_number(files: Callable[..., list[P
     assert "Scores are means over seeds; seeds: a 2, b 1." in found.notes
 
 
-def mixed(first: list[Prediction], second: list[Prediction], speakers: Sequence[str]) -> list[Prediction]:
+def mixed(first: list[EvalPrediction], second: list[EvalPrediction], speakers: Sequence[str]) -> list[EvalPrediction]:
     """Return the predictions of one run, with some speakers' from another."""
     return [q if p.speaker in speakers else p for p, q in zip(first, second, strict=True)]
 
@@ -212,7 +214,7 @@ def test_like_utterances_in_one_row_are_exchanged_one_by_one() -> None:
     assert p_value == pytest.approx(scipy_p_value(*own))
 
 
-def numbers_run(run: Path, spec: TaskSpec, predictions: list[Prediction]) -> Path:
+def numbers_run(run: Path, spec: TaskSpec, predictions: list[EvalPrediction]) -> Path:
     write_predictions(predictions, run / "fold-1" / "seed-0" / "predictions.jsonl")
     (run / "data.json").write_text(json.dumps({"tasks": [asdict(spec)]}))
     return run
@@ -225,7 +227,9 @@ def test_runs_of_numbers_are_compared_by_ccc_mae_and_rmse(tmp_path: Path) -> Non
     for name, noise in (("rough", 1.5), ("fine", 0.3)):
         values.append(truth + random.normal(0, noise, 60))
         rows = [
-            Prediction(id=str(n), truth=str(truth[n]), prediction=str(values[-1][n]), speaker=f"s{n % 10}", fold="1")
+            EvalPrediction(
+                id=str(n), truth=str(truth[n]), prediction=str(values[-1][n]), speaker=f"s{n % 10}", fold="1"
+            )
             for n in range(60)
         ]
         runs.append(numbers_run(tmp_path / name, spec, rows))
@@ -249,7 +253,10 @@ def test_files_have_the_task_of_the_score_or_of_the_runs_beside_them(
     for noise in (1.5, 0.3):
         values = (truth + random.normal(0, noise, truth.shape)).round(3)
         systems.append(
-            [Prediction(str(n), *(" ".join(map(str, each[n].tolist())) for each in (truth, values))) for n in range(30)]
+            [
+                EvalPrediction(str(n), *(" ".join(map(str, each[n].tolist())) for each in (truth, values)))
+                for n in range(30)
+            ]
         )
     one = [[replace(p, truth=p.truth.split()[0], prediction=p.prediction.split()[0]) for p in own] for own in systems]
     paths = files(*one)
@@ -267,7 +274,9 @@ def test_files_have_the_task_of_the_score_or_of_the_runs_beside_them(
     paths = files(*systems)
     own = [p.values[1] for p in systems[1]]
     assert compare(paths, score="ccc 2").runs[1].score == pytest.approx(concordance(truth[:, 1], own))
-    sentences = [[Prediction(str(n), f"words {n}", f"words {n} {end}") for n in range(30)] for end in ("and", "or so")]
+    sentences = [
+        [EvalPrediction(str(n), f"words {n}", f"words {n} {end}") for n in range(30)] for end in ("and", "or so")
+    ]
     paths = files(*sentences)
     assert [run.score for run in compare(paths, score="wer").runs] == [50, 100]
     with pytest.raises(RunError, match="do not look like classes, .* wer for transcripts"):
@@ -288,7 +297,7 @@ def test_runs_of_several_dimensions_are_compared_by_their_mean_and_by_each(tmp_p
         cells = [np.where(is_known, truth, np.nan), values[-1]]
         texts = [[" ".join(map(str, row)) for row in each.tolist()] for each in cells]
         rows = [
-            Prediction(id=str(n), truth=known, prediction=said, speaker=f"s{n % 10}", fold="1")
+            EvalPrediction(id=str(n), truth=known, prediction=said, speaker=f"s{n % 10}", fold="1")
             for n, (known, said) in enumerate(zip(*texts, strict=True))
         ]
         runs.append(numbers_run(tmp_path / name, spec, rows))
@@ -302,12 +311,12 @@ def test_runs_of_several_dimensions_are_compared_by_their_mean_and_by_each(tmp_p
     assert "CCC arousal" in serein("compare", *runs, "--score", "ccc arousal").out
     with pytest.raises(RunError, match="'ccc joy'"):
         compare(runs, score="ccc joy")
-    nobody = [[Prediction(str(n), "1 nan", "2 3", speaker=f"s{n % 10}", fold="1") for n in range(60)]] * 2
+    nobody = [[EvalPrediction(str(n), "1 nan", "2 3", speaker=f"s{n % 10}", fold="1") for n in range(60)]] * 2
     blank = [numbers_run(tmp_path / f"blank {n}", spec, rows) for n, rows in enumerate(nobody)]
     assert compare(blank, score="mae").pairs[0].difference == 0
     with pytest.raises(RunError, match="no utterance has a truth of 'valence'"):
         compare(blank, score="mae valence")
-    alone = [Prediction(id=str(n), truth="1", prediction="2", speaker="s", fold="1") for n in range(60)]
+    alone = [EvalPrediction(id=str(n), truth="1", prediction="2", speaker="s", fold="1") for n in range(60)]
     one = numbers_run(tmp_path / "one", TaskSpec("arousal", "arousal", "regression"), alone)
     with pytest.raises(RunError, match="predicts arousal, and rough arousal, valence"):
         compare([runs[0], one])
@@ -318,7 +327,7 @@ def test_runs_of_words_are_compared_by_word_errors(tmp_path: Path, serein: Call)
     for name, num_wrong in (("rough", 2), ("fine", 1)):
         said = " ".join(["wrong"] * num_wrong + words[num_wrong:])
         rows = [
-            Prediction(id=str(n), truth=" ".join(words), prediction=said, speaker=f"s{n % 5}", fold="1")
+            EvalPrediction(id=str(n), truth=" ".join(words), prediction=said, speaker=f"s{n % 5}", fold="1")
             for n in range(20)
         ]
         runs.append(numbers_run(tmp_path / name, spec, rows))

@@ -20,7 +20,7 @@ from serein.evaluation.graded import (
     rater_agreement,
 )
 from serein.evaluation.intervals import SPEAKERS_UNKNOWN
-from serein.evaluation.predictions import Prediction
+from serein.evaluation.predictions import EvalPrediction
 from serein.evaluation.scores import score_predictions
 from serein.evaluation.tables import task_rows
 from serein.evaluation.task_scores import score_task
@@ -29,22 +29,22 @@ from serein.tasks.task import TaskSpec
 CLASSES = ("calm", "sad")
 
 
-def numbers(noise: float, seed: int = 0, speakers: int = 8) -> list[Prediction]:
+def numbers(noise: float, seed: int = 0, speakers: int = 8) -> list[EvalPrediction]:
     rng = np.random.default_rng(seed)
     truths = np.random.default_rng(9).uniform(size=(speakers * 5, 2))
     said = truths + rng.normal(0, noise, truths.shape)
     return [
-        Prediction(
+        EvalPrediction(
             id=str(i), truth="{:.6g} {:.6g}".format(*t), prediction="{:.6g} {:.6g}".format(*p), speaker=str(i // 5)
         )
         for i, (t, p) in enumerate(zip(truths, said, strict=True))
     ]
 
 
-def rated(name: str, sad: float, *labels: str, speaker: str | None = "s") -> Prediction:
+def rated(name: str, sad: float, *labels: str, speaker: str | None = "s") -> EvalPrediction:
     ratings = tuple((label,) for label in labels)
     probabilities = {"calm": 1 - sad, "sad": sad}
-    return Prediction(name, None, "sad" if sad > 0.5 else "calm", probabilities, speaker, ratings=ratings)
+    return EvalPrediction(name, None, "sad" if sad > 0.5 else "calm", probabilities, speaker, ratings=ratings)
 
 
 def test_numbers_are_scored_as_a_whole_and_one_by_one() -> None:
@@ -78,7 +78,7 @@ def test_intervals_state_few_and_unknown_speakers() -> None:
         assert score.notes == (note,)
     (note,) = score_task(spec, few[:10]).notes
     assert "No intervals: 2 speakers" in note
-    genders = [Prediction(p.id, "female", "female", speaker=p.speaker) for p in few]
+    genders = [EvalPrediction(p.id, "female", "female", speaker=p.speaker) for p in few]
     assert "Only 6 speakers" in score_task(TaskSpec("gender", "gender", "classes"), genders).notes[0]
 
 

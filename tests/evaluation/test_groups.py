@@ -10,17 +10,17 @@ import pytest
 
 from serein.errors import RunError
 from serein.evaluation.groups import group_scores
-from serein.evaluation.predictions import Prediction, read_predictions
+from serein.evaluation.predictions import EvalPrediction, read_predictions
 
 CLASSES = ["sad", "calm"]
 
 
-def clips(speaker: str, said: str, **about: object) -> list[Prediction]:
+def clips(speaker: str, said: str, **about: object) -> list[EvalPrediction]:
     """Give one clip for each letter: s and c are right, x is a sad clip and y a calm one predicted as the other."""
     answers = {"s": ("sad", "sad"), "c": ("calm", "calm"), "x": ("sad", "calm"), "y": ("calm", "sad")}
     rows = [answers[letter] for letter in said]
     return [
-        Prediction(id=f"{speaker}{i}{about}", truth=t, prediction=p, speaker=speaker, **about)  # type: ignore[arg-type]
+        EvalPrediction(id=f"{speaker}{i}{about}", truth=t, prediction=p, speaker=speaker, **about)  # type: ignore[arg-type]
         for i, (t, p) in enumerate(rows)
     ]
 
@@ -89,7 +89,7 @@ def test_intervals_are_those_of_drawing_speakers_by_hand() -> None:
 
 def test_without_speakers_or_with_two_of_them_there_is_no_interval() -> None:
     nameless = [
-        Prediction(id=f"{gender}{i}", truth="sad", prediction="sad", gender=gender)
+        EvalPrediction(id=f"{gender}{i}", truth="sad", prediction="sad", gender=gender)
         for gender in ("female", "male")
         for i in range(9)
     ]
@@ -104,7 +104,7 @@ def test_without_speakers_or_with_two_of_them_there_is_no_interval() -> None:
 
 def test_seeds_are_averaged_and_json_is_plain() -> None:
     rows = [
-        Prediction(id=g + str(i), truth="sad", prediction=p, speaker=g + str(i), gender=g, seed=seed)
+        EvalPrediction(id=g + str(i), truth="sad", prediction=p, speaker=g + str(i), gender=g, seed=seed)
         for seed, p in enumerate(CLASSES)
         for g in ("female", "male")
         for i in range(4)

@@ -19,7 +19,7 @@ from serein.evaluation.intervals import (
     resampled_scores,
     resampling_units,
 )
-from serein.evaluation.predictions import Prediction, code
+from serein.evaluation.predictions import EvalPrediction, code
 from serein.evaluation.scores import score_predictions
 from serein.metrics import SCORES
 
@@ -32,12 +32,12 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def said(
     num_speakers: int = 6, each: int = 12, *, seeds: tuple[int, ...] = (0,), skill: float = 0.6, draw: int = 1
-) -> list[Prediction]:
+) -> list[EvalPrediction]:
     """Make up predictions of which about `skill` are right; speakers differ in size."""
     random = rng(draw)
     truth = [(f"s{s}", f"s{s}-{i}", CLASSES[random.integers(3)]) for s in range(num_speakers) for i in range(each + s)]
     return [
-        Prediction(
+        EvalPrediction(
             id=name,
             truth=emotion,
             prediction=emotion if random.random() < skill else CLASSES[random.integers(3)],
@@ -49,7 +49,7 @@ def said(
     ]
 
 
-def slow_scores(predictions: list[Prediction]) -> dict[str, float]:
+def slow_scores(predictions: list[EvalPrediction]) -> dict[str, float]:
     truth, prediction = [p.truth for p in predictions], [p.prediction for p in predictions]
     present = sorted({name for name in truth if name})
     recall = sklearn_metrics.recall_score(truth, prediction, labels=present, average="macro", zero_division=0)
@@ -115,7 +115,7 @@ def test_alike_utterances_share_a_row_and_change_nothing() -> None:
 
 
 def test_an_utterance_tested_in_two_folds_counts_twice() -> None:
-    twice = [Prediction(id="a", truth="sad", prediction=p, fold=f) for f, p in (("1", "sad"), ("2", "calm"))]
+    twice = [EvalPrediction(id="a", truth="sad", prediction=p, fold=f) for f, p in (("1", "sad"), ("2", "calm"))]
     assert point_scores(resampling_units(code(twice, CLASSES)))["wa"] == pytest.approx([0.5])
 
 
@@ -180,10 +180,10 @@ def test_other_utterances_or_other_truths_cannot_be_compared() -> None:
         paired_difference(a, other, CLASSES, rng=rng())
 
 
-def spoken(*rows: tuple[str, str, str], each: int = 4) -> list[Prediction]:
+def spoken(*rows: tuple[str, str, str], each: int = 4) -> list[EvalPrediction]:
     """Return `each` predictions for every speaker, truth and prediction."""
     return [
-        Prediction(id=f"{speaker}-{truth}-{n}", truth=truth, prediction=predicted, speaker=speaker)
+        EvalPrediction(id=f"{speaker}-{truth}-{n}", truth=truth, prediction=predicted, speaker=speaker)
         for speaker, truth, predicted in rows
         for n in range(each)
     ]
@@ -237,7 +237,7 @@ def test_memory_grows_with_utterances_and_not_with_speakers_times_classes_square
     truth, first, second = random.integers(400, size=(3, 4000))
     systems = [
         [
-            Prediction(id=str(n), truth=classes[truth[n]], prediction=classes[said[n]], speaker=f"s{n % 400}")
+            EvalPrediction(id=str(n), truth=classes[truth[n]], prediction=classes[said[n]], speaker=f"s{n % 400}")
             for n in range(4000)
         ]
         for said in (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from serein.errors import RunError
 from serein.evaluation.predictions import (
-    Prediction,
+    EvalPrediction,
     SpeakerKey,
     among,
     code,
@@ -37,7 +37,7 @@ def write_lines(folder: Path, *lines: object) -> Path:
 def test_minimal_lines_of_anybody_are_enough(tmp_path: Path) -> None:
     path = write_lines(tmp_path, MINIMAL, "", {**MINIMAL, "id": 7, "truth": None, "colour": "blue"})
     first, second = read_predictions(path, CLASSES)
-    assert first == Prediction(id="a", truth="sad", prediction="calm", fold="all", seed=0)
+    assert first == EvalPrediction(id="a", truth="sad", prediction="calm", fold="all", seed=0)
     assert (second.id, second.truth) == ("7", None)
 
 
@@ -53,7 +53,7 @@ names = st.text(min_size=1, max_size=5)
 @pytest.mark.slow
 @given(
     st.builds(
-        Prediction,
+        EvalPrediction,
         id=names,
         truth=st.none() | names,
         prediction=st.just("sad"),
@@ -67,7 +67,7 @@ names = st.text(min_size=1, max_size=5)
         corpus=st.none() | names,
     )
 )
-def test_what_is_written_is_read_back(prediction: Prediction) -> None:
+def test_what_is_written_is_read_back(prediction: EvalPrediction) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +122,7 @@ def test_files_without_predictions(tmp_path: Path, content: str | bytes | None) 
 
 
 def test_a_line_separator_inside_a_name_is_not_the_end_of_a_line(tmp_path: Path) -> None:
-    strange = Prediction(id="a\u2028b\x85", truth="sad", prediction="sad")
+    strange = EvalPrediction(id="a\u2028b\x85", truth="sad", prediction="sad")
     write_predictions([strange], tmp_path / "p.jsonl")
     assert read_predictions(tmp_path / "p.jsonl") == [strange]
 
@@ -130,13 +130,13 @@ def test_a_line_separator_inside_a_name_is_not_the_end_of_a_line(tmp_path: Path)
 def test_writing_replaces_the_file_whole(tmp_path: Path) -> None:
     path = write_lines(tmp_path, MINIMAL)
     with pytest.raises(AttributeError):
-        write_predictions([Prediction(id="b", truth="sad", prediction="sad"), None], path)  # type: ignore[list-item]
+        write_predictions([EvalPrediction(id="b", truth="sad", prediction="sad"), None], path)  # type: ignore[list-item]
     assert [p.id for p in read_predictions(path)] == ["a"]
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 def test_speakers_of_the_same_name_in_two_corpora_are_two() -> None:
-    said = [Prediction(id=c, truth="sad", prediction="sad", speaker="01", corpus=c) for c in ("x", "y")]
+    said = [EvalPrediction(id=c, truth="sad", prediction="sad", speaker="01", corpus=c) for c in ("x", "y")]
     coded = code(said, CLASSES)
     assert coded.speakers == (SpeakerKey("x", "01"), SpeakerKey("y", "01"))
     assert coded.speaker is not None
@@ -144,13 +144,13 @@ def test_speakers_of_the_same_name_in_two_corpora_are_two() -> None:
 
 
 def test_one_unknown_speaker_makes_speakers_unknown() -> None:
-    said = [Prediction(id=str(i), truth="sad", prediction="sad", speaker=s) for i, s in enumerate(("a", None))]
+    said = [EvalPrediction(id=str(i), truth="sad", prediction="sad", speaker=s) for i, s in enumerate(("a", None))]
     assert code(said, CLASSES).speaker is None
 
 
 def test_nothing_to_judge_by() -> None:
     with pytest.raises(RunError, match="no prediction has a truth"):
-        code([Prediction(id="a", truth=None, prediction="sad")], CLASSES)
+        code([EvalPrediction(id="a", truth=None, prediction="sad")], CLASSES)
 
 
 def test_natural_order() -> None:
@@ -175,7 +175,8 @@ def test_twice_the_lines_take_twice_the_calls(tmp_path: Path) -> None:
     def calls(num_lines: int) -> int:
         probabilities = {"calm": 0.25, "sad": 0.75}
         lines = (
-            Prediction(id=f"u{i}", truth="sad", prediction="sad", probabilities=probabilities) for i in range(num_lines)
+            EvalPrediction(id=f"u{i}", truth="sad", prediction="sad", probabilities=probabilities)
+            for i in range(num_lines)
         )
         write_predictions(lines, tmp_path / "p.jsonl")
         with cProfile.Profile() as profile:
@@ -188,7 +189,7 @@ def test_twice_the_lines_take_twice_the_calls(tmp_path: Path) -> None:
 def test_raters_count_among_the_classes_that_are_told() -> None:
     ratings = (("sad", "calm"), ("calm",))
     probabilities = {"calm": 0.5, "sad": 0.375, "angry": 0.125}
-    said = Prediction("a", "sad", "calm", probabilities=probabilities, ratings=ratings)
+    said = EvalPrediction("a", "sad", "calm", probabilities=probabilities, ratings=ratings)
     (told,) = among([said], ["sad", "angry"])
     assert told.ratings == (("sad",),)
     assert np.isfinite(score_predictions([told] * 3, ["sad", "angry"]).pooled["ua"])

@@ -18,7 +18,7 @@ from cli_fixtures import Call
 from serein.data.splits import NO_TEST_SET
 from serein.errors import RunError
 from serein.evaluation.intervals import SPEAKERS_UNKNOWN
-from serein.evaluation.predictions import Prediction, read_predictions, write_predictions
+from serein.evaluation.predictions import EvalPrediction, read_predictions, write_predictions
 from serein.evaluation.report import read_curves, worst_mistakes, write_report
 from serein.evaluation.scores import score_predictions
 from serein.evaluation.tables import notices
@@ -111,7 +111,7 @@ def test_how_it_was_made_is_said(html: str) -> None:
 
 def test_a_scored_dev_set_is_a_warning_and_selected_the_checkpoint() -> None:
     recipe = {"protocol": {"dev": "official"}, "stages": [{"checkpoint": "best"}]}
-    rows = [Prediction(id=str(n), truth="sad", prediction="sad", speaker=str(n)) for n in range(12)]
+    rows = [EvalPrediction(id=str(n), truth="sad", prediction="sad", speaker=str(n)) for n in range(12)]
     scores = score_predictions(rows, ["sad"], notes=[NO_TEST_SET])
     found = notices(scores, recipe, {}, {"notes": [NO_TEST_SET]})
     assert [each.level for each in found if each.text == NO_TEST_SET] == ["warning"]

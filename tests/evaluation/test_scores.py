@@ -12,14 +12,14 @@ import pytest
 from rich.console import Console
 
 from serein.errors import RunError
-from serein.evaluation.predictions import Prediction
+from serein.evaluation.predictions import EvalPrediction
 from serein.evaluation.scores import score_predictions, score_run, write_scores
 from serein.evaluation.tables import notices, scores_table
 
 
-def said(*rows: tuple[str, str], fold: str = "1", seed: int = 0, **rest: str) -> list[Prediction]:
+def said(*rows: tuple[str, str], fold: str = "1", seed: int = 0, **rest: str) -> list[EvalPrediction]:
     return [
-        Prediction(id=f"{fold}-{i}{rest.get('speaker', '')}", truth=t, prediction=p, fold=fold, seed=seed, **rest)
+        EvalPrediction(id=f"{fold}-{i}{rest.get('speaker', '')}", truth=t, prediction=p, fold=fold, seed=seed, **rest)
         for i, (t, p) in enumerate(rows)
     ]
 
@@ -85,13 +85,13 @@ def test_notes_say_what_the_intervals_are_worth() -> None:
 
 
 def test_predictions_without_truth_are_left_out_and_counted() -> None:
-    scores = score_predictions([*FIRST, Prediction(id="x", truth=None, prediction="sad")])
+    scores = score_predictions([*FIRST, EvalPrediction(id="x", truth=None, prediction="sad")])
     assert scores.num_utterances == 3
     assert any("1 predictions have no truth" in note for note in scores.notes)
 
 
 def test_speakers_of_two_corpora_carry_their_corpus() -> None:
-    both = [Prediction(id=c, truth="sad", prediction="sad", speaker="1", corpus=c) for c in ("x", "y")]
+    both = [EvalPrediction(id=c, truth="sad", prediction="sad", speaker="1", corpus=c) for c in ("x", "y")]
     assert [speaker.name for speaker in score_predictions(both).speakers] == ["x/1", "y/1"]
 
 

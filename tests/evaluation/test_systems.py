@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 from serein.errors import RunError
-from serein.evaluation.predictions import Prediction, write_predictions
+from serein.evaluation.predictions import EvalPrediction, write_predictions
 from serein.evaluation.systems import AlignedPredictions, align_predictions, read_systems
 
 
-def said(name: str, calm: float, **rest: object) -> Prediction:
+def said(name: str, calm: float, **rest: object) -> EvalPrediction:
     """Return what is said of a calm utterance."""
     prediction = "calm" if calm >= 0.5 else "sad"
     fields = {"truth": "calm", "speaker": name[0], "probabilities": {"calm": calm, "sad": 1 - calm}} | rest
-    return Prediction(id=name, prediction=prediction, **fields)  # type: ignore[arg-type]
+    return EvalPrediction(id=name, prediction=prediction, **fields)  # type: ignore[arg-type]
 
 
-def write_system(folder: Path, *units: list[Prediction], dev: list[Prediction] | None = None) -> Path:
+def write_system(folder: Path, *units: list[EvalPrediction], dev: list[EvalPrediction] | None = None) -> Path:
     """Write a run folder with the predictions of fold 1, fold 2, ..., and dev predictions of fold 1."""
     for number, predictions in enumerate(units, start=1):
         for seed in {p.seed for p in predictions}:
@@ -74,7 +74,7 @@ def test_utterances_without_truth_are_counted(tmp_path: Path) -> None:
 
 
 GOOD = [said("u1", 0.9), said("v1", 0.2)]
-DIFFERENT: dict[str, tuple[list[list[Prediction]], str]] = {
+DIFFERENT: dict[str, tuple[list[list[EvalPrediction]], str]] = {
     "an utterance less": ([GOOD[:1]], "lacks 1 utterances that a predicted: v1 of fold 1"),
     "an utterance more": ([[*GOOD, said("w1", 0.1)]], "lacks 1 utterances that b predicted: w1 of fold 1"),
     "another truth": ([[GOOD[0], replace(GOOD[1], truth="sad")]], "the truth of 1 utterances differs from a: v1"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serein.errors import RunError
-from serein.evaluation.predictions import Prediction
+from serein.evaluation.predictions import EvalPrediction
 from serein.evaluation.task_scores import score_task, score_transcripts
 from serein.metrics import FloatArray, root_mean_square_error
 from serein.tasks import TASKS
@@ -13,8 +13,8 @@ from serein.tasks.dimensions import DimensionTask
 from serein.tasks.task import TaskSpec
 
 
-def said(name: str, truth: str | None, heard: str, speaker: str | None = "1", fold: str = "1") -> Prediction:
-    return Prediction(id=name, truth=truth, prediction=heard, speaker=speaker, fold=fold)
+def said(name: str, truth: str | None, heard: str, speaker: str | None = "1", fold: str = "1") -> EvalPrediction:
+    return EvalPrediction(id=name, truth=truth, prediction=heard, speaker=speaker, fold=fold)
 
 
 def test_errors_are_pooled_over_words_not_averaged_over_clips() -> None:
@@ -76,7 +76,7 @@ def test_an_interval_of_own_scores_is_of_the_mean_over_seeds(monkeypatch: pytest
 
     monkeypatch.setitem(TASKS, "own", Own)
     rows = [
-        Prediction(id=str(n), truth=str(n), prediction=str(n + seed), speaker=str(n % 5), seed=seed)
+        EvalPrediction(id=str(n), truth=str(n), prediction=str(n + seed), speaker=str(n % 5), seed=seed)
         for n in range(20)
         for seed in (0, 1)
     ]

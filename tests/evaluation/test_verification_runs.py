@@ -12,7 +12,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from serein.errors import RunError
-from serein.evaluation.predictions import Prediction, write_predictions
+from serein.evaluation.predictions import EvalPrediction, write_predictions
 from serein.evaluation.report import write_report
 from serein.evaluation.scores import score_predictions, score_run, write_scores
 from serein.evaluation.tables import scores_table
@@ -27,7 +27,7 @@ VECTORS = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1], [1, 0.2], [0.2, 1]], np.
 def write_unit(run: Path, fold: str, vectors: np.ndarray = VECTORS, threshold: float | None = None) -> None:
     speakers = [name for name in VOICES for _ in range(2)]
     predictions = [
-        Prediction(id=f"{fold}{i}", truth=name, prediction=name, speaker=name, fold=fold, corpus="toy")
+        EvalPrediction(id=f"{fold}{i}", truth=name, prediction=name, speaker=name, fold=fold, corpus="toy")
         for i, name in enumerate(speakers)
     ]
     folder = run / f"fold-{fold}" / "seed-0"
@@ -110,7 +110,7 @@ def test_hundreds_of_voices_have_intervals_over_their_utterances(tmp_path: Path)
     names = [f"id{number:05d}" for number in range(400)]
     others = [*names[1:], names[0]]
     predictions = [
-        Prediction(id=f"{name}{take}", truth=name, prediction=name if take else other, speaker=name, fold="1")
+        EvalPrediction(id=f"{name}{take}", truth=name, prediction=name if take else other, speaker=name, fold="1")
         for name, other in zip(names, others, strict=True)
         for take in range(4)
     ]

@@ -11,7 +11,7 @@ import pytest
 from cli_fixtures import SPEAKERS, Call, write_corpus, write_recipe
 from serein import recipe as recipes
 from serein.data import manifest
-from serein.evaluation.predictions import REJECTED, Prediction, adapted
+from serein.evaluation.predictions import REJECTED, EvalPrediction, adapted
 from serein.experiment import cross_corpus
 from serein.experiment.cross_corpus import OTHERS, CrossCorpus, cell_of
 
@@ -40,9 +40,9 @@ def write_corpora(folder: Path, *names: str) -> list[object]:
 def test_cells_by_hand() -> None:
     rows = [("sad", {"sad": 0.3, "calm": 0.3, "happy": 0.4}), ("calm", {"sad": 0.2, "calm": 0.7, "happy": 0.1})]
     predictions = [
-        Prediction(str(i), truth, max(p, key=p.__getitem__), probabilities=p) for i, (truth, p) in enumerate(rows)
+        EvalPrediction(str(i), truth, max(p, key=p.__getitem__), probabilities=p) for i, (truth, p) in enumerate(rows)
     ]
-    cell = cell_of("a", "b", [*predictions, Prediction("x", "bored", "sad", probabilities=rows[0][1])], 3)
+    cell = cell_of("a", "b", [*predictions, EvalPrediction("x", "bored", "sad", probabilities=rows[0][1])], 3)
     assert cell.model is not None
     assert cell.corpus is not None
     assert (cell.model.pooled["ua"], cell.corpus.pooled["ua"], cell.num_left_out) == (50.0, 100.0, 1)
@@ -56,7 +56,7 @@ def test_cells_by_hand() -> None:
 def test_an_adapted_model_predicts_all_classes_alike() -> None:
     """Each seed is a model of its own: both say calm too often, to different degrees, and know better than they say."""
     rows = [
-        Prediction(f"{number}", truth, "calm", {"sad": sad, "calm": 1 - sad}, seed=seed)
+        EvalPrediction(f"{number}", truth, "calm", {"sad": sad, "calm": 1 - sad}, seed=seed)
         for seed, shift in enumerate((0.0, 0.2))
         for number in range(100)
         for truth, sad in [("sad", 0.48 - shift) if number % 2 else ("calm", 0.30 - shift)]
@@ -68,14 +68,14 @@ def test_an_adapted_model_predicts_all_classes_alike() -> None:
     for seed in (0, 1):
         own = [each.probabilities for each in adapted(rows, ("sad", "calm")) if each.seed == seed]
         assert np.mean([each["sad"] for each in own if each]) == pytest.approx(0.5, abs=0.02)
-    rejected = Prediction("x", "sad", REJECTED, seed=1)
+    rejected = EvalPrediction("x", "sad", REJECTED, seed=1)
     assert adapted([*rows, rejected], ("sad", "calm"))[-1] is rejected
 
 
 def test_remarks_state_what_each_corpus_resamples_and_its_caveats() -> None:
-    def rows(speakers: str | None) -> list[Prediction]:
+    def rows(speakers: str | None) -> list[EvalPrediction]:
         return [
-            Prediction(str(n), truth, "calm", {"calm": 0.6, "sad": 0.4}, speaker=speakers and f"{speakers}{n % 4}")
+            EvalPrediction(str(n), truth, "calm", {"calm": 0.6, "sad": 0.4}, speaker=speakers and f"{speakers}{n % 4}")
             for n, truth in enumerate(["calm", "sad"] * 8)
         ]
 

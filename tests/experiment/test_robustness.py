@@ -16,7 +16,7 @@ from serein.data import manifest
 from serein.data.conditions import CONDITIONS, Condition, Surroundings
 from serein.data.manifest import Utterance
 from serein.errors import ManifestError, RecipeError, RunError
-from serein.evaluation.predictions import REJECTED, Prediction
+from serein.evaluation.predictions import REJECTED, EvalPrediction
 from serein.evaluation.robustness import CLEAN, score_conditions, score_system_predictions
 from serein.experiment import robustness as changes
 from serein.experiment.robustness import changed_recordings, chosen_conditions
@@ -37,10 +37,10 @@ def speech(tmp_path: Path) -> Path:
     return tmp_path / "m.jsonl"
 
 
-def answers(predictions: str, truth: str = "aabb") -> list[Prediction]:
+def answers(predictions: str, truth: str = "aabb") -> list[EvalPrediction]:
     """Return answers of one letter each, `-` for none, by four speakers."""
     return [
-        Prediction(id=str(i), truth=true, prediction=REJECTED if said == "-" else said, speaker=str(i))
+        EvalPrediction(id=str(i), truth=true, prediction=REJECTED if said == "-" else said, speaker=str(i))
         for i, (said, true) in enumerate(zip(predictions, truth, strict=True))
     ]
 

@@ -17,7 +17,7 @@ from cli_fixtures import Call, environment, write_corpus, write_recipe
 from serein.data import manifest
 from serein.data.manifest import Predicted, Utterance
 from serein.errors import AudioError, LeakError, ManifestError, ModelError, RunError
-from serein.evaluation.predictions import Prediction, write_predictions
+from serein.evaluation.predictions import EvalPrediction, write_predictions
 from serein.inference.annotate import (
     Field,
     ModelGenderAnnotator,
@@ -74,7 +74,7 @@ def write_run(folder: Path, female: dict[str, list[float]], **fields: str) -> Pa
     for seed in range(max(map(len, female.values()))):
         said = {name: probabilities[seed] for name, probabilities in female.items() if seed < len(probabilities)}
         predictions = [
-            Prediction(
+            EvalPrediction(
                 id=name,
                 truth=None,
                 prediction="female" if share > 0.5 else "male",
@@ -142,7 +142,7 @@ def test_a_run_on_other_recordings_is_refused(corpus: Path, tmp_path: Path) -> N
 
 def test_a_run_of_emotions_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "fold-1" / "seed-0" / "predictions.jsonl"
-    write_predictions([Prediction(id="a", truth="sad", prediction="happy", fold="1")], path)
+    write_predictions([EvalPrediction(id="a", truth="sad", prediction="happy", fold="1")], path)
     with pytest.raises(ModelError, match="has the classes happy, sad, not female and male"):
         gender_annotator(str(tmp_path), "refuse")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serein.evaluation.predictions import Prediction, write_predictions
+from serein.evaluation.predictions import EvalPrediction, write_predictions
 from serein.metrics import concordance
 from serein.reproduce.extras import conflict_table, task_table
 from serein.reproduce.table import Published, Row
@@ -76,7 +76,7 @@ def test_numbers_keep_three_digits(run: Path) -> None:
     spec = TaskSpec("valence", "valence", "regression", monitor="ccc")
     (run / "data.json").write_text(json.dumps({"tasks": [asdict(each) for each in [SPECS[0], spec]]}))
     rows = [
-        Prediction(id=str(n), truth=str(n), prediction=str(n + n % 2 * 1.5), speaker=str(n % 3), fold="1")
+        EvalPrediction(id=str(n), truth=str(n), prediction=str(n + n % 2 * 1.5), speaker=str(n % 3), fold="1")
         for n in range(4)
     ]
     write_predictions(rows, run / "fold-1" / "seed-0" / "valence_predictions.jsonl")

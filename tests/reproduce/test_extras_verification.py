@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from cli_fixtures import Call, write_recipe
 from serein.data import manifest
-from serein.evaluation.predictions import Prediction, write_predictions
+from serein.evaluation.predictions import EvalPrediction, write_predictions
 from serein.reproduce.extras import verification_tables
 from serein.reproduce.table import Row
 from serein.tasks.task import TaskSpec
@@ -29,7 +29,7 @@ def write_run(run: Path, folds: dict[str, np.ndarray], *, task: str = "speaker",
     for fold, vectors in folds.items():
         folder = run / f"fold-{fold}" / f"seed-{seed}"
         predictions = [
-            Prediction(id=str(i), truth=name, prediction=name, speaker=name, fold=fold, seed=seed)
+            EvalPrediction(id=str(i), truth=name, prediction=name, speaker=name, fold=fold, seed=seed)
             for i, name in enumerate(SPEAKERS)
         ]
         write_predictions(predictions, folder / "predictions.jsonl")

@@ -18,7 +18,7 @@ from serein.data.dataset import durations
 from serein.data.manifest import Utterance
 from serein.data.splits import make_folds
 from serein.errors import RecipeError
-from serein.evaluation.predictions import Prediction, read_predictions, write_predictions
+from serein.evaluation.predictions import EvalPrediction, read_predictions, write_predictions
 from serein.recipe import HuggingFace, Recipe
 from serein.reproduce.cost import LOGMEL_MULTIPLY_ADDS, Estimator, network_of, plan, trained_part
 from serein.reproduce.reproduction import Request, reproduce
@@ -284,7 +284,7 @@ def test_an_ensemble_of_rows_with_other_dev_sets_is_fitted_to_the_other_folds(tm
         for fold in "12":
             for file, prefix in (("predictions", "test"), ("dev_predictions", f"dev of {name}")):
                 rows = [
-                    Prediction(
+                    EvalPrediction(
                         id=f"{prefix} {fold} {truth}",
                         truth=truth,
                         prediction="calm",

@@ -58,7 +58,7 @@ def transcribe(
     With --json the word error rate goes to stderr. The exit status is 1 if any recording could not be read.
     """
     from serein.errors import AudioError
-    from serein.evaluation.predictions import Prediction
+    from serein.evaluation.predictions import EvalPrediction
     from serein.evaluation.task_scores import score_transcripts
     from serein.inference.transcription import transcribe_with
     from serein.tasks.ctc import normalised
@@ -89,7 +89,7 @@ def transcribe(
             table.add_row(Text(utterance.id), *truth, Text(text))
         print_tables([table])
     rows = [
-        Prediction(id=u.id, truth=u.transcript, prediction=text, speaker=u.speaker, corpus=u.corpus)
+        EvalPrediction(id=u.id, truth=u.transcript, prediction=text, speaker=u.speaker, corpus=u.corpus)
         for u, text in transcripts
         if normalised(u.transcript)
     ]

@@ -21,7 +21,7 @@ from serein.ensemble.predictor import (
 )
 from serein.errors import LeakError, RunError, expected_one_of
 from serein.evaluation.intervals import Difference, paired_difference
-from serein.evaluation.predictions import Prediction, SpeakerKey
+from serein.evaluation.predictions import EvalPrediction, SpeakerKey
 from serein.evaluation.systems import AlignedPredictions, Split, System, align_predictions, read_systems
 from serein.metrics import SCORES, FloatArray, class_f1, confusion_matrix
 from serein.progress import Report
@@ -383,7 +383,7 @@ def _row(
     return Row(label, kind, **scores, f1=dict(zip(evaluated.classes, f1, strict=True)))
 
 
-def _predictions(evaluated: AlignedPredictions, probabilities: FloatArray) -> list[Prediction]:
+def _predictions(evaluated: AlignedPredictions, probabilities: FloatArray) -> list[EvalPrediction]:
     labels = [evaluated.classes[number] for number in probabilities.argmax(axis=1)]
     return [
         replace(row, prediction=name, probabilities=None, seed=0)

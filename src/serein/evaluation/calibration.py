@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from serein.evaluation.predictions import Prediction, class_names, has_test_set, read_run_predictions
+from serein.evaluation.predictions import EvalPrediction, class_names, has_test_set, read_run_predictions
 from serein.metrics import FloatArray, expected_calibration_error, log_loss, tempered
 
 FEWEST_TO_FIT = 20
@@ -177,7 +177,7 @@ def fit_temperature(truth: NDArray[np.int64], probabilities: FloatArray) -> floa
     return float(1.0 / found.x)
 
 
-def fitted_temperature(predictions: Sequence[Prediction], classes: Sequence[str]) -> TemperatureFit | None:
+def fitted_temperature(predictions: Sequence[EvalPrediction], classes: Sequence[str]) -> TemperatureFit | None:
     """Return the temperature of predictions and its effect; `None` if too few have truth and probabilities.
 
     It is evaluated on speakers that it was not fitted to, in at most `MOST_PARTS` parts; on utterances if fewer than
@@ -200,7 +200,7 @@ def fitted_temperature(predictions: Sequence[Prediction], classes: Sequence[str]
 
 
 def run_calibration(
-    run: Path, predictions: Sequence[Prediction], classes: Sequence[str] | None
+    run: Path, predictions: Sequence[EvalPrediction], classes: Sequence[str] | None
 ) -> RunCalibration | None:
     """Score the calibration of a run; each fold's temperature is fitted on its dev, or else on the other folds.
 
@@ -213,7 +213,7 @@ def run_calibration(
     names = tuple(classes or class_names(scored))
     dev = read_run_predictions(run, classes, "dev") if has_test_set(run) else []  # not fitted on the scored set
     keys = list(dict.fromkeys((p.fold, p.seed) for p in scored))
-    dev_of: dict[FoldSeed, list[Prediction]] = {key: [] for key in keys}
+    dev_of: dict[FoldSeed, list[EvalPrediction]] = {key: [] for key in keys}
     for prediction in _with_probabilities(dev):
         dev_of.setdefault((prediction.fold, prediction.seed), []).append(prediction)
     fit_on: FittedOn = "dev"
@@ -233,7 +233,7 @@ def run_calibration(
 
 
 def model_calibration(
-    predictions: Sequence[Prediction], classes: Sequence[str], temperature: float | None
+    predictions: Sequence[EvalPrediction], classes: Sequence[str], temperature: float | None
 ) -> RunCalibration | None:
     """Score the calibration of one model on new data, with the model's own temperature if it has one.
 
@@ -249,7 +249,7 @@ def model_calibration(
     return _calibration_of("model", {"model": temperature}, truth, probabilities, tempered(probabilities, temperature))
 
 
-def with_temperature(predictions: Sequence[Prediction], temperature: float) -> list[Prediction]:
+def with_temperature(predictions: Sequence[EvalPrediction], temperature: float) -> list[EvalPrediction]:
     """Return predictions with calibrated probabilities; those without probabilities are unchanged."""
     return [
         p
@@ -313,12 +313,12 @@ def _errors(truth: NDArray[np.int64], probabilities: FloatArray) -> CalibrationE
     return CalibrationErrors(100 * error, log_loss(truth, probabilities))
 
 
-def _with_probabilities(predictions: Sequence[Prediction]) -> list[Prediction]:
+def _with_probabilities(predictions: Sequence[EvalPrediction]) -> list[EvalPrediction]:
     return [p for p in predictions if p.truth is not None and p.probabilities is not None]
 
 
 def _fitted_each(
-    predictions: Mapping[FoldSeed, Sequence[Prediction]], classes: Sequence[str]
+    predictions: Mapping[FoldSeed, Sequence[EvalPrediction]], classes: Sequence[str]
 ) -> dict[FoldSeed, float] | None:
     """Return the temperature of every fold and seed; `None` if any has too few predictions to fit."""
     temperatures: dict[FoldSeed, float] = {}
@@ -330,7 +330,7 @@ def _fitted_each(
     return temperatures
 
 
-def _columns(predictions: Sequence[Prediction], classes: Sequence[str]) -> tuple[NDArray[np.int64], FloatArray]:
+def _columns(predictions: Sequence[EvalPrediction], classes: Sequence[str]) -> tuple[NDArray[np.int64], FloatArray]:
     index = {name: number for number, name in enumerate(classes)}
     truth = np.array([index[p.truth] for p in predictions if p.truth is not None], np.int64)
     probabilities = np.array(

@@ -28,7 +28,7 @@ from serein.evaluation.intervals import (
     unit_differences,
 )
 from serein.evaluation.predictions import (
-    Prediction,
+    EvalPrediction,
     class_names,
     code,
     has_test_set,
@@ -319,7 +319,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def read_comparable(
     paths: Sequence[Path], labels: Sequence[str], score: str | None = None
-) -> tuple[Problem, tuple[str, ...] | None, tuple[str, ...], list[list[Prediction]]]:
+) -> tuple[Problem, tuple[str, ...] | None, tuple[str, ...], list[list[EvalPrediction]]]:
     """Return the kind of task, classes if any, names of numbers, and the runs' test predictions without probabilities.
 
     Args:
@@ -336,7 +336,7 @@ def read_comparable(
     if not specs and of_files.problem == "regression":  # the numbers of a file have no names
         num_values = max((len(p.values) for rows in files.values() for p in rows[:1]), default=1)
         of_files = replace(of_files, dimensions=tuple(map(str, range(1, num_values + 1))) if num_values > 1 else ())
-    systems: list[tuple[TaskSpec, tuple[str, ...] | None, list[Prediction]]] = []
+    systems: list[tuple[TaskSpec, tuple[str, ...] | None, list[EvalPrediction]]] = []
     for path in paths:
         if path in files:
             if of_files.has_classes and score is None:
@@ -370,7 +370,7 @@ def read_comparable(
     return first.problem, first_classes, numbers, [predictions for _, _, predictions in systems]
 
 
-def _require_classes(predictions: Sequence[Prediction], where: Path) -> None:
+def _require_classes(predictions: Sequence[EvalPrediction], where: Path) -> None:
     """Raise RunError if the predictions are numbers with decimals, or more different texts than utterances."""
     labels = {label for p in predictions for label in (p.truth, p.prediction) if label is not None}
     try:
@@ -386,7 +386,7 @@ def _require_classes(predictions: Sequence[Prediction], where: Path) -> None:
 
 
 def _notes(
-    score: str, runs: Sequence[ComparedRun], pairs: Sequence[ComparedPair], rows: Sequence[Prediction]
+    score: str, runs: Sequence[ComparedRun], pairs: Sequence[ComparedPair], rows: Sequence[EvalPrediction]
 ) -> tuple[str, ...]:
     """Return notes on what was compared, drawn and exchanged, and on what qualifies the numbers."""
     first = pairs[0]

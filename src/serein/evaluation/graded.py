@@ -25,7 +25,7 @@ from serein.evaluation.intervals import (
     point_scores,
     unit_differences,
 )
-from serein.evaluation.predictions import Prediction, SpeakerKey, numbered, speakers_of
+from serein.evaluation.predictions import EvalPrediction, SpeakerKey, numbered, speakers_of
 from serein.metrics import FloatArray
 from serein.metrics.titles import METRICS
 from serein.tasks.ctc import normalised, word_errors
@@ -44,7 +44,7 @@ class Measured:
         scores: Name -> score of sums; the main score comes first.
     """
 
-    rows: Sequence[Prediction]
+    rows: Sequence[EvalPrediction]
     columns: FloatArray
     scores: Mapping[str, Score]
 
@@ -64,7 +64,7 @@ class GradedScore:
     notes: tuple[str, ...] = ()
 
 
-def measured_numbers(predictions: Sequence[Prediction], names: Sequence[str]) -> Measured:
+def measured_numbers(predictions: Sequence[EvalPrediction], names: Sequence[str]) -> Measured:
     """Return the moments of numbers; with several dimensions, the scores are means over them, followed by each one's.
 
     Args:
@@ -103,7 +103,7 @@ def _of_part(score: Score, first: int, sums: FloatArray) -> FloatArray:
     return np.where(own[..., 0] > 0, score(own), np.nan)  # without any truth, sums of 0 would be no errors
 
 
-def measured_distributions(predictions: Sequence[Prediction], classes: Sequence[str]) -> Measured | None:
+def measured_distributions(predictions: Sequence[EvalPrediction], classes: Sequence[str]) -> Measured | None:
     """Return distances between raters' labels and probabilities, and the agreement with a held-out rater.
 
     The truth is every label of every rater, as often as it was given. An undefined score is NaN: there is no held-out
@@ -142,7 +142,7 @@ def measured_distributions(predictions: Sequence[Prediction], classes: Sequence[
     return Measured(rows, columns, scores)
 
 
-def measured_transcripts(predictions: Sequence[Prediction]) -> Measured:
+def measured_transcripts(predictions: Sequence[EvalPrediction]) -> Measured:
     """Return the errors and words of transcripts, and the errors and letters; both sides are normalised.
 
     Transcripts whose truth has no word are left out.
@@ -169,7 +169,7 @@ def graded_scores(measured: Measured) -> dict[str, GradedScore]:
     """Return every score, pooled over folds and averaged over seeds, with its interval over speakers.
 
     Example:
-        >>> rows = [Prediction(id=str(i), truth=str(i), prediction=str(2 * i), speaker=str(i)) for i in range(4)]
+        >>> rows = [EvalPrediction(id=str(i), truth=str(i), prediction=str(2 * i), speaker=str(i)) for i in range(4)]
         >>> found = graded_scores(measured_numbers(rows, ["arousal"]))
         >>> round(found["ccc"].value, 3), round(found["pearson"].value, 3), found["mae"].value
         (0.588, 1.0, 1.5)

@@ -20,7 +20,7 @@ from serein.evaluation.intervals import (
     resampled_scores,
     resampling_units,
 )
-from serein.evaluation.predictions import Prediction, code
+from serein.evaluation.predictions import EvalPrediction, code
 from serein.metrics import FloatArray, mean_of_known
 
 AGES = {"below 30": 30.0, "30 to 44": 45.0, "45 to 59": 60.0, "60 and above": float("inf")}  # upper end, exclusive
@@ -37,7 +37,7 @@ def age_group(age: float | None) -> str | None:
     return None if age is None else next(name for name, end in AGES.items() if age < end)
 
 
-ATTRIBUTES: dict[str, Callable[[Prediction], str | None]] = {
+ATTRIBUTES: dict[str, Callable[[EvalPrediction], str | None]] = {
     "gender": lambda prediction: prediction.gender,
     "age": lambda prediction: age_group(prediction.age),
     "language": lambda prediction: prediction.language,
@@ -91,7 +91,7 @@ class GroupScore:
         return asdict(self) | bounds
 
 
-def group_scores(predictions: Sequence[Prediction], classes: Sequence[str]) -> tuple[GroupScore, ...]:
+def group_scores(predictions: Sequence[EvalPrediction], classes: Sequence[str]) -> tuple[GroupScore, ...]:
     """Return the scores of every group of attributes with two or more groups: over all corpora, then within each.
 
     Args:
@@ -99,8 +99,8 @@ def group_scores(predictions: Sequence[Prediction], classes: Sequence[str]) -> t
         classes: The model's classes.
 
     Example:
-        >>> right = [Prediction(id=f"w{i}", truth="sad", prediction="sad", gender="female") for i in range(2)]
-        >>> wrong = [Prediction(id=f"m{i}", truth="sad", prediction="calm", gender="male") for i in range(2)]
+        >>> right = [EvalPrediction(id=f"w{i}", truth="sad", prediction="sad", gender="female") for i in range(2)]
+        >>> wrong = [EvalPrediction(id=f"m{i}", truth="sad", prediction="calm", gender="male") for i in range(2)]
         >>> [(group.name, group.ua, group.to_others) for group in group_scores([*right, *wrong], ["calm", "sad"])]
         [('female', 100.0, 100.0), ('male', 0.0, -100.0)]
     """
@@ -124,7 +124,7 @@ def group_scores(predictions: Sequence[Prediction], classes: Sequence[str]) -> t
 
 
 def _group_score(
-    predictions: Sequence[Prediction], is_inside: Any, classes: Sequence[str], **of_group: Any
+    predictions: Sequence[EvalPrediction], is_inside: Any, classes: Sequence[str], **of_group: Any
 ) -> GroupScore:
     """Score one group and the others, drawing the same speakers for both."""
     from scipy.sparse import hstack

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serein.errors import RunError, counted
-from serein.evaluation.predictions import CodedPredictions, Prediction, code, speakers_of
+from serein.evaluation.predictions import CodedPredictions, EvalPrediction, code, speakers_of
 from serein.metrics import FloatArray, mean_of_known, ratio
 from serein.metrics.titles import metric_of
 
@@ -360,8 +360,8 @@ def require_same_utterances(
 
 
 def paired_difference(
-    a: Sequence[Prediction],
-    b: Sequence[Prediction],
+    a: Sequence[EvalPrediction],
+    b: Sequence[EvalPrediction],
     classes: Sequence[str],
     *,
     rng: np.random.Generator,
@@ -379,8 +379,8 @@ def paired_difference(
 
     Example:
         >>> truth = {"u1": "sad", "u2": "calm", "u3": "sad"}
-        >>> a = [Prediction(id=key, truth=value, prediction=value) for key, value in truth.items()]
-        >>> b = [Prediction(id=key, truth=value, prediction="sad") for key, value in truth.items()]
+        >>> a = [EvalPrediction(id=key, truth=value, prediction=value) for key, value in truth.items()]
+        >>> b = [EvalPrediction(id=key, truth=value, prediction="sad") for key, value in truth.items()]
         >>> paired_difference(a, b, ["calm", "sad"], rng=np.random.default_rng(0))["ua"].difference
         0.5
     """

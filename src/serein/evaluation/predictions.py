@@ -1,4 +1,4 @@
-"""Prediction files of any system: JSON Lines with one `Prediction` per line.
+"""Prediction files of any system: JSON Lines with one `EvalPrediction` per line.
 
 A line must contain at least ``{"id": ..., "truth": ..., "prediction": ...}``.
 """
@@ -33,8 +33,8 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="ignore", coerce_numbers_to_str=True))
-class Prediction:
-    """One model's prediction for one utterance.
+class EvalPrediction:
+    """One model's prediction for one utterance, with its truth and what the evaluation groups and resamples by.
 
     Attributes:
         id: The utterance.
@@ -125,9 +125,9 @@ def _number(text: str, key: str, where: str) -> float:
         raise RunError(f"key '{key}': '{text}' is not a number", where=where, remedy="Write a number.") from None
 
 
-_PREDICTION = TypeAdapter(Prediction)
+_PREDICTION = TypeAdapter(EvalPrediction)
 REJECTED = "(rejected)"  # the prediction for a recording that a system rejects
-_FIELDS = tuple(field.name for field in dataclasses.fields(Prediction))
+_FIELDS = tuple(field.name for field in dataclasses.fields(EvalPrediction))
 
 
 class SpeakerKey(NamedTuple):
@@ -140,7 +140,7 @@ class SpeakerKey(NamedTuple):
         return self.speaker if self.corpus is None else f"{self.corpus}/{self.speaker}"
 
 
-def speakers_of(*systems: Iterable[Prediction]) -> dict[str, SpeakerKey]:
+def speakers_of(*systems: Iterable[EvalPrediction]) -> dict[str, SpeakerKey]:
     """Return the known speaker of each utterance; if systems name different ones, that of the first system."""
     return {p.id: SpeakerKey(p.corpus, p.speaker) for rows in reversed(systems) for p in rows if p.speaker is not None}
 
@@ -217,11 +217,11 @@ def read_predictions(
     fold: str | None = None,
     seed: int | None = None,
     keep_probabilities: bool = True,
-) -> list[Prediction]:
+) -> list[EvalPrediction]:
     """Read a prediction file.
 
     Args:
-        path: JSON Lines; keys other than those of `Prediction` are ignored.
+        path: JSON Lines; keys other than those of `EvalPrediction` are ignored.
         classes: The classes that may occur; by default any.
         fold: The fold that this file belongs to: used for lines without one; a line with another one is an error.
         seed: The seed that this file belongs to, with the same rules.
@@ -286,7 +286,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise RunError("is not a UTF-8 text file", where=path, remedy=_REMEDY) from None
 
 
-def write_predictions(predictions: Iterable[Prediction], path: str | Path) -> None:
+def write_predictions(predictions: Iterable[EvalPrediction], path: str | Path) -> None:
     """Write a prediction file atomically, leaving out keys without a value."""
     lines = []
     for prediction in predictions:
@@ -296,7 +296,7 @@ def write_predictions(predictions: Iterable[Prediction], path: str | Path) -> No
     write_text(path, "".join(lines))
 
 
-def class_names(predictions: Iterable[Prediction]) -> tuple[str, ...]:
+def class_names(predictions: Iterable[EvalPrediction]) -> tuple[str, ...]:
     """Return the classes that occur in truth, prediction or probabilities, in alphabetical order."""
     names: set[str] = set()
     for prediction in predictions:
@@ -304,7 +304,7 @@ def class_names(predictions: Iterable[Prediction]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def among(predictions: Sequence[Prediction], classes: Sequence[str]) -> list[Prediction]:
+def among(predictions: Sequence[EvalPrediction], classes: Sequence[str]) -> list[EvalPrediction]:
     """Return predictions restricted to some of the classes, like those of a model restricted to a corpus's classes.
 
     Rejected ones stay unchanged. Of the raters' labels, only those among these classes count.
@@ -313,7 +313,7 @@ def among(predictions: Sequence[Prediction], classes: Sequence[str]) -> list[Pre
         RunError: A prediction has no probabilities of these classes.
 
     Example:
-        >>> one = Prediction("a", "sad", "calm", probabilities={"calm": 0.5, "sad": 0.375, "angry": 0.125})
+        >>> one = EvalPrediction("a", "sad", "calm", probabilities={"calm": 0.5, "sad": 0.375, "angry": 0.125})
         >>> chosen = among([one], ["sad", "angry"])[0]
         >>> chosen.prediction, chosen.probabilities
         ('sad', {'sad': 0.75, 'angry': 0.25})
@@ -340,7 +340,7 @@ def among(predictions: Sequence[Prediction], classes: Sequence[str]) -> list[Pre
     return chosen
 
 
-def adapted(predictions: Sequence[Prediction], classes: Sequence[str]) -> list[Prediction]:
+def adapted(predictions: Sequence[EvalPrediction], classes: Sequence[str]) -> list[EvalPrediction]:
     """Return predictions of a model that was adapted to these very recordings without labels (`serein.adapt`).
 
     All classes are assumed to be equally frequent. The predictions of each fold and seed are those of one model.
@@ -364,7 +364,7 @@ def adapted(predictions: Sequence[Prediction], classes: Sequence[str]) -> list[P
 
 
 def code(
-    predictions: Sequence[Prediction], classes: Sequence[str], speakers: Mapping[str, SpeakerKey] | None = None
+    predictions: Sequence[EvalPrediction], classes: Sequence[str], speakers: Mapping[str, SpeakerKey] | None = None
 ) -> CodedPredictions:
     """Turn predictions into columns of numbers; those without truth are left out.
 
@@ -375,8 +375,8 @@ def code(
         RunError: None of them has a truth, or one names a class that is not among `classes`.
 
     Example:
-        >>> known = Prediction(id="a", truth="sad", prediction="calm")
-        >>> unknown = Prediction(id="b", truth=None, prediction="sad")
+        >>> known = EvalPrediction(id="a", truth="sad", prediction="calm")
+        >>> unknown = EvalPrediction(id="b", truth=None, prediction="sad")
         >>> coded = code([known, unknown], ["calm", "sad"])
         >>> coded.ids, coded.truth.tolist(), coded.prediction.tolist()
         (('a',), [1], [0])
@@ -431,7 +431,7 @@ def first_problem(error: ValidationError, otherwise: str) -> str:
     return f"key '{key}': {message}" if key else f"{otherwise} ({message})"
 
 
-def _require_known_classes(prediction: Prediction, classes: frozenset[str], *, where: str) -> None:
+def _require_known_classes(prediction: EvalPrediction, classes: frozenset[str], *, where: str) -> None:
     for key, name in (("truth", prediction.truth), ("prediction", prediction.prediction)):
         if name is not None and name not in classes:
             message = f"key '{key}': {expected_one_of(name, sorted(classes), kind='class')}"
@@ -517,7 +517,7 @@ def fold_run_paths(run: Path, name: str) -> list[FoldRunPath]:
 
 def read_run_predictions(
     run: Path, classes: Sequence[str] | None = None, kind: str = "test", *, keep_probabilities: bool = True
-) -> list[Prediction]:
+) -> list[EvalPrediction]:
     """Read the test predictions of every fold and seed of a run folder.
 
     Args:
@@ -579,7 +579,7 @@ def run_classes(run: Path) -> tuple[str, ...] | None:
     return tuple(str(name) for name in classes) if classes else None
 
 
-def missing_predictions(run: Path, predictions: Sequence[Prediction]) -> list[str]:
+def missing_predictions(run: Path, predictions: Sequence[EvalPrediction]) -> list[str]:
     """Return a sentence for each fold and seed that lacks test predictions."""
     predicted: dict[tuple[str, int], set[str]] = {}
     for p in predictions:

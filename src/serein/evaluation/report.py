@@ -22,7 +22,7 @@ from serein.evaluation.groups import HEADINGS
 from serein.evaluation.intervals import NUM_RESAMPLES, interval_text
 from serein.evaluation.plots import emotion_colours, figure_svg
 from serein.evaluation.predictions import (
-    Prediction,
+    EvalPrediction,
     fold_run_paths,
     missing_predictions,
     read_json,
@@ -153,17 +153,17 @@ def _figures(
     return figures
 
 
-def worst_mistakes(predictions: Sequence[Prediction]) -> list[Prediction]:
+def worst_mistakes(predictions: Sequence[EvalPrediction]) -> list[EvalPrediction]:
     """Return the mistakes with the highest confidence, one per utterance.
 
     Example:
-        >>> sure = Prediction(id="a", truth="sad", prediction="calm", probabilities={"sad": 0.1, "calm": 0.9})
-        >>> unsure = Prediction(id="b", truth="sad", prediction="calm", probabilities={"sad": 0.4, "calm": 0.6})
+        >>> sure = EvalPrediction(id="a", truth="sad", prediction="calm", probabilities={"sad": 0.1, "calm": 0.9})
+        >>> unsure = EvalPrediction(id="b", truth="sad", prediction="calm", probabilities={"sad": 0.4, "calm": 0.6})
         >>> [mistake.id for mistake in worst_mistakes([unsure, sure])]
         ['a', 'b']
     """
     wrong = [p for p in predictions if p.truth not in (None, p.prediction) and p.probabilities]
-    by_id: dict[str, Prediction] = {}
+    by_id: dict[str, EvalPrediction] = {}
     for prediction in sorted(wrong, key=lambda p: -(p.confidence or 0.0)):
         by_id.setdefault(prediction.id, prediction)
     return list(by_id.values())[:NUM_MISTAKES]

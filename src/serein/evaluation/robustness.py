@@ -26,7 +26,7 @@ from serein.evaluation.intervals import (
     resampling_units,
 )
 from serein.evaluation.plots import LINE, MUTED, PAGE_WIDTH_IN, RIGHT, WRONG, new_figure
-from serein.evaluation.predictions import REJECTED, Prediction, among, class_names, code
+from serein.evaluation.predictions import REJECTED, EvalPrediction, among, class_names, code
 from serein.evaluation.scores import classes_of_corpus
 from serein.evaluation.tables import markdown_table
 from serein.metrics import mean_of_known
@@ -195,7 +195,7 @@ class Robustness:
 
 
 def score_conditions(
-    predictions: Mapping[str, Sequence[Prediction]],
+    predictions: Mapping[str, Sequence[EvalPrediction]],
     classes: Sequence[str],
     *,
     model: str = "",
@@ -262,7 +262,7 @@ def score_conditions(
     )
 
 
-def read_system_predictions(path: str | Path, utterances: Sequence[Utterance]) -> list[Prediction]:
+def read_system_predictions(path: str | Path, utterances: Sequence[Utterance]) -> list[EvalPrediction]:
     """Read the predictions of any system for the recordings of a manifest; truth and speakers come from the manifest.
 
     Args:
@@ -293,7 +293,7 @@ def read_system_predictions(path: str | Path, utterances: Sequence[Utterance]) -
         what = f"{len(lacking)} of {len(utterances)} utterances have no prediction, for example {lacking[0]}"
         raise RunError(what, where=path, remedy="Add a prediction for every utterance of the manifest, by its id.")
     return [
-        Prediction.of(
+        EvalPrediction.of(
             u,
             u.emotion,
             REJECTED if rows[u.id][0] is None else str(rows[u.id][0]),

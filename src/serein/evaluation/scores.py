@@ -31,7 +31,7 @@ from serein.evaluation.intervals import (
 )
 from serein.evaluation.predictions import (
     CodedPredictions,
-    Prediction,
+    EvalPrediction,
     class_names,
     code,
     has_test_set,
@@ -205,7 +205,7 @@ class Scores:
 
 
 def score_predictions(
-    predictions: Sequence[Prediction],
+    predictions: Sequence[EvalPrediction],
     classes: Sequence[str] | None = None,
     *,
     rng: np.random.Generator | None = None,
@@ -223,8 +223,8 @@ def score_predictions(
         RunError: No prediction has a truth, or one names a class that is not among `classes`.
 
     Example:
-        >>> right = Prediction(id="a", truth="calm", prediction="calm")
-        >>> wrong = Prediction(id="b", truth="sad", prediction="calm")
+        >>> right = EvalPrediction(id="a", truth="calm", prediction="calm")
+        >>> wrong = EvalPrediction(id="b", truth="sad", prediction="calm")
         >>> score_predictions([right, wrong]).pooled["ua"]
         50.0
     """
@@ -283,7 +283,7 @@ def score_predictions(
 
 
 def classes_of_corpus(
-    predictions: Sequence[Prediction], classes: Sequence[str], *, where: str | Path
+    predictions: Sequence[EvalPrediction], classes: Sequence[str], *, where: str | Path
 ) -> tuple[str, ...]:
     """Return those of the model's classes that are the truth of some prediction.
 
@@ -376,7 +376,7 @@ def _fold_scores(coded: CodedPredictions, by_fold: FloatArray) -> tuple[FoldScor
     return tuple(scores)
 
 
-def _speaker_scores(coded: CodedPredictions, labelled: Sequence[Prediction]) -> tuple[SpeakerScore, ...]:
+def _speaker_scores(coded: CodedPredictions, labelled: Sequence[EvalPrediction]) -> tuple[SpeakerScore, ...]:
     if coded.speaker is None:
         return ()
     genders: dict[int, str] = {}

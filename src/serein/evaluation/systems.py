@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from serein.errors import RunError
 from serein.evaluation.predictions import (
-    Prediction,
+    EvalPrediction,
     SpeakerKey,
     class_names,
     fold_run_paths,
@@ -29,7 +29,7 @@ from serein.metrics import FloatArray
 Split = Literal["test", "dev"]
 Key = tuple[str, str]  # fold, utterance
 PredictionsByKey = dict[
-    Key, tuple[Prediction, FloatArray]
+    Key, tuple[EvalPrediction, FloatArray]
 ]  # one prediction per fold and utterance, with mean probabilities
 _SAME = "Combine systems that predicted the same utterances in the same folds."
 
@@ -49,7 +49,7 @@ class System:
     label: str
     path: Path
     classes: tuple[str, ...]
-    predictions: dict[Split, list[Prediction]]
+    predictions: dict[Split, list[EvalPrediction]]
     folders: tuple[str, ...]
 
 
@@ -65,7 +65,7 @@ class AlignedPredictions:
     """
 
     classes: tuple[str, ...]
-    rows: tuple[Prediction, ...]
+    rows: tuple[EvalPrediction, ...]
     truth: NDArray[np.int64]
     probabilities: FloatArray
     num_unlabelled: int = 0
@@ -115,7 +115,7 @@ def read_systems(paths: Sequence[Path], split: Split) -> list[System]:
             systems.append(System(label, path, class_names(predictions), {split: predictions}, ()))
             continue
         classes = run_classes(path)
-        found: dict[Split, list[Prediction]] = {}
+        found: dict[Split, list[EvalPrediction]] = {}
         if split == "test" and not has_test_set(path):
             remedy = "Use --split dev: each part is then evaluated with weights fitted to the others."
             raise RunError("has no test set with labels", where=path, remedy=remedy)
@@ -201,7 +201,7 @@ def align_predictions(systems: Sequence[System], split: Split) -> AlignedPredict
 
 def _mean_over_seeds(system: System, split: Split, classes: Sequence[str]) -> PredictionsByKey:
     """Return one prediction per fold and utterance, and its probabilities averaged over the seeds."""
-    by_key: dict[Key, list[Prediction]] = {}
+    by_key: dict[Key, list[EvalPrediction]] = {}
     for p in system.predictions[split]:
         own = p.probabilities or {}
         if own.keys() != set(classes):

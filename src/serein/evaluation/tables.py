@@ -99,9 +99,9 @@ def plain_reading(scores: Scores, folds: dict[str, Any]) -> str:
     """Explain the scores in plain language.
 
     Example:
-        >>> from serein.evaluation.predictions import Prediction
+        >>> from serein.evaluation.predictions import EvalPrediction
         >>> from serein.evaluation.scores import score_predictions
-        >>> predictions = [Prediction(id=name, truth=name, prediction="sad") for name in ("calm", "sad")]
+        >>> predictions = [EvalPrediction(id=name, truth=name, prediction="sad") for name in ("calm", "sad")]
         >>> plain_reading(score_predictions(predictions), {}).partition(". ")[0]
         'Of 100 utterances, 50 are recognised when every emotion is equally frequent (by chance: 50)'
     """

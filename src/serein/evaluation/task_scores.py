@@ -28,7 +28,7 @@ from serein.evaluation.intervals import (
     percentile_interval,
 )
 from serein.evaluation.predictions import (
-    Prediction,
+    EvalPrediction,
     SpeakerKey,
     class_names,
     has_test_set,
@@ -67,7 +67,7 @@ class TranscriptScores:
     notes: tuple[str, ...]
 
 
-def score_transcripts(predictions: Sequence[Prediction]) -> TranscriptScores:
+def score_transcripts(predictions: Sequence[EvalPrediction]) -> TranscriptScores:
     """Score transcripts, pooled over folds and seeds.
 
     Raises:
@@ -75,7 +75,7 @@ def score_transcripts(predictions: Sequence[Prediction]) -> TranscriptScores:
         MissingExtraError: The package `jiwer` is not installed.
 
     Example:
-        >>> one = Prediction(id="a", truth="Kids are talking", prediction="kids were talking")
+        >>> one = EvalPrediction(id="a", truth="Kids are talking", prediction="kids were talking")
         >>> round(score_transcripts([one]).word_error_rate, 1)
         33.3
     """
@@ -96,7 +96,7 @@ def score_transcripts(predictions: Sequence[Prediction]) -> TranscriptScores:
     )
 
 
-def _speaker_keys(rows: Sequence[Prediction]) -> list[str]:
+def _speaker_keys(rows: Sequence[EvalPrediction]) -> list[str]:
     """Return the speaker of each row; none if any row lacks its speaker."""
     keys = [str(SpeakerKey(p.corpus, p.speaker)) for p in rows if p.speaker is not None]
     return keys if len(keys) == len(rows) else []
@@ -162,7 +162,7 @@ def compare_runs(a: str | Path, b: str | Path) -> dict[str, dict[str, Difference
     }
 
 
-def score_task(spec: TaskSpec, predictions: Sequence[Prediction], stage: str | None = None) -> TaskScore:
+def score_task(spec: TaskSpec, predictions: Sequence[EvalPrediction], stage: str | None = None) -> TaskScore:
     """Return one task's score.
 
     Raises:

@@ -23,7 +23,7 @@ from serein.errors import LeakError, ManifestError, RecipeError, RunError
 from serein.evaluation.intervals import interval_text
 from serein.evaluation.plots import INK, MUTED, PAGE_WIDTH_IN, new_figure, save_figure
 from serein.evaluation.predictions import (
-    Prediction,
+    EvalPrediction,
     adapted,
     among,
     missing_predictions,
@@ -114,7 +114,7 @@ class Cell:
         return content
 
 
-def cell_of(trained_on: str, tested_on: str, predictions: Sequence[Prediction], num_tested: int) -> Cell:
+def cell_of(trained_on: str, tested_on: str, predictions: Sequence[EvalPrediction], num_tested: int) -> Cell:
     """Score predictions on one corpus, over all classes and restricted to the corpus's own.
 
     Args:

@@ -24,7 +24,7 @@ from serein.data.splits import Fold
 from serein.device import all_gather, distributed_info, is_joined, moved_to, own_device
 from serein.errors import LeakError, ManifestError
 from serein.evaluation.calibration import model_calibration, with_temperature
-from serein.evaluation.predictions import Prediction, among, write_predictions
+from serein.evaluation.predictions import EvalPrediction, among, write_predictions
 from serein.evaluation.scores import Scores, TaskScore, classes_of_corpus, score_predictions
 from serein.evaluation.task_scores import score_task
 from serein.experiment.data import Experiment
@@ -46,7 +46,7 @@ class SplitPredictions:
         embeddings: (utterance, feature).
     """
 
-    by_task: dict[str, list[Prediction]]
+    by_task: dict[str, list[EvalPrediction]]
     embeddings: NDArray[np.float32]
 
 
@@ -101,7 +101,7 @@ def predict_fold(experiment: Experiment, checkpoint: Checkpoint, fold: Fold, see
 
 def predict_dev(
     experiment: Experiment, checkpoint: Checkpoint, fold: Fold, seed: int, folder: Path
-) -> list[Prediction]:
+) -> list[EvalPrediction]:
     """Write and return the predictions of a fold's model for dev; return an empty list if there is no dev set."""
     dev = experiment.labelled(fold.dev)
     if not dev:
@@ -187,9 +187,9 @@ def predictions_of(
 
     def prediction(
         task: Task, position: int, truth: str | None, label: str, probabilities: dict[str, float] | None
-    ) -> Prediction:
+    ) -> EvalPrediction:
         utterance = recordings.utterances[position]
-        return Prediction.of(
+        return EvalPrediction.of(
             utterance,
             truth,
             label,
@@ -234,7 +234,7 @@ def evaluate(
     device: str = "auto",
     backbone: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[Prediction], Scores | list[TaskScore]]:
+) -> tuple[list[EvalPrediction], Scores | list[TaskScore]]:
     """Predict and score a manifest.
 
     Utterances whose class the model does not have are left out, as are changed copies; the notes of the main task's

@@ -20,7 +20,7 @@ from serein.data.dataset import draw_seed
 from serein.data.files import replacing
 from serein.data.manifest import Utterance
 from serein.errors import AudioError, ManifestError, RecipeError, RunError, counted, expected_one_of
-from serein.evaluation.predictions import REJECTED, Prediction, among, natural_key, trained_folds
+from serein.evaluation.predictions import REJECTED, EvalPrediction, among, natural_key, trained_folds
 from serein.evaluation.robustness import CLEAN, Robustness, score_conditions
 from serein.evaluation.scores import classes_of_corpus
 from serein.experiment.predict import AllowedClasses, scored_utterances
@@ -80,7 +80,7 @@ def robustness(
     """
     surroundings = Surroundings.read(Path(noises) if noises else None, Path(rooms) if rooms else None)
     chosen, skipped = chosen_conditions(conditions, surroundings)
-    predictions: dict[str, list[Prediction]] = {CLEAN: [], **{name: [] for name in chosen}}
+    predictions: dict[str, list[EvalPrediction]] = {CLEAN: [], **{name: [] for name in chosen}}
     notes: list[str] = []
     parts = tested_models(model, Path(data))
     for number, (part, only) in enumerate(parts[:max_clips]):
@@ -135,7 +135,7 @@ def tested_models(
 def predict_changed(
     predictor: Predictor,
     recordings: Iterable[tuple[str, Utterance, Waveform]],
-    predictions: Mapping[str, list[Prediction]],
+    predictions: Mapping[str, list[EvalPrediction]],
     num_clips: int,
     report: Report,
 ) -> list[str]:
@@ -163,7 +163,7 @@ def predict_changed(
         is_failed = isinstance(outcome, AudioError)
         failed += [outcome] if is_failed else []
         predictions[name].append(
-            Prediction.of(
+            EvalPrediction.of(
                 utterance,
                 str(task.truth(utterance)),
                 REJECTED if is_failed or outcome.label is None else outcome.label,

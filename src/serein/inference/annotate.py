@@ -22,8 +22,7 @@ from serein.data import manifest
 from serein.data.files import lock
 from serein.data.manifest import Predicted, Utterance
 from serein.errors import AudioError, LeakError, ModelError, RunError
-from serein.evaluation.predictions import Prediction as RunPrediction
-from serein.evaluation.predictions import class_names, read_json, read_run_predictions, read_specs
+from serein.evaluation.predictions import EvalPrediction, class_names, read_json, read_run_predictions, read_specs
 from serein.inference.prediction import Prediction
 from serein.inference.predictor import Predictor, load
 from serein.inference.transcription import Transcriber, load_transcriber, transcribe_each
@@ -78,7 +77,7 @@ class RunGenderAnnotator:
         is_further_task = any(spec.name == "gender" for spec in read_specs(run)[1:])
         tested = read_run_predictions(run, kind="gender" if is_further_task else "test")
         _require_genders(class_names(tested), where=run)
-        self._predicted: dict[str, list[RunPrediction]] = {}
+        self._predicted: dict[str, list[EvalPrediction]] = {}
         for predictions in (tested, [] if is_further_task else read_run_predictions(run, kind="dev")):
             here = {prediction.id for prediction in predictions} - self._predicted.keys()
             for prediction in predictions:

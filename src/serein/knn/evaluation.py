@@ -21,7 +21,7 @@ from serein.device import device_of
 from serein.errors import RunError
 from serein.evaluation.intervals import Difference, paired_difference
 from serein.evaluation.predictions import (
-    Prediction,
+    EvalPrediction,
     has_test_set,
     missing_predictions,
     read_json,
@@ -222,8 +222,8 @@ def evaluate_run_with_knn(
 @dataclass(frozen=True)
 class _TrialResult:
     trial: KnnSelection
-    alone: list[Prediction]
-    interpolated: list[Prediction]
+    alone: list[EvalPrediction]
+    interpolated: list[EvalPrediction]
 
 
 def _evaluate(
@@ -286,7 +286,7 @@ def _labelled(experiment: Experiment, ids: Sequence[str]) -> list[int]:
     return [p for p in experiment.positions(ids) if experiment.main.truth(experiment.utterances[p]) is not None]
 
 
-def _labelled_rows(rows: Sequence[Prediction], *arrays: Any) -> tuple[Any, ...]:
+def _labelled_rows(rows: Sequence[EvalPrediction], *arrays: Any) -> tuple[Any, ...]:
     """Return the predictions of clips that have a class, and the same rows of arrays."""
     kept = [number for number, row in enumerate(rows) if row.truth is not None]
     return [rows[number] for number in kept], *(array[kept] for array in arrays)
@@ -336,7 +336,7 @@ def _embed(
     )[0]
 
 
-def _predicted(path: Path, classes: Sequence[str], fold: str, seed: int) -> tuple[list[Prediction], FloatArray]:
+def _predicted(path: Path, classes: Sequence[str], fold: str, seed: int) -> tuple[list[EvalPrediction], FloatArray]:
     """Return a model's predictions for one fold and seed, and its probabilities, (clip, class)."""
     rows = read_predictions(path, classes, fold=fold, seed=seed)
     without = [row.id for row in rows if row.probabilities is None]
@@ -345,7 +345,9 @@ def _predicted(path: Path, classes: Sequence[str], fold: str, seed: int) -> tupl
     return rows, np.array([[(row.probabilities or {})[name] for name in classes] for row in rows])
 
 
-def _as_predictions(rows: Sequence[Prediction], probabilities: FloatArray, classes: Sequence[str]) -> list[Prediction]:
+def _as_predictions(
+    rows: Sequence[EvalPrediction], probabilities: FloatArray, classes: Sequence[str]
+) -> list[EvalPrediction]:
     return [
         replace(
             row, prediction=classes[int(own.argmax())], probabilities=dict(zip(classes, map(float, own), strict=True))

@@ -19,7 +19,7 @@ from serein.data.files import write_text
 from serein.errors import RunError
 from serein.evaluation.intervals import Bounds, interval_text, paired_difference
 from serein.evaluation.predictions import (
-    Prediction,
+    EvalPrediction,
     fold_run_paths,
     natural_key,
     read_json,
@@ -120,7 +120,7 @@ class RowPredictions:
         places: Run folders, or prediction files of an ensemble.
     """
 
-    predictions: list[Prediction]
+    predictions: list[EvalPrediction]
     classes: tuple[str, ...]
     seeds: tuple[int, ...]
     places: tuple[Path, ...]

@@ -22,7 +22,7 @@ from serein.data.manifest import Utterance
 from serein.evaluation.graded import Measured, graded_scores
 from serein.evaluation.intervals import interval_text
 from serein.evaluation.predictions import (
-    Prediction,
+    EvalPrediction,
     fold_run_paths,
     read_predictions,
     read_run_predictions,
@@ -253,7 +253,7 @@ def _with_interval(values: NDArray[np.float64], is_known: NDArray[np.bool_], run
     """Return the mean over known utterances and its interval; whole speakers are drawn with replacement."""
     if not is_known.any():
         return MISSING
-    rows = [Prediction.of(u, None, "") for u, known in zip(run.utterances, is_known, strict=True) if known]
+    rows = [EvalPrediction.of(u, None, "") for u, known in zip(run.utterances, is_known, strict=True) if known]
     columns = np.stack([values[is_known], np.ones(len(rows))], axis=1)
     measured = Measured(rows, columns, {"mean": lambda sums: ratio(sums[..., 0], sums[..., 1])})
     mean, form = graded_scores(measured)["mean"], f".{digits}f"
