@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from serein.errors import RunError
-from serein.evaluation.predictions import EvalPrediction
+from serein.evaluation.predictions import EvalPrediction, write_predictions
 from serein.evaluation.scores import score_predictions, score_run, write_scores
 from serein.evaluation.tables import notices, scores_table
 
@@ -160,6 +160,14 @@ def test_broken_files_of_a_run_are_named(
 def test_an_empty_folder_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="contains no predictions"):
         score_run(tmp_path)
+
+
+def test_a_prediction_file_is_scored_like_its_predictions(tmp_path: Path) -> None:
+    predictions = said(("calm", "calm"), ("sad", "calm"), speaker="s")
+    write_predictions(predictions, tmp_path / "p.jsonl")
+    assert score_predictions(str(tmp_path / "p.jsonl")).pooled == score_predictions(predictions).pooled
+    with pytest.raises(RunError, match=r"p\.jsonl:1: .*unknown class 'calm'"):
+        score_predictions(tmp_path / "p.jsonl", ["happy", "sad"])
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ from serein.evaluation.predictions import (
     code,
     has_test_set,
     missing_predictions,
+    read_predictions,
     read_recipe,
     read_run_predictions,
     run_classes,
@@ -205,7 +206,7 @@ class Scores:
 
 
 def score_predictions(
-    predictions: Sequence[EvalPrediction],
+    predictions: Sequence[EvalPrediction] | str | Path,
     classes: Sequence[str] | None = None,
     *,
     rng: np.random.Generator | None = None,
@@ -214,20 +215,25 @@ def score_predictions(
     """Score the predictions of any system.
 
     Args:
-        predictions: One per utterance, fold and seed; those without truth are left out, which a note states.
+        predictions: One per utterance, fold and seed, or a file of them; those without truth are left out, which a
+            note states.
         classes: Class names in the order of the confusion matrix; by default all that occur, sorted.
         rng: Draws the bootstrap; by default seeded with 0, so that the same file has the same interval.
         notes: Further notes for the reader, which come first.
 
     Raises:
-        RunError: No prediction has a truth, or one names a class that is not among `classes`.
+        RunError: No prediction has a truth, or one names a class that is not among `classes`; or the file cannot be
+            read.
 
     Example:
+        >>> from serein.evaluation.predictions import EvalPrediction
         >>> right = EvalPrediction(id="a", truth="calm", prediction="calm")
         >>> wrong = EvalPrediction(id="b", truth="sad", prediction="calm")
         >>> score_predictions([right, wrong]).pooled["ua"]
         50.0
     """
+    if isinstance(predictions, str | Path):
+        predictions = read_predictions(predictions, classes)
     labelled = [p for p in predictions if p.truth is not None]
     coded = code(labelled, class_names(labelled) if classes is None else classes)
     units = resampling_units(coded)
