@@ -154,7 +154,7 @@ class ExactIndex:
 
 
 def normalise(vectors: NDArray[Any]) -> Values:
-    """Return vectors of length 1 in float64; zero vectors are kept, and large numbers do not overflow."""
+    """Return (row, feature) vectors with length 1, in float64; zero vectors are kept, large numbers do not overflow."""
     largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0.0)
     scaled = vectors / np.where(largest > 0, largest, 1.0).astype(np.float64)
     lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
@@ -230,7 +230,7 @@ class FaissIndex:
 
 
 def searched(lists: Any, exact: ExactIndex, queries: NDArray[Any], k: int) -> tuple[Rows, Values]:
-    """Return the k nearest of the 4 k rows that faiss finds near each query, compared in float64."""
+    """Return the k nearest of the 4 k rows that faiss finds near each query, compared in float64: both (query, k)."""
     queries = normalise(queries) if exact.metric == "cosine" else np.ascontiguousarray(queries, np.float32)
     candidates = lists.search(queries.astype(np.float32), min(FAISS_CANDIDATES * k, len(exact)))[1].astype(np.int64)
     rows, best = np.zeros((len(queries), k), np.int64), np.full((len(queries), k), -np.inf)

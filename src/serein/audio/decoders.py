@@ -156,7 +156,11 @@ def _adts_bytes(start: bytes) -> int:
 
 
 def decoder_of(where: str, file: BinaryIO, raw_rate_hz: int | None) -> Decoder:
-    """Choose the decoder of a file by its content: raw PCM if a rate is given, libsndfile, else PyAV."""
+    """Choose the decoder of a file by its content: raw PCM if a rate is given, libsndfile, else PyAV.
+
+    Raises:
+        AudioError: No decoder can read it.
+    """
     import soundfile
 
     file.seek(0)

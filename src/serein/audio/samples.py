@@ -15,7 +15,7 @@ SAMPLE_RATE_HZ = 16_000  # every backbone of the papers was trained at this rate
 RATES_HZ = (4_000, 192_000)  # of recordings of speech
 MOST_CHANNELS = 8
 
-Waveform = NDArray[np.float32]
+Waveform = NDArray[np.float32]  # (sample,), one channel at 16 kHz unless stated otherwise
 
 _SHAPES = "Give one recording as (sample,), (sample, channel) or (channel, sample), float or integer."
 _OFFSET = 1e-3  # of full scale
@@ -136,6 +136,9 @@ def unwrapped(source: Any, sampling_rate: float | None) -> tuple[Any, float | No
             datasets return since version 4; a pair of samples and their rate, in any order. Anything else is returned
             unchanged.
         sampling_rate: In Hz; may be `None` if the mapping has it.
+
+    Raises:
+        AudioError: The mapping contains no audio, or has another sampling rate.
     """
     if hasattr(source, "get_all_samples"):
         decoded = source.get_all_samples()

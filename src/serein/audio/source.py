@@ -75,7 +75,11 @@ def name_of(source: Any) -> str:
 
 @contextmanager
 def bytes_of(source: Any, where: str) -> Iterator[BinaryIO]:
-    """Open a file that can be read twice: a regular file directly, anything else as a copy."""
+    """Open a file that can be read twice: a regular file directly, anything else as a copy.
+
+    Raises:
+        AudioError: It is missing, empty, a folder or a device, or cannot be read; or a stream is too long, or of text.
+    """
     if isinstance(source, Upload):
         source = source.content
     if isinstance(source, (bytes, bytearray, memoryview)):

@@ -306,7 +306,7 @@ def draw_seed(seed: int, epoch: int, name: str) -> int:
 
 
 def fix_length(waveform: Waveform, clips: Clips) -> Waveform:
-    """Cut a clip at `clips.max_s`, and extend a short one to `clips.min_s` by repetition or silence.
+    """Cut a clip, (sample,) at 16 kHz, at `clips.max_s`, and extend a short one to `clips.min_s` as `pad_mode` states.
 
     Applies to training and evaluation.
     """

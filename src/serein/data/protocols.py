@@ -116,7 +116,13 @@ _KINDS = {
 
 
 def groups_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSet]:
-    """Test the groups (speakers, sessions or corpora) that the protocol names, or each group on its own."""
+    """Test the groups (speakers, sessions or corpora) that the protocol names, or each group on its own.
+
+    Raises:
+        ManifestError: An utterance lacks the field that names its group.
+        RecipeError: A named group does not occur or is named twice, there are fewer than two, or two folds would have
+            the same name.
+    """
     kind = _KINDS[protocol.name]
     require_field(utterances, kind, f"protocol '{protocol.name}'")
     group_of = grouping(utterances, kind)
@@ -159,6 +165,9 @@ def speakers_out(utterances: Sequence[Utterance], protocol: Protocol, duplicates
     """Test the speakers that the protocol names, or distribute all over the folds, by gender and largest first.
 
     Each goes to the fold with the fewest speakers, then the fewest of this gender, then the fewest utterances.
+
+    Raises:
+        RecipeError: There are fewer speakers than folds; or as in `groups_out`, if the protocol names speakers.
     """
     if protocol.folds:
         return groups_out(utterances, protocol, duplicates)
@@ -189,7 +198,11 @@ def _test_set(
 
 
 def official_split(utterances: Sequence[Utterance], protocol: Protocol, duplicates: Mapping[str, str]) -> list[TestSet]:
-    """Test the corpus's official test sets: `test`, `test2`, ..., each in its own fold."""
+    """Test the corpus's official test sets: `test`, `test2`, ..., each in its own fold.
+
+    Raises:
+        ManifestError: There is no `train` or no test set, or an utterance is in none of the sets.
+    """
     require_field(utterances, "split", f"protocol '{protocol.name}'")
     splits = {u.split or "" for u in utterances}
     names = sorted(name for name in splits if name.startswith("test"))

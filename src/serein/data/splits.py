@@ -40,6 +40,10 @@ def dev_rule(
         fold: Name of the fold, which is part of the seed.
         tested: The test set.
         following: Ids of the test set of the next fold.
+
+    Raises:
+        RecipeError: The training set contains nothing that the rule could hold out.
+        ManifestError: No utterance has the split `dev`, or the field that the rule needs.
     """
     rng = np.random.default_rng([protocol.seed, *fold.encode()])
     if protocol.dev == "none":

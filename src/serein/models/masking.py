@@ -135,7 +135,7 @@ def weighted(
     dropout: float,
     scale: float = 1.0,
 ) -> torch.Tensor:
-    """Return the same as `attend`, using plain matrix products."""
+    """Return the same as `attend`, (batch, head, frame, feature), using plain matrix products."""
     batch, heads, length, size = query.shape
     query, key, value = (each.reshape(batch * heads, length, size) for each in (query, key, value))
     if mask is None:

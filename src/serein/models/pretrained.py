@@ -70,7 +70,11 @@ class Place:
         self._access = {"local_files_only": not self.is_online, "revision": self.revision}
 
     def read_config(self) -> dict[str, Any]:
-        """Return the content of config.json."""
+        """Return the content of config.json.
+
+        Raises:
+            ModelError: It is missing or cannot be read.
+        """
         reader = importlib.import_module("transformers").PreTrainedConfig
         with self._errors("no readable config.json"):
             content: dict[str, Any] = reader.get_config_dict(self.name, **self._access)[0]
@@ -120,7 +124,11 @@ class Place:
         return Path(path).parent.name if isinstance(path, str) else self.revision
 
     def load(self, config: Any) -> Any:
-        """Return the model; the checkpoint must contain exactly its weights."""
+        """Return the model; the checkpoint must contain exactly its weights.
+
+        Raises:
+            ModelError: The weights cannot be loaded, or some are missing or fit nowhere.
+        """
         model_class, is_whisper = model_class_of(config.model_type, where=self.name), config.model_type == "whisper"
         if is_whisper:
             config = model_class.config_class.from_dict(config.to_dict())
@@ -234,7 +242,11 @@ def place_of(source: str, revision: str | None) -> Place:
 
 
 def model_class_of(family: object, *, where: str) -> Any:
-    """Return the Transformers class that loads the checkpoints of a family."""
+    """Return the Transformers class that loads the checkpoints of a family.
+
+    Raises:
+        ModelError: The family is unknown.
+    """
     if family not in FAMILIES:
         raise ModelError(
             expected_one_of(family, FAMILIES, kind="family of models"), where=where, remedy=f"Name {A_MODEL}."
@@ -249,7 +261,12 @@ def built_class_of(family: object, *, where: str) -> Any:
 
 
 def build_config(content: Mapping[str, Any], changes: Mapping[str, Any], *, where: str) -> Any:
-    """Return a family's configuration with `changes` applied, without the adapter after the last layer."""
+    """Return a family's configuration with `changes` applied, without the adapter after the last layer.
+
+    Raises:
+        RecipeError: Models of this family have no such setting.
+        ModelError: The family is unknown, or the configuration is not valid.
+    """
     model_class = built_class_of(content.get("model_type"), where=where)
     names = WHISPER_OVERRIDES if content["model_type"] == "whisper" else {}
     changes = {names.get(key, key): value for key, value in changes.items()}
@@ -271,7 +288,11 @@ def build_config(content: Mapping[str, Any], changes: Mapping[str, Any], *, wher
 
 
 def do_normalize_of(config: Any, preprocess: Mapping[str, Any] | None, *, where: str) -> bool:
-    """Return whether clips are normalised: as saved with the model, or as the architecture was trained."""
+    """Return whether clips are normalised: as saved with the model, or as the architecture was trained.
+
+    Raises:
+        ModelError: The model is for another sampling rate than 16 kHz.
+    """
     has_features = config.model_type in HAVE_FEATURES
     if preprocess is None:
         return not has_features and str(getattr(config, "feat_extract_norm", "layer")) == "layer"

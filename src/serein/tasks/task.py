@@ -293,7 +293,12 @@ class Task(ABC):
 
     @abstractmethod
     def scores(self, truth: torch.Tensor, kept: torch.Tensor) -> dict[str, float]:
-        """Return scores of a whole set by name, higher is better, the monitored one first; and `loss`."""
+        """Return scores of a whole set by name, higher is better, the monitored one first; and `loss`.
+
+        Args:
+            truth: (clip, ...) targets.
+            kept: (clip, ...) what `kept` returned for its batches.
+        """
 
     def values(self, output: torch.Tensor) -> torch.Tensor:
         """Convert (batch, ...) outputs of the head to predictions by tensor operations alone, as in an exported model.
