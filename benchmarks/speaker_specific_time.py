@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 
 from backbones import WAV2VEC2_BASE, configuration
 from serein import recipe as recipes
+from serein.device import num_cores
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.model import SpeechModel, assemble
 from serein.recipe import Category
@@ -129,11 +129,6 @@ def print_tables(times_ms: Times, where: str) -> None:
     for label, under in (("one backbone over two", "both, k = 4"), ("one backbone over alone", "emotion, k = 4")):
         pairs_ms = zip(times_ms[SHARED], times_ms[under], strict=True)
         print(f"{label:28}" + "".join(f"{'':8} |{c / d:8.2f}" for c, d in pairs_ms))
-
-
-def num_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -164,8 +164,14 @@ def require_bands(
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """The heads' outputs for clips, and the targets of the same clips, which mixup may have changed."""
+class BatchOutputs:
+    """The heads' outputs for a batch, and its targets, which mixup may have changed.
+
+    Attributes:
+        head_outputs: Task -> outputs and embeddings.
+        targets: Task -> (batch, ...).
+        has_target: Task -> (batch,) bool.
+    """
 
     head_outputs: Mapping[str, HeadOutput]
     targets: Mapping[str, torch.Tensor]
@@ -203,11 +209,11 @@ class Parts:
         model: The model, whose running statistics must count each part only once.
     """
 
-    def __init__(self, parts: Sequence[Batch], run: Callable[[Batch, int], Decoded], model: nn.Module) -> None:
+    def __init__(self, parts: Sequence[Batch], run: Callable[[Batch, int], BatchOutputs], model: nn.Module) -> None:
         self.parts, self.run, self.model = parts, run, model
         self.leaves: dict[str, HeadOutput] = {}
 
-    def decode(self) -> Decoded:
+    def decode(self) -> BatchOutputs:
         """Run all parts without a graph; return their outputs as one batch, from which a loss can be backpropagated."""
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         found = []
@@ -225,7 +231,7 @@ class Parts:
             self.leaves[name] = replace(first, outputs=outputs.requires_grad_(), embedding=embedding.requires_grad_())
         targets = {name: torch.cat([each.targets[name] for each in found]) for name in found[0].targets}
         has_target = {name: torch.cat([each.has_target[name] for each in found]) for name in found[0].has_target}
-        return Decoded(self.leaves, targets, has_target)
+        return BatchOutputs(self.leaves, targets, has_target)
 
     def backward(self) -> None:
         """Run each part again and backpropagate to the weights, after the loss was backpropagated to the outputs."""

@@ -23,7 +23,7 @@ from serein.models.model import SpeechModel, is_frozen
 from serein.models.pretrained import weights_hash
 from serein.recipe import SpectrogramAugmentation, Stage
 from serein.tasks.task import Task
-from serein.training.batches import Decoded, Parts, encode_batch, split
+from serein.training.batches import BatchOutputs, Parts, encode_batch, split
 from serein.training.optimizers import MovingAverage, build_optimizer, build_scheduler
 
 logger = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class StageModule(lightning.LightningModule):
         losses = self.losses(decoded.head_outputs, decoded.targets, decoded.has_target)
         return self.weighted(losses, decoded.head_outputs), losses
 
-    def decode(self, batch: Batch, part: int | None = None) -> Decoded:
+    def decode(self, batch: Batch, part: int | None = None) -> BatchOutputs:
         """Return the heads' training outputs for the batch or a part of it, the same at every call.
 
         The generators are seeded per batch, because loaders also draw from torch's, and a resumed run creates more of
@@ -176,7 +176,7 @@ class StageModule(lightning.LightningModule):
             self.model, batch, self.stage.spectrogram_augmentation, self.branches, goes_on=self.goes_on
         )
         head_outputs = self.model.decode(encoded.hidden_states, encoded.conditions, self.tasks, self.stage.use_fusion)
-        return Decoded(head_outputs, encoded.targets, encoded.has_target)
+        return BatchOutputs(head_outputs, encoded.targets, encoded.has_target)
 
     def halve(self) -> None:
         """Split this batch and all that follow into twice as many parts.
