@@ -48,13 +48,13 @@ def test_the_temperature_of_dev_is_kept_where_it_helps_and_applied(tiny: Path, t
     by_id = {utterance.id: utterance for utterance in everybody}
     for prediction in stored[:3]:
         answer = model.predict(by_id[prediction.id])
-        assert isinstance(answer, package.EvalPrediction)
+        assert isinstance(answer, package.Prediction)
         assert prediction.probabilities is not None
         raw = [prediction.probabilities[name] for name in classes]
         expected = tempered([raw], calibration.temperature)[0]
         assert [answer.probabilities[name] for name in classes] == pytest.approx(expected, abs=1e-4)
         plain = model.uncalibrated().predict(by_id[prediction.id])
-        assert isinstance(plain, package.EvalPrediction)
+        assert isinstance(plain, package.Prediction)
         assert [plain.probabilities[name] for name in classes] == pytest.approx(raw, abs=1e-4)
 
     strangers = tmp_path / "strangers.jsonl"
