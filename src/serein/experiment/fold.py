@@ -130,31 +130,44 @@ def train_fold(
         checkpoint = checkpoint_after(
             experiment, fold, model, tasks, folder, number, pretrained_branches, origins=origins
         )
-        is_last = stage is recipe.stages[-1]
-        if is_last or only_here(recipe, number):
-            classes, calibration = checkpoint.tasks[checkpoint.task].spec.classes, None
-            if is_last:
-                dev = predict_dev(experiment, checkpoint, fold, seed, folder)
-                if classes and (found := fitted_temperature(dev, classes)) is not None:
-                    if found.helps:
-                        calibration = Calibration(
-                            temperature=found.temperature, fitted_on="its own dev set", num_utterances=len(dev)
-                        )
-                    said_of_it = "They are calibrated" if found.helps else "They are uncalibrated"
-                    checkpoint.training["calibration"] = f"{said_of_it}: {found}."
-            threshold = verification_threshold(experiment, checkpoint, fold)
-            checkpoint = replace(checkpoint, verification=threshold, calibration=calibration)
-            if distributed_info().is_first:
-                answered = sorted(
-                    checkpoint.answered, key=lambda task: task != checkpoint.task
-                )  # the evaluated one first
-                text = card(recipe.name, [checkpoint.tasks[task] for task in answered], checkpoint.training)
-                saved = folder / "model" if is_last else own / "model"
-                checkpoints.save(saved, checkpoint, text)
-                if filecmp.cmp(own / WEIGHTS, saved / "model.safetensors", shallow=False):
-                    link_or_copy(own / WEIGHTS, saved / "model.safetensors")
-            wait_for_all()  # other processes read it
+        if stage is recipe.stages[-1] or only_here(recipe, number):
+            checkpoint = calibrate_and_save(checkpoint, experiment, fold, seed, folder, number=number)
     model.eval()
+    return checkpoint
+
+
+def calibrate_and_save(
+    checkpoint: Checkpoint, experiment: Experiment, fold: Fold, seed: int, folder: Path, *, number: int
+) -> Checkpoint:
+    """Save the model of a stage, and return it with what was fitted on dev.
+
+    This is the verification threshold and, after the last stage, the temperature.
+
+    Args:
+        folder: Folder of the fold and seed.
+        number: Number of the stage in the recipe.
+    """
+    own, is_last = stage_folder(folder, experiment.recipe, number), number == len(experiment.recipe.stages) - 1
+    classes, calibration = checkpoint.tasks[checkpoint.task].spec.classes, None
+    if is_last:
+        dev = predict_dev(experiment, checkpoint, fold, seed, folder)
+        if classes and (found := fitted_temperature(dev, classes)) is not None:
+            if found.helps:
+                calibration = Calibration(
+                    temperature=found.temperature, fitted_on="its own dev set", num_utterances=len(dev)
+                )
+            state = "They are calibrated" if found.helps else "They are uncalibrated"
+            checkpoint.training["calibration"] = f"{state}: {found}."
+    threshold = verification_threshold(experiment, checkpoint, fold)
+    checkpoint = replace(checkpoint, verification=threshold, calibration=calibration)
+    if distributed_info().is_first:
+        answered = sorted(checkpoint.answered, key=lambda task: task != checkpoint.task)  # the evaluated one first
+        text = card(experiment.recipe.name, [checkpoint.tasks[task] for task in answered], checkpoint.training)
+        saved = (folder if is_last else own) / "model"
+        checkpoints.save(saved, checkpoint, text)
+        if filecmp.cmp(own / WEIGHTS, saved / "model.safetensors", shallow=False):
+            link_or_copy(own / WEIGHTS, saved / "model.safetensors")
+    wait_for_all()  # other processes read it
     return checkpoint
 
 
