@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,10 @@ def test_the_published_counts(corpus: str, number: int, num_speakers: int | None
     assert expected.num_utterances == number
     assert (len(expected.speakers) or expected.num_speakers) == num_speakers
     assert sum(expected.splits.values()) in (0, number)
+
+
+def test_a_corpus_without_published_counts_is_not_listed_as_empty() -> None:
+    assert replace(CORPORA["emodb"], expected=Expected()).to_json()["num_utterances"] is None
 
 
 def test_utterances_come_by_speaker_whatever_the_folders(tmp_path: Path) -> None:

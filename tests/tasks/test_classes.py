@@ -49,6 +49,14 @@ def test_the_loss_is_torchs_cross_entropy(smoothing: float) -> None:
     assert float(task(label_smoothing=smoothing).loss(truth, logits)) == pytest.approx(float(expected), rel=1e-6)
 
 
+def test_a_loss_that_returns_its_mean_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With class weights, its value would be divided by the size of the batch a second time."""
+    monkeypatch.setitem(LOSSES, "mean", lambda truth, logits, class_weights, smoothing: F.cross_entropy(logits, truth))
+    _, truth, logits = batch()
+    with pytest.raises(RecipeError, match=r"tasks\.emotion\.loss: 'mean' returned .* \(\) for 12 clips"):
+        task(loss="mean").loss(truth, logits)
+
+
 def test_balanced_weights_come_from_the_training_targets() -> None:
     labels, truth, logits = batch()
     balanced = task(class_weights="balanced")

@@ -105,7 +105,7 @@ class Corpus:
             "name": self.name,
             "title": self.title,
             "languages": list(self.languages),
-            "num_utterances": counts.num_utterances if counts else None,
+            "num_utterances": (counts.num_utterances or None) if counts else None,
             "num_speakers": (len(counts.speakers) or counts.num_speakers) if counts else None,
             "licence": self.licence,
             "citation": self.citation,

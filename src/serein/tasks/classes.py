@@ -302,8 +302,21 @@ class ClassTask(Task):
             own["is_absent"] = is_absent
             target = target.masked_fill(is_absent, 0.0)  # which a teacher may have given some probability
             target = target / target.sum(dim=1, keepdim=True).clamp_min(SMALLEST_SUM)
-        each = choose("loss", self.options.loss)(target, logits, weights, self.options.label_smoothing, **own)
-        return losses.weighted_mean(each, target, weights)
+        return losses.weighted_mean(self._losses(target, logits, weights, **own), target, weights)
+
+    def _losses(
+        self, target: torch.Tensor, logits: torch.Tensor, class_weights: torch.Tensor | None, **own: Any
+    ) -> torch.Tensor:
+        """Return the loss of each row of `target` and `logits`: (batch,)."""
+        name = self.options.loss
+        each: torch.Tensor = choose("loss", name)(target, logits, class_weights, self.options.label_smoothing, **own)
+        if each.shape != target.shape[:1]:
+            raise RecipeError(
+                f"'{name}' returned a tensor of shape {tuple(each.shape)} for {len(target)} clips",
+                where=f"tasks.{self.name}.loss",
+                remedy="Return one value per clip, not their mean; see docs/extending.md.",
+            )
+        return each
 
     def _loss_of_raters(self, truth: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Return the mean over clips of the mean loss of their raters, each with its own labels and logits.
@@ -324,7 +337,7 @@ class ClassTask(Task):
         each_logits = torch.cat([own.flatten(0, 1), logits])
         weights = torch.cat([weights.flatten(), is_bare])
         class_weights = None if self.class_weights is None else sent(self.class_weights, logits.device)
-        each = choose("loss", self.options.loss)(targets, each_logits, class_weights, self.options.label_smoothing)
+        each = self._losses(targets, each_logits, class_weights)
         by_class = 1.0 if class_weights is None else (targets * class_weights).sum(dim=1)
         mean: torch.Tensor = (weights * each).sum() / (weights * by_class).sum()
         return mean
