@@ -369,6 +369,17 @@ def test_evaluate_on_known_speakers_is_marked(model: Path, tones: Path, serein: 
     assert any(note.startswith("SPEAKER-DEPENDENT: ") for note in json.loads(outcome.out)["notes"])
 
 
+def test_evaluate_states_which_speakers_cannot_be_compared(tones: Path, tmp_path: Path, serein: Call) -> None:
+    """A name without a corpus says nothing about a model that was trained on named corpora."""
+    utterances = manifest.read(tones)
+    nameless = [u.model_copy(update={"corpus": None}) for u in utterances]
+    manifest.write(nameless, tmp_path / "m.jsonl")
+    note = f"{len(utterances)} utterances lack a corpus or a speaker: the model may have been trained on them."
+    for data, is_noted in ((tones, False), (tmp_path / "m.jsonl", True)):
+        outcome = serein("evaluate", "--model", "tiny", "--data", data, "--json")
+        assert (note in json.loads(outcome.out)["notes"]) == is_noted
+
+
 def test_evaluate_counts_what_the_model_has_no_class_for(model: Path, strangers: Path, serein: Call) -> None:
     first, *others = manifest.read(strangers)
     manifest.write([first.model_copy(update={"emotion": "bored"}), *others], strangers)

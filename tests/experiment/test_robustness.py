@@ -59,6 +59,13 @@ def test_scores_by_hand() -> None:
     assert changed.mostly_to in {("b", 1), ("a", 1), (REJECTED, 1)}
 
 
+@pytest.mark.parametrize(("predictions", "start"), [("aabb", "95 % intervals over 4 "), ("ab", "No intervals over 2 ")])
+def test_the_remark_claims_no_intervals_that_are_not_there(predictions: str, start: str) -> None:
+    found = score_conditions({CLEAN: answers(predictions, predictions)}, ["a", "b"])
+    assert ("[" in found[CLEAN].cells()[1]) == start.startswith("95")
+    assert found.remarks[0].startswith(start)
+
+
 def test_a_bar_in_a_name_does_not_break_the_markdown_table() -> None:
     found = score_conditions({CLEAN: answers("aa||", "aa||"), "8 kHz": answers("||||", "aa||")}, ["a", "|"])
     columns = [line.replace("\\|", "").count("|") for line in found.markdown().splitlines()[:4]]

@@ -112,7 +112,8 @@ class Robustness:
     @property
     def remarks(self) -> tuple[str, ...]:
         """The lines below a table: intervals, notes, skipped conditions."""
-        kept = [f"95 % intervals over {self.resampled}; 'changed' counts a rejection as a prediction."]
+        which = "95 %" if any(each.ua_interval is not None for each in self.conditions) else "No"
+        kept = [f"{which} intervals over {self.resampled}; 'changed' counts a rejection as a prediction."]
         by_reason: dict[str, list[str]] = {}
         for name, reason in self.skipped.items():
             by_reason.setdefault(reason, []).append(name)

@@ -356,4 +356,9 @@ def scored_utterances(
         )
     if shared:
         notes.append(f"SPEAKER-DEPENDENT: the model was trained on {len(shared)} of these speakers.")
+    # Speakers of a model that was trained without corpora are compared by their names alone.
+    is_nameless = any(name.startswith("/") for name in checkpoint.training.get("speakers", []))
+    unknown = sum(u.speaker is None or (u.corpus is None and not is_nameless) for u in utterances)
+    if unknown:
+        notes.append(f"{unknown} utterances lack a corpus or a speaker: the model may have been trained on them.")
     return utterances, tuple(notes)
