@@ -278,6 +278,8 @@ def load(folder: str | Path, *, backbone: str | Path | None = None) -> Checkpoin
             and the weights already contain it.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise ModelError("is a file, not a model folder", where=folder, remedy="Name a folder that serein saved.")
     if not folder.is_dir():
         raise ModelError("no such model folder", where=folder, remedy="Train one: serein run --help.")
     missing = [part for part in PARTS if not (folder / part).is_file()]
@@ -286,7 +288,12 @@ def load(folder: str | Path, *, backbone: str | Path | None = None) -> Checkpoin
         inside = next(
             (path.parent for level in levels for path in sorted(folder.glob(f"{level}model/model.json"))), None
         )
-        remedy = "Name a folder that serein saved." if inside is None else f"It contains models, such as {inside}."
+        if inside is not None:
+            remedy = f"It contains models, such as {inside}."
+        elif (folder / "config.json").is_file():
+            remedy = f"It may be a pretrained backbone: train a model on it with --set backbone.source={folder}."
+        else:
+            remedy = "Name a folder that serein saved."
         raise ModelError(f"{', '.join(missing)} missing", where=folder, remedy=remedy)
     description, labels = (_read_json(folder / part) for part in ("model.json", "labels.json"))
     checkpoint = described(description, labels, folder)

@@ -252,6 +252,22 @@ def test_nothing_waits_for_a_pipe_but_the_caller(
     assert (readers["pipe"] is threading.main_thread(), readers["call.wav"] is threading.main_thread()) == (True, False)
 
 
+def test_a_single_file_is_no_list_of_letters(model: Predictor, recording: Path, tmp_path: Path) -> None:
+    for source in (recording, str(recording)):
+        (prediction,) = model.predict_files(source)
+        assert prediction.file == str(recording)
+    with pytest.raises(AudioError, match=r"is a folder, not a recording"):
+        list(model.predict_files(str(tmp_path)))
+
+
+def test_what_is_no_model_folder_is_named_as_what_it_is(recording: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=rf"{recording.name}: is a file, not a model folder"):
+        serein.load(recording)
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"pretrained backbone.*--set backbone.source="):
+        serein.load(tmp_path)
+
+
 def test_batches_change_nothing(
     model: Predictor, recording: Path, tones: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

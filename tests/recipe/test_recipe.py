@@ -191,6 +191,10 @@ def test_values_are_set_by_path(base: Path, override: str, place: tuple[Any, ...
     assert found == value
 
 
+def test_a_single_value_needs_no_list(base: Path) -> None:
+    assert recipes.load(base, "stages.0.epochs=3").stages[0].epochs == 3
+
+
 def test_a_value_is_set_where_the_path_leads_and_not_where_an_anchor_repeats_it(tmp_path: Path) -> None:
     text = """
 name: r

@@ -219,7 +219,7 @@ class Predictor:
 
     def predict_files(
         self,
-        files: Iterable[Source],
+        files: Source | Iterable[Source],
         *,
         options: PredictOptions | None = None,
         segments: Segments | None = None,
@@ -230,7 +230,7 @@ class Predictor:
         """Yield a prediction for each file or utterance, in order; batched by length, in constant memory.
 
         Args:
-            files: Any number of paths of recordings or utterances of a manifest.
+            files: Any number of paths of recordings or utterances of a manifest, or a single one.
             options: Options of the prediction; `None`: the defaults, with `segments`.
             segments: See `predict`; `None`: `auto`, or what `options` contain.
             on_error: What to do with a recording that cannot be read: `raise`, `skip` it, or `return` the error in
@@ -255,7 +255,7 @@ class Predictor:
         pending: deque[Item] = deque()
 
         def groups() -> Iterator[list[Item]]:
-            sources = iter(files)
+            sources = iter([files] if isinstance(files, Source) else files)
             while group := [self._item(source, options) for source in islice(sources, READ_TOGETHER)]:
                 pending.extend(group)
                 yield group
@@ -488,7 +488,7 @@ def model_folder(name: str | Path | None = None) -> Path:
             remedy = "Name a model folder, or train one: serein train --help."
             raise ModelError("this installation has no default model", where="serein", remedy=remedy)
         return shipped
-    if Path(name).is_file():
+    if Path(name).is_file() and Path(name).name in checkpoints.PARTS:
         return Path(name).parent
     if not Path(name).exists() and "/" in str(name) and hub.NAME.fullmatch(str(name)):
         return Path(hub.folder_of(str(name), expected="a model folder"))

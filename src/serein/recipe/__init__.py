@@ -133,7 +133,7 @@ def load(path: str | Path, overrides: Iterable[str] = (), task: str | None = Non
         package = Path(str(resources.files("serein")))
         path = next((found for folder in (package.parents[1], package) if (found := folder / path).is_file()), path)
     values = _read(path, ())
-    for override in overrides:
+    for override in [overrides] if isinstance(overrides, str) else overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise RecipeError(f"'{override}' is not KEY=VALUE", where="--set", remedy="Write: --set stages.0.epochs=3.")
