@@ -207,7 +207,7 @@ PREDICT = [
     Case(
         "model is a file",
         lambda g: ["predict", "--model", first_wav(g), first_wav(g)],
-        ("model.json", "missing", "Name a folder that serein saved"),
+        (".wav", "is a file, not a model folder", "Name a folder that serein saved"),
     ),
     Case(
         "not a model folder",
