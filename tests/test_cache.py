@@ -13,7 +13,7 @@ import pytest
 
 from cli_fixtures import Call
 from serein import cache
-from serein.errors import RecipeError
+from serein.errors import RecipeError, counted
 
 HOLDS = """
 import sys
@@ -73,7 +73,7 @@ def test_paths_are_printed_as_they_are(kept: Path, serein: Call, monkeypatch: py
 def test_what_is_cleared(options: tuple[object, ...], left: list[str], kept: Path, serein: Call) -> None:
     outcome = serein("cache", "clear", *options)
     assert outcome.status == 0
-    assert outcome.out == f"removed {5 - len(left)} entries, 0.00 GB\n"
+    assert outcome.out == f"removed {counted(5 - len(left), 'entry', 'entries')}, 0.00 GB\n"
     assert names(kept) == left
     assert not [path for path in kept.rglob(".*") if path.is_dir()]
 
@@ -93,7 +93,7 @@ def test_what_a_process_uses_stays(kept: Path, serein: Call) -> None:
     finally:
         holder.kill()  # a killed process holds nothing
         holder.wait()
-    assert serein("cache", "clear").out == "removed 1 entries, 0.00 GB\n"
+    assert serein("cache", "clear").out == "removed 1 entry, 0.00 GB\n"
 
 
 def test_what_another_user_owns_stays(kept: Path, serein: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def test_a_run_may_learn_gender_beside_another_task(corpus: Path, tmp_path: Path
     for path in run.glob("fold-*/seed-*/predictions.jsonl"):
         path.rename(path.with_name("gender_predictions.jsonl"))
         for kind in ("", "dev_"):
-            emotion = Prediction(id="a", truth="sad", prediction="happy", fold="1")
+            emotion = EvalPrediction(id="a", truth="sad", prediction="happy", fold="1")
             write_predictions([emotion], path.with_name(f"{kind}predictions.jsonl"))
     tasks = [{"name": name, "field": name, "problem": "classes"} for name in ("emotion", "gender")]
     (run / "data.json").write_text(json.dumps({"tasks": tasks}))

@@ -239,12 +239,11 @@ class Predictor:
             on_progress: Called with the seconds read of the recording that is yielded next, and its total seconds.
 
         Raises:
-            AudioError: A recording cannot be read, and `on_error` is `raise`; or `files` is a single recording.
+            AudioError: A recording cannot be read, and `on_error` is `raise`; or `files` are bytes.
             RecipeError: There are `options` and `segments`.
         """
-        if isinstance(files, str | bytes | Path | Utterance | Upload):  # the letters of a path are not files
-            remedy = "Put it into a list, or use predict."
-            raise AudioError("is one recording, not several", where="files", remedy=remedy)
+        if isinstance(files, bytes):  # whose numbers are not files
+            raise AudioError("is the content of a file, not files", where="files", remedy="Use predict.")
         if options is not None and segments is not None:
             remedy = "Give PredictOptions(segments), or only segments."
             raise RecipeError("'options' contain 'segments', too", where="segments", remedy=remedy)
