@@ -13,7 +13,7 @@ import numpy as np
 
 from serein import audio
 from serein.audio import LONGEST_START, SAMPLE_RATE_HZ, Resampler, Waveform
-from serein.errors import AudioError
+from serein.errors import AudioError, counted
 from serein.inference.prediction import ClipPrediction, Prediction, Segment
 from serein.inference.recording import PredictOptions, Recording, Window
 from serein.inference.vad import feed_all
@@ -208,6 +208,6 @@ def delay_summary(delays_s: Sequence[float]) -> str:
     ordered = sorted(delays_s)
     median, high = (ordered[min(len(ordered) - 1, int(level * len(ordered) - 1e-9))] for level in (0.5, 0.95))
     return (
-        f"{len(ordered)} windows; delay: median {median:.2f} s, 95th percentile {high:.2f} s, "
+        f"{counted(len(ordered), 'window')}; delay: median {median:.2f} s, 95th percentile {high:.2f} s, "
         f"maximum {ordered[-1]:.2f} s"
     )
