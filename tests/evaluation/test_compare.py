@@ -192,8 +192,10 @@ def test_unknown_speakers_exchange_utterances_and_that_is_said(files: Callable[.
     a, b = ([replace(p, speaker=None) for p in system] for system in (said(0.5), said(0.9, draw=2)))
     found = compare(files(a, b))
     assert found.pairs[0].permuted == "54 utterances"
-    assert any(note.startswith("Not every speaker is known") for note in found.notes)
+    assert any(note.startswith("Speakers are unknown") for note in found.notes)
     assert compare(files(said(0.5), b)).pairs[0].permuted == "6 speakers"  # one file that knows them is enough
+    some = [p if n else replace(p, speaker=None) for n, p in enumerate(said(0.5))]
+    assert compare(files(some, b)).pairs[0].permuted == "7 speakers and utterances"
 
 
 def test_more_units_than_a_float_has_exponents_are_exchanged() -> None:

@@ -71,7 +71,12 @@ def test_intervals_state_few_and_unknown_speakers() -> None:
     spec = TaskSpec("dimensions", "arousal", "regression", dimensions=names)
     for rows, note in (
         (few, "Only 6 speakers: a bootstrap interval over so few is too narrow."),
-        ([replace(few[0], speaker=None), *few[1:]], SPEAKERS_UNKNOWN),
+        (
+            [replace(few[0], speaker=None), *few[1:]],
+            "1 of 30 utterances have no speaker, and are drawn one by one: intervals are too narrow if their speakers "
+            "repeat.",
+        ),
+        ([replace(each, speaker=None) for each in few], SPEAKERS_UNKNOWN),
     ):
         score = score_task(spec, rows)
         assert score.interval is not None

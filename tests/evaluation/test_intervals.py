@@ -252,3 +252,27 @@ def test_memory_grows_with_utterances_and_not_with_speakers_times_classes_square
     tracemalloc.stop()
     assert difference.difference > 0.2
     assert peak < 200e6
+
+
+def test_an_utterance_without_a_speaker_is_drawn_beside_whole_speakers() -> None:
+    """One unknown speaker made every interval one of utterances: a tenth of the true width here."""
+
+    def rows(num_unknown: int) -> list[EvalPrediction]:
+        """Return 20 speakers of 100 utterances each, right for half of the speakers and wrong for the others."""
+        known = [EvalPrediction(f"{s}-{n}", "a", "ab"[s % 2], speaker=str(s)) for s in range(20) for n in range(100)]
+        return [*known, *(EvalPrediction(f"x{n}", "a", "a") for n in range(num_unknown))]
+
+    def width(predictions: list[EvalPrediction]) -> tuple[float, str, list[str]]:
+        units = resampling_units(code(predictions, ["a", "b"]))
+        bounds, notes = bootstrap_intervals(units, np.random.default_rng(0), classes=["a", "b"])
+        assert bounds["wa"] is not None
+        return bounds["wa"][1] - bounds["wa"][0], f"{units.num_units} {units.kind}", notes
+
+    known, mixed, unknown = width(rows(0)), width(rows(1)), width([replace(p, speaker=None) for p in rows(0)])
+    assert (known[1], mixed[1], unknown[1]) == ("20 speakers", "21 speakers and utterances", "2000 utterances")
+    assert mixed[0] == pytest.approx(known[0], rel=0.1)
+    assert unknown[0] < 0.15 * known[0]
+    assert mixed[2] == [
+        "1 of 2001 utterances have no speaker, and are drawn one by one: intervals are too narrow if their speakers "
+        "repeat."
+    ]

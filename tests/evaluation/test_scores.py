@@ -81,7 +81,7 @@ def test_notes_say_what_the_intervals_are_worth() -> None:
     anonymous = score_predictions(said(("sad", "sad"), ("calm", "calm"), ("calm", "sad")))
     assert anonymous.intervals["ua"] is not None
     assert anonymous.resampled == "3 utterances"
-    assert any("Not every speaker is known" in note for note in anonymous.notes)
+    assert any("Speakers are unknown" in note for note in anonymous.notes)
 
 
 def test_predictions_without_truth_are_left_out_and_counted() -> None:

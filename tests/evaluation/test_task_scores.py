@@ -49,7 +49,10 @@ def test_intervals_draw_speakers() -> None:
 
 @pytest.mark.parametrize(
     ("speakers", "has_interval", "note"),
-    [(("1", "2"), False, "No intervals: 2 speakers"), (("1", "2", None), True, "Not every speaker is known")],
+    [
+        (("1", "2"), False, "No intervals: 2 speakers"),
+        (("1", "2", None), True, "1 of 3 utterances have no speaker, and are drawn one by one"),
+    ],
 )
 def test_too_few_or_unknown_speakers_are_stated(
     speakers: tuple[str | None, ...], has_interval: bool, note: str

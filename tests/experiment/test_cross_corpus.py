@@ -84,7 +84,7 @@ def test_remarks_state_what_each_corpus_resamples_and_its_caveats() -> None:
     first, _, *others = CrossCorpus(dict.fromkeys(tested, ("calm", "sad")), cells, ("own",)).remarks
     assert first == "Per cent; 95 % intervals resample 4 speakers of a, 16 utterances of b."
     assert "a: Only 4 speakers: a bootstrap interval over so few is too narrow." in others
-    assert others[-1].startswith("b: Not every speaker is known")
+    assert others[-1].startswith("b: Speakers are unknown")
     assert others.count(others[-1]) == 1
 
 

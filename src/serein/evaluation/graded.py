@@ -16,12 +16,12 @@ from serein import metrics
 from serein.data.manifest import Utterance, is_self_evaluation
 from serein.errors import RunError
 from serein.evaluation.intervals import (
-    SPEAKERS_UNKNOWN,
     Bounds,
     Difference,
     Units,
     bootstrap_intervals,
     interval_text,
+    kind_of_units,
     point_scores,
     unit_differences,
 )
@@ -54,8 +54,8 @@ class GradedScore:
     """A score of a whole set, averaged over seeds.
 
     Attributes:
-        interval: 95 % bootstrap interval over speakers, or over utterances if any speaker is unknown; `None` if there
-            are too few.
+        interval: 95 % bootstrap interval over speakers, and utterances whose speaker is unknown; `None` if there are
+            too few.
         notes: Caveats for readers of the interval.
     """
 
@@ -198,7 +198,7 @@ def graded_differences(a: Measured, b: Measured) -> dict[str, Difference]:
 
 
 def sum_units(systems: Sequence[Measured], speakers: Mapping[str, SpeakerKey]) -> Units:
-    """Group predictions into the units that the bootstrap draws: speakers, or utterances if any speaker is unknown.
+    """Group predictions into the units that the bootstrap draws: speakers, and utterances whose speaker is unknown.
 
     Args:
         systems: One system, or several with predictions of the same utterances, whose runs are concatenated.
@@ -206,8 +206,7 @@ def sum_units(systems: Sequence[Measured], speakers: Mapping[str, SpeakerKey]) -
     """
     from scipy.sparse import csr_array
 
-    is_known = all(p.id in speakers for each in systems for p in each.rows)
-    keys = [[str(speakers[p.id]) if is_known else p.id for p in each.rows] for each in systems]
+    keys = [[(p.id in speakers, str(speakers.get(p.id, p.id))) for p in each.rows] for each in systems]
     number_of = {key: number for number, key in enumerate(sorted({key for own in keys for key in own}))}
     parts = []
     for each, own in zip(systems, keys, strict=True):
@@ -216,14 +215,15 @@ def sum_units(systems: Sequence[Measured], speakers: Mapping[str, SpeakerKey]) -
         sums = np.zeros((len(number_of), len(seeds), each.columns.shape[1]))
         np.add.at(sums, (unit, seed), each.columns)
         parts.append(sums.reshape(len(number_of), -1))
-    scores = systems[0].scores
+    scores, num_utterances = systems[0].scores, len({p.id for each in systems for p in each.rows})
+    kind, note = kind_of_units(sum(not is_speaker for is_speaker, _ in number_of), len(number_of), num_utterances)
     return Units(
-        "speakers" if is_known else "utterances",
+        kind,
         csr_array(np.concatenate(parts, axis=1)),
         sum(len({p.seed for p in each.rows}) for each in systems),
         np.ones(len(number_of), np.int64),
         lambda sums, of_all: {name: score(sums) for name, score in scores.items()},
-        note=None if is_known else SPEAKERS_UNKNOWN,
+        note=note,
     )
 
 

@@ -34,11 +34,12 @@ LEVEL = 0.95
 NUM_RESAMPLES = 2000
 FEWEST_UNITS = 3
 ENOUGH_SPEAKERS = 15  # with ten, 95 % intervals of a mean of normal scores cover 90 % of the cases; with 15, 92 %
-SPEAKERS_UNKNOWN = "Not every speaker is known: intervals resample utterances, and are too narrow if speakers repeat."
+SPEAKERS_UNKNOWN = "Speakers are unknown: intervals resample utterances, and are too narrow if speakers repeat."
 MEANS_OF_CLASSES = ("ua", "macro_f1")
 _NUMBERS_AT_ONCE = 4_000_000
 
 Bounds = tuple[float, float]
+Kind = Literal["speakers", "utterances", "speakers and utterances"]
 Scorer = Callable[[FloatArray, FloatArray | None], dict[str, FloatArray]]
 
 
@@ -47,7 +48,7 @@ class Units:
     """The units that the bootstrap draws with replacement.
 
     Attributes:
-        kind: Whole speakers, or single utterances.
+        kind: Whole speakers, or single utterances; or speakers, and utterances whose speaker is unknown.
         sums: `scipy.sparse.csr_array` ``(units, runs * numbers)``: the terms that are summed for the scores of a run,
             as in `CodedPredictions.class_counts`; a run is one seed of one system.
         num_runs: Number of runs.
@@ -55,10 +56,10 @@ class Units:
         scores: Takes sums ``(..., numbers)``, and those of all data for classes that a resample lacks.
         num_classes: Number of classes; 0 if the scores are not of classes.
         why_not: Why UA and macro-F1 have no interval although there are enough units; `None` if they have one.
-        note: Why utterances are drawn; `None` if speakers are.
+        note: Why utterances are drawn; `None` if only speakers are.
     """
 
-    kind: Literal["speakers", "utterances"]
+    kind: Kind
     sums: Any
     num_runs: int
     multiplicity: NDArray[np.int64]
@@ -69,7 +70,7 @@ class Units:
 
     @property
     def num_units(self) -> int:
-        """Number of speakers or utterances; identical ones are counted separately."""
+        """Number of speakers and utterances to draw from; identical ones are counted separately."""
         return int(self.multiplicity.sum())
 
     @property
@@ -188,9 +189,9 @@ def class_scores(counts: FloatArray, of_all: FloatArray | None = None) -> dict[s
 
 
 def resampling_units(*systems: CodedPredictions, draw_speakers: bool = False) -> Units:
-    """Group predictions into the units to draw: speakers, or utterances if any speaker is unknown.
+    """Group predictions into the units to draw: speakers, and each utterance whose speaker is unknown.
 
-    Utterances are also drawn if the classes are the speakers (speaker identification): other speakers cannot be drawn
+    Only utterances are drawn if the classes are the speakers (speaker identification): other speakers cannot be drawn
     without changing the classes.
 
     Args:
@@ -200,34 +201,38 @@ def resampling_units(*systems: CodedPredictions, draw_speakers: bool = False) ->
     from scipy.sparse import hstack
 
     first = systems[0]
-    kind: Literal["speakers", "utterances"] = "utterances"
-    why_not, note = None, None
-    if first.speaker is None or any(system.speaker is None for system in systems):
-        note = SPEAKERS_UNKNOWN
-    elif first.is_of_speakers and not draw_speakers:
-        note = "The classes are the speakers: intervals resample utterances, and are too narrow if recordings repeat."
+    why_not = None
+    if first.is_of_speakers and not draw_speakers:
+        kind: Kind = "utterances"
+        note: str | None = (
+            "The classes are the speakers: intervals resample utterances, and are too narrow if recordings repeat."
+        )
+    elif any(set(system.clusters) != set(first.clusters) for system in systems):  # not all know the same speakers
+        kind, note = "utterances", SPEAKERS_UNKNOWN
     else:
-        kind = "speakers"
-        pairs = np.unique(first.truth * len(first.speakers) + first.speaker)
-        num_speakers = np.bincount(pairs // len(first.speakers))
+        num_unknown = sum(isinstance(cluster, str) for cluster in first.clusters)
+        kind, note = kind_of_units(num_unknown, len(first.clusters), len(first.ids))
+    if kind != "utterances":
+        pairs = np.unique(first.truth * len(first.clusters) + first.cluster)
+        num_speakers = np.bincount(pairs // len(first.clusters))
         num_classes, num_single = int((num_speakers > 0).sum()), int((num_speakers == 1).sum())
         if 2 * num_single > num_classes:
             why_not = f"{num_single} of {num_classes} classes have only one speaker, so other speakers cannot be drawn"
     number_of: dict[object, int] = {
-        name: number for number, name in enumerate(first.speakers if kind == "speakers" else first.ids)
+        name: number for number, name in enumerate(first.ids if kind == "utterances" else first.clusters)
     }
     parts = []
     for system in systems:
         names: Sequence[object] = system.ids
         own = system.utterance
-        if kind == "speakers" and system.speaker is not None:
-            names, own = system.speakers, system.speaker
+        if kind != "utterances":
+            names, own = system.clusters, system.cluster
         unit = np.array([number_of[name] for name in names], np.int64)[own]
         counts = system.class_counts(unit * len(system.seeds) + system.seed, len(number_of) * len(system.seeds))
         parts.append(counts.reshape(len(number_of), -1))
     sums = hstack(parts, format="csr")
     multiplicity = np.ones(len(number_of), np.int64)
-    if kind == "utterances":  # many have the same truth and the same predictions; these share a row
+    if kind != "speakers":  # many have the same truth and the same predictions; these share a row
         sums.sort_indices()
         rows: dict[bytes, int] = {}
         pattern = [
@@ -238,6 +243,28 @@ def resampling_units(*systems: CodedPredictions, draw_speakers: bool = False) ->
         sums = sums[first_of]
     num_runs = sum(len(system.seeds) for system in systems)
     return Units(kind, sums, num_runs, multiplicity, class_scores, len(first.classes), why_not, note)
+
+
+def kind_of_units(num_unknown: int, num_units: int, num_utterances: int) -> tuple[Kind, str | None]:
+    """Return what is drawn, and why utterances are.
+
+    Args:
+        num_unknown: Number of utterances whose speaker is unknown.
+        num_units: Number of these and of the known speakers.
+        num_utterances: Number of all utterances.
+
+    Example:
+        >>> kind_of_units(0, 3, 9), kind_of_units(1, 3, 9)[0], kind_of_units(9, 9, 9)[0]
+        (('speakers', None), 'speakers and utterances', 'utterances')
+    """
+    if not num_unknown:
+        return "speakers", None
+    if num_unknown == num_units:
+        return "utterances", SPEAKERS_UNKNOWN
+    return "speakers and utterances", (
+        f"{num_unknown} of {num_utterances} utterances have no speaker, and are drawn one by one: intervals are too "
+        "narrow if their speakers repeat."
+    )
 
 
 def draw_counts(units: Units, rng: np.random.Generator, num_resamples: int) -> NDArray[np.int64]:

@@ -155,6 +155,7 @@ class CodedPredictions:
         folds: Distinct folds in natural order; ``fold`` indexes them.
         seeds: Distinct seeds in order; ``seed`` indexes them.
         speakers: Distinct speakers; ``speaker`` indexes them, and is `None` when any row lacks its speaker.
+        clusters: Distinct speakers, and the ids of utterances without one; ``cluster`` indexes them.
     """
 
     classes: tuple[str, ...]
@@ -168,6 +169,8 @@ class CodedPredictions:
     fold: NDArray[np.int64]
     seed: NDArray[np.int64]
     speaker: NDArray[np.int64] | None
+    clusters: tuple[SpeakerKey | str, ...]
+    cluster: NDArray[np.int64]
 
     @property
     def is_of_speakers(self) -> bool:
@@ -394,13 +397,28 @@ def code(
     known_speakers: tuple[SpeakerKey, ...] = ()
     speaker: NDArray[np.int64] | None = None
     own = ((p.id, None if p.speaker is None else SpeakerKey(p.corpus, p.speaker)) for p in labelled)
-    speaker_keys = [key for name, of_row in own if (key := (speakers or {}).get(name, of_row)) is not None]
+    cluster_keys = [(speakers or {}).get(name) or of_row or name for name, of_row in own]
+    speaker_keys = [key for key in cluster_keys if isinstance(key, SpeakerKey)]
+    clusters, cluster = numbered(cluster_keys)
     if len(speaker_keys) == len(labelled):
         known_speakers, speaker = numbered(speaker_keys, sort_by=natural_key)
+        clusters, cluster = known_speakers, speaker
     truth = np.array([index[p.truth] for p in labelled if p.truth is not None], np.int64)
     prediction_column = np.array([index[p.prediction] for p in labelled], np.int64)
     return CodedPredictions(
-        tuple(classes), ids, folds, seeds, known_speakers, truth, prediction_column, utterance, fold, seed, speaker
+        tuple(classes),
+        ids,
+        folds,
+        seeds,
+        known_speakers,
+        truth,
+        prediction_column,
+        utterance,
+        fold,
+        seed,
+        speaker,
+        clusters,
+        cluster,
     )
 
 

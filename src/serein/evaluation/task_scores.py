@@ -48,8 +48,8 @@ class TranscriptScores:
 
     Attributes:
         word_error_rate: Words substituted, deleted and inserted, relative to all spoken words; can exceed 100.
-        interval: 95 % bootstrap interval of it over speakers, or over utterances if any speaker is unknown; `None` if
-            there are too few.
+        interval: 95 % bootstrap interval of it over speakers, and utterances whose speaker is unknown; `None`
+            if there are too few.
         letter_error_rate: The same over letters, spaces included.
         exact: Percentage of utterances without any error.
         folds: Fold -> its word error rate.
