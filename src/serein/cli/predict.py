@@ -435,15 +435,14 @@ def print_table(
     table.add_column("recording", overflow="fold")
     for name in (*(["labelled"] if any(labels) else []), "prediction"):
         table.add_column(name, style="bold" if name == "prediction" else None)
-    names = (name for _, prediction in pairs for name in prediction.tasks)
-    tasks = list(dict.fromkeys(names))  # also those that predict numbers
+    others = list(dict.fromkeys(name for _, prediction in pairs for name in prediction.tasks))  # also of numbers
     for name in classes:
         table.add_column(name, justify="right")
-    for name in tasks:
+    for name in others:
         table.add_column(name, overflow="fold")
     for (_, said), label in zip(pairs, labels, strict=True):
         cells = [f"{100 * said.probabilities[name]:.0f} %" if said.probabilities else "–" for name in classes]
-        own = [Text(said.tasks[name].text if name in said.tasks else "") for name in tasks]
+        own = [Text(said.tasks[name].text if name in said.tasks else "") for name in others]
         table.add_row(Text(said.id or said.file), *([label or ""] if any(labels) else []), said.text, *cells, *own)
     tables = [table]
     if len(pairs) == 1 and len(pairs[0][1].segments) > 1:

@@ -42,7 +42,7 @@ class EvalPrediction:
             unknown ones; `None` if nothing is known.
         prediction: The predicted class, transcript, or number or numbers in digits.
         probabilities: Class -> probability; they sum to 1. `None` if the model outputs none.
-        speaker: The speaker; intervals resample speakers.
+        speaker: The speaker; intervals resample speakers, and each utterance without one by itself.
         gender: The speaker's gender.
         age: The speaker's age in years.
         language: The spoken language, as a code such as `en`.
