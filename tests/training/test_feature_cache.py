@@ -23,7 +23,7 @@ from serein import recipe as recipes
 from serein.choices import NamedOptions, table
 from serein.data.dataset import Recordings, collate
 from serein.data.manifest import Utterance
-from serein.errors import RunError
+from serein.errors import RecipeError, RunError
 from serein.experiment import build
 from serein.experiment import data as experiment_data
 from serein.experiment import fold as folds
@@ -328,6 +328,15 @@ def test_a_full_disk_is_known_beforehand(
     with pytest.raises(
         RunError, match=r"features of 5 clips need .* GB, .* left\. Make room\. Name another feature_cache"
     ):
+        corpus.features(wav2vec2)
+    assert num_computed == []
+
+
+def test_an_invalid_limit_is_known_beforehand(
+    corpus: Corpus, wav2vec2: Path, num_computed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEREIN_CACHE_SIZE", "much")
+    with pytest.raises(RecipeError, match="'much' is not a size"):
         corpus.features(wav2vec2)
     assert num_computed == []
 

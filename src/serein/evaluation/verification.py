@@ -80,43 +80,38 @@ def trials(speakers: Sequence[Hashable], rng: np.random.Generator, most: int = M
         speakers: The speaker of each clip.
         most: Maximum number of pairs.
     """
-    names, number = numbered(speakers)
+    _, number = numbered(speakers)
     num_clips = len(number)
     num_possible = num_clips * (num_clips - 1) // 2
     if num_possible <= most:
         first, second = np.triu_indices(num_clips, k=1)
         return Trials(first, second, number[first] == number[second], num_possible)
     clips = np.argsort(number, kind="stable")  # grouped by speaker; all pairs would take far too much memory
-    num_later = np.cumsum(np.bincount(number))[number[clips]] - np.arange(num_clips) - 1  # of the same speaker
-    num_until = np.cumsum(num_later)
-    num_all_same = int(num_until[-1])
+    place = np.arange(num_clips)
+    end = np.cumsum(np.bincount(number))[number[clips]]  # where the clips of the next speaker begin
+    num_all_same = int((end - place - 1).sum())
     num_different = num_possible - num_all_same
     num_same = min(num_all_same, max(most // 2, most - num_different))
-    pair = np.arange(num_same)
-    if num_same < num_all_same:
-        pair = np.sort(rng.choice(num_all_same, num_same, replace=False))
-    one = np.searchsorted(num_until, pair, side="right")
-    same = np.stack([clips[one], clips[one + num_later[one] - (num_until[one] - 1 - pair)]], axis=1)
-    count = min(most - num_same, num_different)
-    if count > num_different // 2:  # drawing until the last ones turn up would take long
-        every = [np.zeros(0, np.int64)]
-        for speaker in range(len(names)):
-            own, others = np.flatnonzero(number == speaker)[:, None], np.flatnonzero(number > speaker)
-            every.append((np.minimum(own, others) * num_clips + np.maximum(own, others)).reshape(-1))
-        chosen = np.sort(rng.choice(num_different, count, replace=False))
-        different = np.stack(np.divmod(np.sort(np.concatenate(every))[chosen], num_clips), axis=1)
-    else:
-        codes = np.zeros(0, np.int64)
-        while len(codes) < count:
-            sides = np.sort(rng.integers(num_clips, size=(2 * (count - len(codes)) + 16, 2)), axis=1)
-            sides = sides[number[sides[:, 0]] != number[sides[:, 1]]]
-            drawn = np.concatenate([codes, sides[:, 0] * num_clips + sides[:, 1]])
-            _, places = np.unique(drawn, return_index=True)
-            codes = drawn[np.sort(places)]  # in the order drawn, so that truncation favours no clip
-        different = np.stack(np.divmod(np.sort(codes[:count]), num_clips), axis=1)
-    pairs = np.concatenate([same, different])
+    same = _draw_pairs(place + 1, end, num_same, rng)
+    different = _draw_pairs(end, np.full(num_clips, num_clips), min(most - num_same, num_different), rng)
+    pairs = np.sort(clips[np.concatenate([same, different])], axis=1)
     is_same = np.arange(len(pairs)) < len(same)
     return Trials(pairs[:, 0], pairs[:, 1], is_same, num_possible)
+
+
+def _draw_pairs(
+    begin: NDArray[np.int64], end: NDArray[np.int64], count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw distinct pairs of a position and one of its partners, all equally likely: (count, 2).
+
+    Args:
+        begin: (position,) where the partners of each position begin.
+        end: (position,) where they end.
+    """
+    num_until = np.cumsum(end - begin)  # pairs of this position and those before
+    drawn = np.sort(rng.choice(int(num_until[-1]), count, replace=False, shuffle=False))
+    one = np.searchsorted(num_until, drawn, side="right")
+    return np.stack([one, end[one] - (num_until[one] - drawn)], axis=1)
 
 
 def cosines(vectors: NDArray[np.float32], first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from serein.cache import keep_within_limit, mark_used
+from serein.cache import keep_within_limit, mark_used, size_limit
 from serein.data.files import link_or_copy, replacing, replacing_folder, sha256, try_lock, write_text
 from serein.device import distributed_info, wait_for_all
 from serein.models.model import SpeechModel
@@ -140,7 +140,11 @@ def train_shared_stage(
         number: Number of the stage in the recipe.
         folder: The stage's own folder; it receives the same files either way, and is resumed as usual.
         shared: Folder of the shared stages.
+
+    Raises:
+        RecipeError: `$SEREIN_CACHE_SIZE` is not a size.
     """
+    size_limit()  # raises before the stage is trained, not after it
     is_first, path, stage = distributed_info().is_first, folder / WEIGHTS, recipe.stages[number]
     model.train_only(stage.trainable, stage.tasks)  # which branches share a backbone is part of the key
     entry = shared / stage_key(model, tasks, recipe, number, data, seed)

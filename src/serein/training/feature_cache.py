@@ -27,7 +27,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from serein.cache import cache_folder, claim, keep_within_limit
+from serein.cache import cache_folder, claim, keep_within_limit, size_limit
 from serein.data.dataset import BucketSampler, ClipDataset, Recordings, batch_durations, collate, fix_length
 from serein.data.files import replacing, try_lock, write_text
 from serein.device import moved_to, own_device
@@ -217,8 +217,10 @@ class FeatureCache:
 
         Raises:
             AudioError: A recording cannot be read.
+            RecipeError: `$SEREIN_CACHE_SIZE` is not a size.
             RunError: The disk lacks space, or nothing can be written.
         """
+        size_limit()  # raises before the work, not after it
         wanted = sorted(set(positions))
         described, weights = self.backbone.describe(), ""
         overhang, precision = 0, self.precision
