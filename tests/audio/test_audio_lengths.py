@@ -16,7 +16,7 @@ from serein import audio
 from serein.audio.source import Mp3, _xing_frame, mp3_parts
 from serein.errors import AudioError
 
-REAL = Path(os.environ.get("SEREIN_TEST_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
+REAL = Path(os.environ.get("SEREIN_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 needs_native = pytest.mark.skipif(not (REAL / "ravdess").is_dir(), reason=f"no RAVDESS in {REAL}")
 
 TO_ITS_END = ("the header states no length or a wrong one: the file is read to its end",)

@@ -14,7 +14,7 @@ from serein import audio
 from serein.audio import recording
 from serein.errors import AudioError
 
-REAL = Path(os.environ.get("SEREIN_TEST_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
+REAL = Path(os.environ.get("SEREIN_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 needs_native = pytest.mark.skipif(
     not (REAL / "ravdess_native").is_dir() or not (REAL / "ravdess").is_dir(), reason=f"no RAVDESS in {REAL}"
 )
@@ -326,6 +326,6 @@ def test_a_real_file_cut_short_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_documentation_names_every_suffix() -> None:
-    table = (Path(__file__).parents[1] / "docs" / "formats.md").read_text()
+    table = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
     for suffix in (*audio.SUFFIXES, *audio.MEDIA_SUFFIXES, *audio.RAW_SUFFIXES):
         assert f"`{suffix}`" in table
