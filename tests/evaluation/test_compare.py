@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,69 @@ def test_the_first_run_is_the_baseline_or_all_are_paired(files: Callable[..., li
     every = compare(paths, all_pairs=True)
     assert [(pair.run, pair.baseline) for pair in every.pairs] == [("b", "a"), ("c", "a"), ("c", "b")]
     assert any("corrected for 3 comparisons" in note for note in every.notes)
+
+
+def inclined(by: str) -> list[EvalPrediction]:
+    """Make up predictions that differ in how often each speaker, each corpus or all are predicted to be sad."""
+    shift = {"all": lambda corpus, speaker: 0.2, "corpus": lambda corpus, speaker: 0.2 * (2 * corpus - 1)}
+    shift["speaker"] = lambda corpus, speaker: 0.2 * (2 * ((corpus + speaker) % 2) - 1)
+    rows = []
+    for corpus, speaker, number in product(range(2), range(4), range(50)):
+        truth, level = ("sad", 0.55) if number % 2 else ("calm", 0.45)
+        sad = level + shift[by](corpus, speaker)
+        probabilities = {"calm": 1 - sad, "sad": sad}
+        one = EvalPrediction(f"{corpus}-{speaker}-{number}", truth, max(probabilities, key=probabilities.__getitem__))
+        rows.append(replace(one, probabilities=probabilities, speaker=f"s{speaker}", corpus=f"c{corpus}"))
+    return rows
+
+
+@pytest.mark.parametrize("by", ["all", "corpus", "speaker"])
+def test_a_model_is_adapted_to_each_group_and_compared_with_itself(
+    by: str, files: Callable[..., list[Path]], serein: Call
+) -> None:
+    """A bias for several groups at once does not help if their inclinations are opposite."""
+    (path,) = files(inclined(by))
+    finest = ["all", "corpus", "speaker"]
+    for to in finest:
+        found = compare([path], adapt=to)
+        pair = found.pairs[0]
+        assert (pair.run, pair.baseline) == (f"a, adapted to {'' if to == 'all' else 'each '}{to}", "a")
+        assert pair.difference == (50 if finest.index(to) >= finest.index(by) else 0)
+        assert (found.runs[0].score, found.runs[1].score) == (50, 50 + pair.difference)
+        assert "Adapted models know the test utterances without their labels" in found.notes[-1]
+    assert f"adapted to {'' if by == 'all' else 'each '}{by}" in " ".join(
+        serein("compare", path, "--adapt", by, "-o", path.with_suffix(".md")).out.split()
+    )
+    assert "+50.0" in path.with_suffix(".md").read_text()
+
+
+def test_several_runs_are_adapted_each_and_the_first_is_still_the_baseline(files: Callable[..., list[Path]]) -> None:
+    paths = files(inclined("speaker"), inclined("corpus"))
+    found = compare(paths, adapt="corpus")
+    assert [(pair.run, pair.baseline) for pair in found.pairs] == [
+        ("b", "a"),
+        ("a, adapted to each corpus", "a"),
+        ("b, adapted to each corpus", "b"),
+    ]
+    assert [pair.difference for pair in found.pairs] == [0, 0, 50]
+    assert len(compare(paths, adapt="corpus", all_pairs=True).pairs) == 6
+
+
+def test_what_cannot_be_adapted_is_refused(files: Callable[..., list[Path]], tmp_path: Path) -> None:
+    rows = inclined("all")
+    (path,) = files([replace(p, probabilities=None) for p in rows])
+    with pytest.raises(RunError, match=r"a\.jsonl: contains no probabilities"):
+        compare([path], adapt="all")
+    with pytest.raises(RunError, match="scored by wer cannot be adapted"):
+        compare([path], adapt="all", score="wer")
+    (path,) = files([rows[0], *(replace(p, probabilities=None) for p in rows[1:])])
+    with pytest.raises(RunError, match="has no probabilities of calm, sad"):
+        compare([path], adapt="all")
+    (path,) = files([replace(rows[0], speaker=None), *rows[1:]])
+    with pytest.raises(RunError, match=r"0-0-0: has no speaker\. Adapt to 'corpus' or 'all'"):
+        compare([path], adapt="speaker")
+    with pytest.raises(RunError, match="a single run cannot be compared"):
+        compare([path])
 
 
 def test_other_utterances_labels_and_classes_are_refused(files: Callable[..., list[Path]]) -> None:

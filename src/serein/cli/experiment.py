@@ -146,6 +146,14 @@ def compare(
             show_default="ua, ccc or wer",
         ),
     ] = None,
+    adapt: Annotated[
+        Literal["speaker", "corpus", "all"] | None,
+        typer.Option(
+            help="Also compare each run with itself, adapted without labels to the test utterances of each speaker, "
+            "each corpus, or all of a fold, as 'serein adapt' does.",
+            show_default="not adapted",
+        ),
+    ] = None,
     all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Compare every pair of runs.")] = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write the comparison to a file: .json, .csv or .md.")
@@ -153,13 +161,16 @@ def compare(
     seed: Annotated[int, typer.Option(help="Seed of the resamples and permutations.", min=0)] = 0,
     as_json: Json = False,
 ) -> None:
-    """Compare runs on the same test utterances: differences with intervals over speakers, and p-values."""
+    """Compare runs on the same test utterances: differences with intervals over speakers, and p-values.
+
+    With --adapt, one run suffices. Adapted models assume that all classes are equally frequent.
+    """
     from rich.table import Table
     from rich.text import Text
 
     from serein.evaluation import compare as comparing
 
-    found = comparing.compare(runs, score=score, all_pairs=all_pairs, seed=seed)
+    found = comparing.compare(runs, score=score, adapt=adapt, all_pairs=all_pairs, seed=seed)
     if as_json:
         print_json(found.to_json())
     else:

@@ -28,7 +28,10 @@ from serein.evaluation.intervals import (
     unit_differences,
 )
 from serein.evaluation.predictions import (
+    AdaptedTo,
     EvalPrediction,
+    adapted,
+    among,
     class_names,
     code,
     has_test_set,
@@ -157,9 +160,14 @@ class Comparison:
 
 
 def compare(
-    runs: Sequence[str | Path], *, score: str | None = None, all_pairs: bool = False, seed: int = 0
+    runs: Sequence[str | Path],
+    *,
+    score: str | None = None,
+    adapt: AdaptedTo | None = None,
+    all_pairs: bool = False,
+    seed: int = 0,
 ) -> Comparison:
-    """Compare runs on the same test utterances, each with the first one.
+    """Compare runs on the same test utterances, each with the first one, or adapted models with the original ones.
 
     The difference has a bootstrap interval over speakers, and a p-value of a permutation test: if two runs are equally
     good for every speaker, they may exchange the predictions of any speakers. If there are 10,000 exchanges or fewer,
@@ -173,27 +181,43 @@ def compare(
         runs: Run folders, or prediction files of any system.
         score: `ua` (the default), `wa` or `macro_f1`; for numbers `ccc`, `pearson`, `mae` or `rmse`, which are means
             over the dimensions if there are several, or one dimension's score (`ccc valence`); for transcripts `wer`.
+        adapt: Also compare each run with itself after `serein.adapt`, by the test utterances of each `speaker`, each
+            `corpus`, or `all` of a fold, without their labels; all classes are assumed to be equally frequent.
         all_pairs: Compare all pairs, not only each run with the first.
         seed: Seed of the bootstrap and the permutations.
 
     Raises:
-        RunError: There are fewer than two runs, one is unfinished, or their utterances or labels differ.
+        RunError: There are fewer than two runs and `adapt` is `None`, one is unfinished, their utterances or labels
+            differ, or predictions to be adapted lack probabilities or a speaker.
 
     Sources: Fisher 1935, "The Design of Experiments", section 21 (the test); Phipson & Smyth 2010 (p-values of drawn
     permutations); Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
     paths = [Path(path) for path in runs]
-    if len({os.path.abspath(path) for path in paths}) < max(2, len(paths)):
+    if len({os.path.abspath(path) for path in paths}) < max(2 if adapt is None else 1, len(paths)):
         what = "a single run cannot be compared" if len(paths) < 2 else "a run is given twice"
         raise RunError(what, where=paths[0] if paths else None, remedy="Specify two or more runs, each once.")
     labels = distinct_labels(paths)
-    problem, classes, numbers, systems = read_comparable(paths, labels, score)
+    problem, classes, numbers, systems = read_comparable(paths, labels, score, keep_probabilities=adapt is not None)
     score = SCORES_OF[problem][0] if score is None else score
     known = [*SCORES_OF[problem]]
     known += [f"{name} {number}" for name in SCORES_OF[problem] for number in numbers if len(numbers) > 1]
     if score not in known:
         message = expected_one_of(score, known, kind="score")
         raise RunError(message, where="--score", remedy="Choose a score of the runs' task.")
+    chosen = [(0, number) for number in range(1, len(paths))]
+    if adapt is not None:
+        if score not in SCORES_OF["classes"]:
+            what = f"predictions that are scored by {score} cannot be adapted"
+            raise RunError(what, where="--adapt", remedy="Name runs whose task has classes.")
+        chosen += [(number, len(paths) + number) for number in range(len(paths))]
+        for path, rows in zip(paths, tuple(systems), strict=True):
+            own = classes or tuple(sorted({name for p in rows for name in p.probabilities or ()}))
+            if not own:
+                raise RunError("contains no probabilities", where=path, remedy="Write them, key 'probabilities'.")
+            systems.append(adapted(among(rows, own), own, to=adapt))
+        to = adapt if adapt == "all" else f"each {adapt}"
+        paths, labels = [*paths, *paths], [*labels, *(f"{label}, adapted to {to}" for label in labels)]
     truths = [{p.id: p.truth for p in rows if p.truth is not None} for rows in systems]
     for number in range(1, len(paths)):
         require_same_utterances(truths[0], truths[number], (labels[0], labels[number]), (paths[0], paths[number]))
@@ -210,8 +234,7 @@ def compare(
     factor = 100.0 if metric_of(score).is_per_cent else 1.0
     score_of: dict[int, float] = {}
     pairs = []
-    chosen = combinations(range(len(paths)), 2) if all_pairs else ((0, number) for number in range(1, len(paths)))
-    for baseline, run in chosen:
+    for baseline, run in combinations(range(len(paths)), 2) if all_pairs else chosen:
         if is_of_classes:
             units = resampling_units(coded[run], coded[baseline])
             exchanged = resampling_units(coded[run], coded[baseline], draw_speakers=True)
@@ -247,6 +270,9 @@ def compare(
         for number, (label, path) in enumerate(zip(labels, paths, strict=True))
     )
     notes = _notes(score, compared, pairs, systems[0])
+    if adapt is not None:
+        what = "Adapted models know the test utterances without their labels, and assume equally frequent classes."
+        notes = (*notes, what)
     if of_dev := [label for path, label in zip(paths, labels, strict=True) if not has_test_set(path)]:
         notes = (f"{', '.join(of_dev)}: {NO_TEST_SET}", *notes)
     return Comparison(score, len(truths[0]), compared, tuple(pairs), notes)
@@ -318,9 +344,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def read_comparable(
-    paths: Sequence[Path], labels: Sequence[str], score: str | None = None
+    paths: Sequence[Path], labels: Sequence[str], score: str | None = None, *, keep_probabilities: bool = False
 ) -> tuple[Problem, tuple[str, ...] | None, tuple[str, ...], list[list[EvalPrediction]]]:
-    """Return the kind of task, classes if any, names of numbers, and the runs' test predictions without probabilities.
+    """Return the kind of task, classes if any, names of numbers, and the runs' test predictions.
 
     Args:
         score: The requested score; it determines the task of prediction files if there is no run folder.
@@ -330,7 +356,7 @@ def read_comparable(
             or prediction files without a requested score are not of classes.
     """
     specs = {path: read_specs(path)[0] for path in paths if path.is_dir()}
-    files = {path: read_predictions(path, keep_probabilities=False) for path in paths if path not in specs}
+    files = {path: read_predictions(path, keep_probabilities=keep_probabilities) for path in paths if path not in specs}
     kinds: list[Problem] = [kind for kind, scores in SCORES_OF.items() if (score or "").partition(" ")[0] in scores]
     of_files = next(iter(specs.values()), TaskSpec("prediction", "emotion", kinds[0] if kinds else "classes"))
     if not specs and of_files.problem == "regression":  # the numbers of a file have no names
@@ -344,7 +370,7 @@ def read_comparable(
             systems.append((of_files, None, files[path]))
             continue
         spec, classes = specs[path], run_classes(path)
-        predictions = read_run_predictions(path, classes, keep_probabilities=False)
+        predictions = read_run_predictions(path, classes, keep_probabilities=keep_probabilities)
         if lacking := missing_predictions(path, predictions):
             raise RunError(lacking[0], where=path, remedy="Finish the run with --resume.")
         systems.append((spec, classes if "ua" in SCORES_OF[spec.problem] else None, predictions))

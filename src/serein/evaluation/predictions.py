@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import yaml
@@ -126,6 +126,7 @@ def _number(text: str, key: str, where: str) -> float:
 
 
 _PREDICTION = TypeAdapter(EvalPrediction)
+AdaptedTo = Literal["speaker", "corpus", "all"]
 REJECTED = "(rejected)"  # the prediction for a recording that a system rejects
 _FIELDS = tuple(field.name for field in dataclasses.fields(EvalPrediction))
 
@@ -343,18 +344,28 @@ def among(predictions: Sequence[EvalPrediction], classes: Sequence[str]) -> list
     return chosen
 
 
-def adapted(predictions: Sequence[EvalPrediction], classes: Sequence[str]) -> list[EvalPrediction]:
+def adapted(
+    predictions: Sequence[EvalPrediction], classes: Sequence[str], *, to: AdaptedTo = "all"
+) -> list[EvalPrediction]:
     """Return predictions of a model that was adapted to these very recordings without labels (`serein.adapt`).
 
     All classes are assumed to be equally frequent. The predictions of each fold and seed are those of one model.
 
     Args:
         predictions: With probabilities of exactly these classes, as from `among`.
+        to: Adapt the model once, to `all` recordings of its fold, or to those of each `corpus` or each `speaker`.
+
+    Raises:
+        RunError: A prediction has no speaker.
     """
-    of_model: dict[tuple[str, int], list[int]] = defaultdict(list)
+    of_model: dict[tuple[str, int, Hashable], list[int]] = defaultdict(list)
     for number, prediction in enumerate(predictions):
-        if prediction.prediction != REJECTED:
-            of_model[prediction.fold, prediction.seed].append(number)
+        if prediction.prediction == REJECTED:
+            continue
+        if to == "speaker" and prediction.speaker is None:
+            raise RunError("has no speaker", where=prediction.id, remedy="Adapt to 'corpus' or 'all'.")
+        group = {"all": None, "corpus": prediction.corpus, "speaker": (prediction.corpus, prediction.speaker)}[to]
+        of_model[prediction.fold, prediction.seed, group].append(number)
     found = list(predictions)
     for numbers in of_model.values():
         own = np.array([[(predictions[number].probabilities or {})[name] for name in classes] for number in numbers])
