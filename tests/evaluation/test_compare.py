@@ -15,7 +15,7 @@ from scipy.stats import permutation_test as scipy_permutation_test
 
 from cli_fixtures import Call
 from serein.data.splits import NO_TEST_SET
-from serein.errors import RunError
+from serein.errors import RecipeError, RunError
 from serein.evaluation import compare as comparing
 from serein.evaluation.compare import compare, holm
 from serein.evaluation.intervals import paired_difference, resampling_units
@@ -197,11 +197,29 @@ def test_a_model_is_adapted_to_each_group_and_compared_with_itself(
         assert (pair.run, pair.baseline) == (f"a, adapted to {'' if to == 'all' else 'each '}{to}", "a")
         assert pair.difference == (50 if finest.index(to) >= finest.index(by) else 0)
         assert (found.runs[0].score, found.runs[1].score) == (50, 50 + pair.difference)
-        assert "Adapted models know the test utterances without their labels" in found.notes[-1]
+        assert found.notes[-1].endswith("Assumed frequencies of classes: equal.")
     assert f"adapted to {'' if by == 'all' else 'each '}{by}" in " ".join(
         serein("compare", path, "--adapt", by, "-o", path.with_suffix(".md")).out.split()
     )
     assert "+50.0" in path.with_suffix(".md").read_text()
+
+
+def test_priors_are_brought_about(files: Callable[..., list[Path]], serein: Call) -> None:
+    """All are predicted as sad; if a quarter is expected to be calm, the most probable one is."""
+    rows = [
+        EvalPrediction(f"{n}", "sad" if n % 4 else "calm", "sad", {"calm": p, "sad": 1 - p}, speaker=f"s{n % 5}")
+        for n in range(400)
+        for p in [0.02 if n % 4 else 0.4]
+    ]
+    (path,) = files(rows)
+    assert compare([path], adapt="all", priors={"calm": 0.25}, score="wa").runs[1].score == 100
+    said = serein("compare", path, "--adapt", "all", "--prior", "calm=1", "--prior", "sad=0", "--score", "wa")
+    assert "25.0" in said.out
+    assert "Assumed frequencies of classes: 1 calm, 0 sad, the others equal." in " ".join(said.out.split())
+    with pytest.raises(RecipeError, match="unknown class 'clam'"):
+        compare([path], adapt="all", priors={"clam": 0.5})
+    outcome = serein("compare", path, path, "--prior", "calm=0.5")
+    assert (outcome.status, "needs --adapt" in outcome.err) == (2, True)
 
 
 def test_several_runs_are_adapted_each_and_the_first_is_still_the_baseline(files: Callable[..., list[Path]]) -> None:

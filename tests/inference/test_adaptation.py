@@ -14,8 +14,7 @@ from cli_fixtures import Call, write_speech
 from serein import checkpoint
 from serein.data import manifest
 from serein.errors import AudioError, ModelError, RecipeError
-from serein.inference.adaptation import class_priors
-from serein.metrics import class_bias
+from serein.metrics import class_bias, class_priors
 from serein.models.blocks import CosineClassifier
 
 RNG = np.random.default_rng(0)

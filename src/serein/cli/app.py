@@ -207,6 +207,29 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe; may be repeated."),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Output path.")]
+Prior = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CLASS=PROBABILITY",
+        help="Expected frequency of a class in the recordings; the others divide the rest; may be repeated.",
+        show_default="all classes equally frequent",
+    ),
+]
+
+
+def priors_of(options: Sequence[str] | None) -> dict[str, float]:
+    """Return the class and the probability of each `--prior`."""
+    priors = {}
+    for each in options or ():
+        name, _, probability = each.partition("=")
+        try:
+            value = float(probability)
+        except ValueError:
+            raise typer.BadParameter(f"'{each}' is not CLASS=PROBABILITY", param_hint="'--prior'") from None
+        if name.strip() in priors:
+            raise typer.BadParameter(f"'{name.strip()}' is given twice", param_hint="'--prior'")
+        priors[name.strip()] = value
+    return priors
 
 
 def not_a_table(out: Path | None) -> Path | None:

@@ -19,6 +19,7 @@ from serein.cli.app import (
     MovedBackbone,
     Out,
     Overrides,
+    Prior,
     Split,
     Task,
     app,
@@ -28,6 +29,7 @@ from serein.cli.app import (
     print_json,
     print_scores,
     print_tables,
+    priors_of,
 )
 from serein.errors import RecipeError
 
@@ -154,6 +156,7 @@ def compare(
             show_default="not adapted",
         ),
     ] = None,
+    prior: Prior = None,
     all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Compare every pair of runs.")] = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write the comparison to a file: .json, .csv or .md.")
@@ -163,14 +166,17 @@ def compare(
 ) -> None:
     """Compare runs on the same test utterances: differences with intervals over speakers, and p-values.
 
-    With --adapt, one run suffices. Adapted models assume that all classes are equally frequent.
+    With --adapt, one run suffices.
     """
+    if prior and adapt is None:
+        raise typer.BadParameter("needs --adapt", param_hint="'--prior'")
     from rich.table import Table
     from rich.text import Text
 
     from serein.evaluation import compare as comparing
 
-    found = comparing.compare(runs, score=score, adapt=adapt, all_pairs=all_pairs, seed=seed)
+    priors = priors_of(prior)
+    found = comparing.compare(runs, score=score, adapt=adapt, priors=priors, all_pairs=all_pairs, seed=seed)
     if as_json:
         print_json(found.to_json())
     else:

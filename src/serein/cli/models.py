@@ -19,12 +19,14 @@ from serein.cli.app import (
     MovedBackbone,
     Out,
     Precision,
+    Prior,
     Recordings,
     Runtime,
     app,
     exit_if_unread,
     print_json,
     print_tables,
+    priors_of,
     recordings_in,
 )
 from serein.errors import ModelError, counted, expected_one_of
@@ -39,14 +41,7 @@ def adapt(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Model folder or Hub name.", show_default="the default model")
     ] = None,
-    prior: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CLASS=PROBABILITY",
-            help="Expected frequency of a class in the recordings; the others divide the rest; may be repeated.",
-            show_default="all classes equally frequent",
-        ),
-    ] = None,
+    prior: Prior = None,
     device: Device = "auto",
     backbone: MovedBackbone = None,
     as_json: Json = False,
@@ -63,16 +58,7 @@ def adapt(
     from serein.inference.predictor import load
     from serein.progress import Bars
 
-    priors = {}
-    for each in prior or ():
-        name, _, probability = each.partition("=")
-        try:
-            value = float(probability)
-        except ValueError:
-            raise typer.BadParameter(f"'{each}' is not CLASS=PROBABILITY", param_hint="'--prior'") from None
-        if name.strip() in priors:
-            raise typer.BadParameter(f"'{name.strip()}' is given twice", param_hint="'--prior'")
-        priors[name.strip()] = value
+    priors = priors_of(prior)
     recordings, num_failed = recordings_in(sources)
     with Bars() as bars:
         found = write(

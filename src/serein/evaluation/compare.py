@@ -7,7 +7,7 @@ import io
 import json
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -164,6 +164,7 @@ def compare(
     *,
     score: str | None = None,
     adapt: AdaptedTo | None = None,
+    priors: Mapping[str, float] | None = None,
     all_pairs: bool = False,
     seed: int = 0,
 ) -> Comparison:
@@ -182,11 +183,13 @@ def compare(
         score: `ua` (the default), `wa` or `macro_f1`; for numbers `ccc`, `pearson`, `mae` or `rmse`, which are means
             over the dimensions if there are several, or one dimension's score (`ccc valence`); for transcripts `wer`.
         adapt: Also compare each run with itself after `serein.adapt`, by the test utterances of each `speaker`, each
-            `corpus`, or `all` of a fold, without their labels; all classes are assumed to be equally frequent.
+            `corpus`, or `all` of a fold, without their labels.
+        priors: For `adapt`: class -> expected frequency; the other classes divide the rest equally.
         all_pairs: Compare all pairs, not only each run with the first.
         seed: Seed of the bootstrap and the permutations.
 
     Raises:
+        RecipeError: The priors do not fit the classes.
         RunError: There are fewer than two runs and `adapt` is `None`, one is unfinished, their utterances or labels
             differ, or predictions to be adapted lack probabilities or a speaker.
 
@@ -215,7 +218,7 @@ def compare(
             own = classes or tuple(sorted({name for p in rows for name in p.probabilities or ()}))
             if not own:
                 raise RunError("contains no probabilities", where=path, remedy="Write them, key 'probabilities'.")
-            systems.append(adapted(among(rows, own), own, to=adapt))
+            systems.append(adapted(among(rows, own), own, to=adapt, priors=priors))
         to = adapt if adapt == "all" else f"each {adapt}"
         paths, labels = [*paths, *paths], [*labels, *(f"{label}, adapted to {to}" for label in labels)]
     truths = [{p.id: p.truth for p in rows if p.truth is not None} for rows in systems]
@@ -271,8 +274,9 @@ def compare(
     )
     notes = _notes(score, compared, pairs, systems[0])
     if adapt is not None:
-        what = "Adapted models know the test utterances without their labels, and assume equally frequent classes."
-        notes = (*notes, what)
+        assumed = ", ".join(f"{prior:g} {name}" for name, prior in (priors or {}).items())
+        what = "Adapted models know the test utterances without their labels. Assumed frequencies of classes: "
+        notes = (*notes, what + (f"{assumed}, the others equal." if assumed else "equal."))
     if of_dev := [label for path, label in zip(paths, labels, strict=True) if not has_test_set(path)]:
         notes = (f"{', '.join(of_dev)}: {NO_TEST_SET}", *notes)
     return Comparison(score, len(truths[0]), compared, tuple(pairs), notes)

@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass
 from serein.data.files import write_text
 from serein.data.manifest import Age, Utterance
 from serein.errors import RunError, expected_one_of
-from serein.metrics import class_bias
+from serein.metrics import class_bias, class_priors
 from serein.tasks.task import TaskSpec
 
 PROBABILITIES_TOLERANCE = 1e-3
@@ -345,19 +345,26 @@ def among(predictions: Sequence[EvalPrediction], classes: Sequence[str]) -> list
 
 
 def adapted(
-    predictions: Sequence[EvalPrediction], classes: Sequence[str], *, to: AdaptedTo = "all"
+    predictions: Sequence[EvalPrediction],
+    classes: Sequence[str],
+    *,
+    to: AdaptedTo = "all",
+    priors: Mapping[str, float] | None = None,
 ) -> list[EvalPrediction]:
     """Return predictions of a model that was adapted to these very recordings without labels (`serein.adapt`).
 
-    All classes are assumed to be equally frequent. The predictions of each fold and seed are those of one model.
+    The predictions of each fold and seed are those of one model.
 
     Args:
         predictions: With probabilities of exactly these classes, as from `among`.
         to: Adapt the model once, to `all` recordings of its fold, or to those of each `corpus` or each `speaker`.
+        priors: Class -> expected frequency, 0 to 1; the other classes divide the rest equally.
 
     Raises:
+        RecipeError: The priors do not fit the classes.
         RunError: A prediction has no speaker.
     """
+    expected = class_priors(classes, priors or {})
     of_model: dict[tuple[str, int, Hashable], list[int]] = defaultdict(list)
     for number, prediction in enumerate(predictions):
         if prediction.prediction == REJECTED:
@@ -369,7 +376,7 @@ def adapted(
     found = list(predictions)
     for numbers in of_model.values():
         own = np.array([[(predictions[number].probabilities or {})[name] for name in classes] for number in numbers])
-        moved = own * np.exp(class_bias(own, np.full(len(classes), 1 / len(classes))))
+        moved = own * np.exp(class_bias(own, expected))
         for number, row in zip(numbers, moved / moved.sum(axis=1, keepdims=True), strict=True):
             probabilities = dict(zip(classes, row.tolist(), strict=True))
             best = classes[int(row.argmax())]

@@ -19,12 +19,12 @@ from serein import checkpoint as checkpoints
 from serein.audio import Upload
 from serein.checkpoint import AbsentModel, Checkpoint
 from serein.data.manifest import Utterance
-from serein.errors import AudioError, ModelError, RecipeError, SereinError, expected_one_of
+from serein.errors import AudioError, ModelError, SereinError
 from serein.inference.prediction import Prediction
 from serein.inference.predictor import OnError, Predictor, load
 from serein.inference.recording import SLIDING_WINDOW
 from serein.inference.sources import Source
-from serein.metrics import FloatArray, class_bias
+from serein.metrics import FloatArray, class_bias, class_priors
 
 WINDOW_S = SLIDING_WINDOW.window_s  # of speech that counts as one clip
 ENSEMBLE_PASSES = 3  # over the recordings, for a model with several heads
@@ -163,34 +163,6 @@ class _Segments:
         if self.unread:
             what += f", and {len(self.unread)} of {self.num_all} recordings cannot be read ({self.unread[0]})"
         return AudioError(what, where="recordings", remedy="Name recordings of speech.")
-
-
-def class_priors(classes: tuple[str, ...], priors: Mapping[str, float]) -> FloatArray:
-    """Return the prior of each class, (class,); classes that are not named divide the rest equally.
-
-    Raises:
-        RecipeError: A class is unknown, a prior is not from 0 to 1, or they cannot have a sum of 1.
-
-    Example:
-        >>> class_priors(("angry", "happy", "neutral"), {"neutral": 0.5})
-        array([0.25, 0.25, 0.5 ])
-    """
-    for name, prior in priors.items():
-        if name not in classes:
-            raise RecipeError(expected_one_of(name, classes, kind="class"), where="priors", remedy="Name one of these.")
-        if not 0.0 <= prior <= 1.0:
-            raise RecipeError(f"'{name}' has a prior of {prior:g}", where="priors", remedy="Choose one from 0 to 1.")
-    left, rest = [name for name in classes if name not in priors], 1.0 - sum(priors.values())
-    if left and -1e-6 <= rest <= 1e-6:
-        what = f"nothing remains for {', '.join(left)}"
-        raise RecipeError(what, where="priors", remedy="Give them a prior of 0, too, if they are to be excluded.")
-    if rest < -1e-6 or (not left and rest > 1e-6):
-        what = f"the priors have a sum of {1 - rest:g}"
-        raise RecipeError(what, where="priors", remedy="Choose priors with a sum of 1, or leave classes out.")
-    found = np.array([priors.get(name, rest / max(len(left), 1)) for name in classes])
-    found[found < 1e-9] = 0.0
-    normalised: FloatArray = found / found.sum()
-    return normalised
 
 
 def _output_layers(predictor: Predictor) -> list[nn.Linear]:

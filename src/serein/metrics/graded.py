@@ -6,12 +6,13 @@ similarities: calibration, distances of distributions, and the equal error rate.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from serein.errors import RecipeError, expected_one_of
 from serein.metrics.classes import FloatArray, ratio
 
 _PENALTY = 0.3  # of the sum of squares, added to the clips' summed cross-entropy: a normal prior of deviation 1.3
@@ -281,6 +282,34 @@ def class_bias(probabilities: NDArray[Any], priors: FloatArray, weights: FloatAr
     bias = np.full(len(priors), _EXCLUDED)
     bias[is_kept] = minimize(loss, np.zeros(int(is_kept.sum())), jac=True, method="L-BFGS-B").x
     return bias
+
+
+def class_priors(classes: Sequence[str], priors: Mapping[str, float]) -> FloatArray:
+    """Return the prior of each class, (class,); classes that are not named divide the rest equally.
+
+    Raises:
+        RecipeError: A class is unknown, a prior is not from 0 to 1, or they cannot have a sum of 1.
+
+    Example:
+        >>> class_priors(("angry", "happy", "neutral"), {"neutral": 0.5})
+        array([0.25, 0.25, 0.5 ])
+    """
+    for name, prior in priors.items():
+        if name not in classes:
+            raise RecipeError(expected_one_of(name, classes, kind="class"), where="priors", remedy="Name one of these.")
+        if not 0.0 <= prior <= 1.0:
+            raise RecipeError(f"'{name}' has a prior of {prior:g}", where="priors", remedy="Choose one from 0 to 1.")
+    left, rest = [name for name in classes if name not in priors], 1.0 - sum(priors.values())
+    if left and -1e-6 <= rest <= 1e-6:
+        what = f"nothing remains for {', '.join(left)}"
+        raise RecipeError(what, where="priors", remedy="Give them a prior of 0, too, if they are to be excluded.")
+    if rest < -1e-6 or (not left and rest > 1e-6):
+        what = f"the priors have a sum of {1 - rest:g}"
+        raise RecipeError(what, where="priors", remedy="Choose priors with a sum of 1, or leave classes out.")
+    found = np.array([priors.get(name, rest / max(len(left), 1)) for name in classes])
+    found[found < 1e-9] = 0.0
+    normalised: FloatArray = found / found.sum()
+    return normalised
 
 
 def log_loss(truth: NDArray[np.int64], probabilities: NDArray[Any]) -> float:
