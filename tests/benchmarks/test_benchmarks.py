@@ -14,6 +14,7 @@ import pandas
 import pytest
 import soundfile
 
+from asr_models import write_ctc
 from cli_fixtures import Call
 from speech_sounds import RATE_HZ, voiced
 
@@ -49,6 +50,7 @@ NEED_DATA = {
     "long_recording",
     "ordinary_recordings",
     "runtimes",
+    "speaker_normalisation",
     "transcripts",
 }
 
@@ -139,6 +141,21 @@ def test_egemaps(tones: Path, tiny_run: Path, run_benchmark: Call, monkeypatch: 
     said = run_whole(run_benchmark, "egemaps", f"{tiny_run / 'recipe.yaml'} --data {tones}", ())
     assert "eGeMAPSv02, 1 features, 36 utterances" in said
     assert float(said.split("UA ")[1].split()[0]) > 50
+
+
+@pytest.mark.slow
+def test_speaker_normalisation(
+    tones: Path, tmp_path: Path, run_benchmark: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEREIN_CACHE", str(tmp_path / "cache"))
+    recipe, backbone = BENCHMARKS.parent / "recipes" / "pretrained" / "frozen-linear.yaml", write_ctc(tmp_path / "ctc")
+    arguments = f"{recipe} --data {tones} --out {tmp_path / 'out'} --set backbone.source={backbone} --sizes 2"
+    said = run_whole(run_benchmark, "speaker_normalisation", f"{arguments} --neutral happy --share 0.5", ())
+    assert said.startswith("plain: ua ")
+    for system in ("normalised, speaker unknown", "normalised, 2 recordings", "normalised, 0.5 happy"):
+        assert f"  {system}: " in said
+    assert "plain, adapted to each speaker: " in said
+    assert "plain, 0.5 happy, adapted to each speaker, assuming {'happy': 0.5}: " in said
 
 
 @pytest.mark.slow
