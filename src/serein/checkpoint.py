@@ -28,11 +28,12 @@ from serein.model_card import card
 from serein.models.hidden_states import ADAPTER_WEIGHT, plain_name
 from serein.models.model import HiddenStatesByBranch, SpeechModel, assemble, described_backbone
 from serein.models.whisper import Sinusoids
-from serein.recipe import MAIN, Branch, Clips, Encoder, Inference, Options, Tasks, Text
+from serein.recipe import MAIN, Branch, Clips, Encoder, FeatureNormalisation, Inference, Options, Tasks, Text
 from serein.tasks.classes import ClassLabels
 from serein.tasks.task import Task
 
 FORMAT = 1
+LATER_OPTIONS = {"feature_normalisation"}  # absent in folders that earlier versions wrote
 PARTS = ("model.json", "labels.json", "model.safetensors")
 MOST_JSON_BYTES = 64 << 20
 MOST_JSON_DEPTH = 32
@@ -57,6 +58,7 @@ class ModelOptions(Options):
     text_size: int = 0
     inference: Inference = Inference()
     answered: tuple[str, ...] | None = None
+    feature_normalisation: FeatureNormalisation | None = None
 
 
 class Calibration(Options):
@@ -309,7 +311,15 @@ def load(folder: str | Path, *, backbone: str | Path | None = None) -> Checkpoin
         def build() -> SpeechModel:
             backbones = {name: described_backbone(each["backbone"]) for name, each in own.items()}
             branches = {name: (backbones[name], branch.encoder) for name, branch in options.branches.items()}
-            return assemble(backbones[MAIN], options.encoder, heads, options.ensemble_size, options.text_size, branches)
+            return assemble(
+                backbones[MAIN],
+                options.encoder,
+                heads,
+                options.ensemble_size,
+                options.text_size,
+                branches,
+                normalises_features=options.feature_normalisation is not None,
+            )
 
         with _bounded(), torch.device("meta"):  # allocates no memory
             sketch = build()
@@ -360,12 +370,13 @@ def described(description: Mapping[str, Any], labels: Mapping[str, Any], where: 
             remedy="Upgrade serein, or export the model again.",
         )
     try:
-        options = ModelOptions.model_validate({name: description[name] for name in ModelOptions.model_fields})
+        names = [name for name in ModelOptions.model_fields if name in description or name not in LATER_OPTIONS]
+        options = ModelOptions.model_validate({name: description[name] for name in names})
         chosen = options.tasks.chosen
         tasks = {name: choose("task", name).from_json(name, own, labels[name]) for name, own in chosen.items()}
         for task in tasks.values():
-            names = task.spec.classes
-            if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+            classes = task.spec.classes
+            if len(set(classes)) < len(classes) or not all(isinstance(name, str) for name in classes):
                 raise ValueError(f"the classes of '{task.name}' are not distinct names")
         if options.answered is not None and not 0 < len(set(options.answered) & set(tasks)) == len(options.answered):
             raise ValueError(f"it predicts {', '.join(options.answered) or 'nothing'}, which are not its tasks")

@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -41,6 +41,14 @@ def adapt(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Model folder or Hub name.", show_default="the default model")
     ] = None,
+    method: Annotated[
+        Literal["bias", "mean"] | None,
+        typer.Option(
+            "--method",
+            help="What is changed: a bias per class, or the mean of the features.",
+            show_default="mean for a model trained with speaker normalisation, otherwise bias",
+        ),
+    ] = None,
     prior: Prior = None,
     device: Device = "auto",
     backbone: MovedBackbone = None,
@@ -48,9 +56,10 @@ def adapt(
 ) -> None:
     """Adapt a model to recordings without labels: a new speaker, microphone, language or corpus.
 
-    A bias per class brings the mean probabilities close to the expected frequencies; --prior CLASS=0 excludes a class.
-    If classes are not equally frequent and no --prior says so, fewer predictions may be correct: most speech is
-    neutral. The new folder is used like any other model.
+    bias: a bias per class brings the mean probabilities close to the expected frequencies; --prior CLASS=0 excludes a
+    class. If classes are not equally frequent and no --prior says so, fewer predictions may be correct: most speech is
+    neutral. mean: for recordings of one speaker, and a model trained with feature_normalisation, the mean that is
+    subtracted from the features becomes that of these recordings. The new folder is used like any other model.
     """
     from rich.table import Table
 
@@ -65,6 +74,7 @@ def adapt(
             recordings,
             out,
             model=load(model, device, backbone=backbone),
+            method=method,
             priors=priors,
             on_error="return",
             on_progress=lambda done, total: bars("predicting", done, total, counted(len(recordings), "recording")),
@@ -75,11 +85,12 @@ def adapt(
         said = asdict(found) | {"unread": [str(error) for error in found.unread], "out": str(out)}
         print_json(said)
     else:
-        table = Table("class", "mean probability", "prior", "bias", box=None, pad_edge=False)
-        for name, expected in found.priors.items():
-            row = f"{found.before[name]:.3f}", f"{expected:.3f}", f"{found.bias[name]:+.2f}"
-            table.add_row(name, *row)
-        print_tables([table])
+        if found.method == "bias":
+            table = Table("class", "mean probability", "prior", "bias", box=None, pad_edge=False)
+            for name, expected in found.priors.items():
+                row = f"{found.before[name]:.3f}", f"{expected:.3f}", f"{found.bias[name]:+.2f}"
+                table.add_row(name, *row)
+            print_tables([table])
         print(f"{out}: adapted to {found.num_segments} segments of {found.num_recordings} recordings")
     exit_if_unread(num_failed + len(found.unread))
 

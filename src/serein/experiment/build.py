@@ -391,7 +391,15 @@ def new_model(
             own = (branch.backbone, branch.adapter) if branch.backbone else (recipe.backbone, recipe.adapter)
             branches[name] = (new_backbone(*own), branch.encoder)
     branches.pop(MAIN, None)
-    model = assemble(backbone, recipe.encoder, heads, recipe.ensemble_size, text_size(recipe), branches)
+    model = assemble(
+        backbone,
+        recipe.encoder,
+        heads,
+        recipe.ensemble_size,
+        text_size(recipe),
+        branches,
+        normalises_features=recipe.feature_normalisation is not None,
+    )
     for pretrained in pretrained_branches.values():
         load_pretrained(model, pretrained, tasks)
     return model

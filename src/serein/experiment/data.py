@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -75,6 +76,18 @@ class Experiment:
             remedy = f"Leave out '{self.main.name}', or add a task with classes that precedes it in docs/recipes.md."
             raise RecipeError(f"'{self.main.name}' has no classes", where="tasks", remedy=remedy)
         return self.main.spec.classes
+
+    def speakers_of(self, positions: Sequence[int], split: Literal["train", "test"]) -> dict[int, str]:
+        """Return position -> speaker, for utterances whose features are normalised by the mean of their speaker.
+
+        Args:
+            split: `test` stands for dev as well.
+        """
+        options = self.recipe.feature_normalisation
+        if options is None or (options.mean == "training" if split == "train" else options.test_speakers == "unknown"):
+            return {}
+        own = [(position, self.utterances[position]) for position in positions]
+        return {position: speaker_key(utterance) for position, utterance in own if utterance.speaker is not None}
 
     def class_counts(self) -> dict[str, int]:
         """Return the number of utterances of each class of the evaluated task; empty if it has no classes."""
@@ -157,6 +170,13 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
         known = [u for u in originals if u.speaker is not None and u.id in labels]
         speakers = {u.id: speaker_key(u).lstrip("/") for u in known if main.spec.field != "gender"}  # one by nature
         folds = replace(folds, notes=(*folds.notes, *class_notes(labels, speakers, folds.folds)))
+    normalisation = recipe.feature_normalisation
+    if normalisation is not None and normalisation.test_speakers == "known":
+        note = (
+            "Test speakers are known: each one's features are normalised by the mean of their own test clips, without "
+            "labels. Scores are not comparable to those of unknown speakers."
+        )
+        folds = replace(folds, notes=(*folds.notes, note))
     require_attributes(utterances, recipe.tasks.conditions, "known")
     for split in ("dev", "test"):
         ids = {name for fold in folds.folds for name in (fold.dev if split == "dev" else fold.test)}

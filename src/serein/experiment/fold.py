@@ -20,7 +20,7 @@ from serein import checkpoint as checkpoints
 from serein.checkpoint import Calibration, Checkpoint, ModelOptions, VerificationThreshold
 from serein.corpora import licence_of
 from serein.data import manifest
-from serein.data.dataset import BucketSampler, ClipDataset, Targets, TrainingConditions, batch_durations, collate
+from serein.data.dataset import Targets, TrainingConditions
 from serein.data.files import link_or_copy, replacing, sha256, write_text
 from serein.data.manifest import Utterance
 from serein.data.protocols import speaker_key, speaker_keys
@@ -41,28 +41,33 @@ from serein.experiment.build import (
     training_of,
 )
 from serein.experiment.data import Experiment, targets_of
+from serein.experiment.outputs import cached_features, feature_outputs, shared_outputs
 from serein.experiment.predict import (
+    features_of,
     fold_run_folder,
     only_here,
     predict_dev,
     predict_fold,
-    shared_outputs,
     stage_folder,
 )
 from serein.experiment.shared_stages import train_shared_stage
 from serein.inference.batching import recording_outputs
 from serein.model_card import card
 from serein.models.conditioning import attribute_vectors
-from serein.models.logmel import LogMelBackbone
 from serein.models.model import SpeechModel
 from serein.progress import Report
-from serein.recipe import MAIN, Batches, Branch, SpectrogramAugmentation, Stage
+from serein.recipe import MAIN, Branch
 from serein.tasks.task import Task
-from serein.training.batches import encode_batch
 from serein.training.checkpointing import INITIAL_WEIGHTS, METRICS_FILE, WEIGHTS
-from serein.training.feature_cache import FeatureCache, cached_layers, only_backbone
 from serein.training.module import monitored_score
-from serein.training.stages import TrainingData, chosen_precision, fit_backbones, stage_seed, train_stage
+from serein.training.stages import (
+    TrainingData,
+    chosen_precision,
+    fit_backbones,
+    fit_feature_norm,
+    stage_seed,
+    train_stage,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +88,7 @@ def run_fold(experiment: Experiment, fold: Fold, seed: int, run: Path, report: R
         checkpoint = train_fold(experiment, fold, seed, folder, report, label=f"fold {fold.name}  seed {seed}")
     else:
         checkpoint = checkpoints.load(fold_run_folder(run, fold_with_same_training, seed) / "model")
-    predict_fold(experiment, checkpoint, fold, seed, folder)
+    predict_fold(experiment, checkpoint, fold, seed, folder, report)
     wait_for_all()
 
 
@@ -109,8 +114,13 @@ def train_fold(
         recipe.feature_cache,
         device=own_device(experiment.device),
     )
+    data = replace(
+        data, speaker_of=experiment.speakers_of(data.train, "train") | experiment.speakers_of(data.dev, "test")
+    )
     unfitted = [name for name in (MAIN, *model.branches) if name not in pretrained_branches]
     fit_backbones(model, data, unfitted, report=report, label=label)
+    if recipe.feature_normalisation is not None:
+        fit_feature_norm(model, recipe.stages[0], data, report=report, label=label)
     for number, stage in enumerate(recipe.stages):
         if number and distributed_info().is_first:
             before, own = (stage_folder(folder, recipe, each) for each in (number - 1, number))
@@ -131,13 +141,13 @@ def train_fold(
             experiment, fold, model, tasks, folder, number, pretrained_branches, origins=origins
         )
         if stage is recipe.stages[-1] or only_here(recipe, number):
-            checkpoint = calibrate_and_save(checkpoint, experiment, fold, seed, folder, number=number)
+            checkpoint = calibrate_and_save(checkpoint, experiment, fold, seed, folder, report, number=number)
     model.eval()
     return checkpoint
 
 
 def calibrate_and_save(
-    checkpoint: Checkpoint, experiment: Experiment, fold: Fold, seed: int, folder: Path, *, number: int
+    checkpoint: Checkpoint, experiment: Experiment, fold: Fold, seed: int, folder: Path, report: Report, *, number: int
 ) -> Checkpoint:
     """Save the model of a stage, and return it with what was fitted on dev.
 
@@ -150,7 +160,7 @@ def calibrate_and_save(
     own, is_last = stage_folder(folder, experiment.recipe, number), number == len(experiment.recipe.stages) - 1
     classes, calibration = checkpoint.tasks[checkpoint.task].spec.classes, None
     if is_last:
-        dev = predict_dev(experiment, checkpoint, fold, seed, folder)
+        dev = predict_dev(experiment, checkpoint, fold, seed, folder, report)
         if classes and (found := fitted_temperature(dev, classes)) is not None:
             if found.helps:
                 calibration = Calibration(
@@ -158,7 +168,7 @@ def calibrate_and_save(
                 )
             state = "They are calibrated" if found.helps else "They are uncalibrated"
             checkpoint.training["calibration"] = f"{state}: {found}."
-    threshold = verification_threshold(experiment, checkpoint, fold)
+    threshold = verification_threshold(experiment, checkpoint, fold, report)
     checkpoint = replace(checkpoint, verification=threshold, calibration=calibration)
     if distributed_info().is_first:
         answered = sorted(checkpoint.answered, key=lambda task: task != checkpoint.task)  # the evaluated one first
@@ -171,7 +181,9 @@ def calibrate_and_save(
     return checkpoint
 
 
-def verification_threshold(experiment: Experiment, checkpoint: Checkpoint, fold: Fold) -> VerificationThreshold | None:
+def verification_threshold(
+    experiment: Experiment, checkpoint: Checkpoint, fold: Fold, report: Report
+) -> VerificationThreshold | None:
     """Return the verification threshold fitted on dev; `None` if no speakers were learned or there is no dev set."""
     utterances = experiment.utterances
     positions = [p for p in experiment.positions(fold.dev) if utterances[p].speaker is not None]
@@ -180,7 +192,10 @@ def verification_threshold(experiment: Experiment, checkpoint: Checkpoint, fold:
         return None
     condition_source = experiment.recipe.inference.conditions
     with moved_to(checkpoint.model, own_device(experiment.device)):
-        outputs = shared_outputs(checkpoint, experiment.recordings, positions, condition_source, embedding=task)
+        features = features_of(experiment, checkpoint, positions, report, f"fold {fold.name}")
+        outputs = shared_outputs(
+            checkpoint, experiment.recordings, positions, condition_source, embedding=task, features=features
+        )
     vectors = outputs.embeddings
     found = score_verification(vectors, [speaker_key(utterances[p]) for p in positions], np.random.default_rng(0))
     if found is None:
@@ -256,7 +271,8 @@ def checkpoint_after(
         ),
         "monitor": monitor,
     }
-    kept = {name: getattr(recipe, name) for name in ("encoder", "ensemble_size", "tasks", "clips", "text", "inference")}
+    kept_names = ("encoder", "ensemble_size", "tasks", "clips", "text", "inference", "feature_normalisation")
+    kept = {name: getattr(recipe, name) for name in kept_names}
     finished = {
         name: Branch(encoder=pretrained_branches[name].checkpoint.options.encoder)
         for name in model.branches
@@ -363,7 +379,6 @@ def ask_teacher(
         save_file({"probabilities": rows}, partial, metadata={"asked": asked})
 
 
-@torch.no_grad()
 def teacher_probabilities(
     experiment: Experiment, teacher: Checkpoint, task: Task, positions: list[int], *, report: Report, label: str
 ) -> NDArray[np.float32]:
@@ -371,31 +386,27 @@ def teacher_probabilities(
 
     The backbone's features are cached, so the teachers of all folds that share a frozen backbone run it only once.
     """
-    recordings, recipe, model, clips = experiment.recordings, experiment.recipe, teacher.model, teacher.options.clips
-    stage, device = Stage(name="teacher", tasks=(task.name,)), own_device(experiment.device)
-    backbone = only_backbone(model, stage)
-    is_conditioned, is_long = teacher.options.tasks.conditions, recordings.durations_s[positions].max() > clips.window_s
-    has_cache = recipe.feature_cache.dtype != "none" and not isinstance(backbone, LogMelBackbone)
-    if backbone is None or not has_cache or is_conditioned or is_long:
-        source = recipe.inference.conditions
-        with moved_to(model, device):
-            outputs = recording_outputs(
-                teacher, recordings, positions, source, lambda done, total: report(label, done, total, f"{total} clips")
-            )
-        whole = outputs.decoded[task.name].values
-        assert whole is not None
-        return whole
-    branches = model.branches_of(stage.tasks)
-    layers = cached_layers(model, branches)
-    cache = FeatureCache(backbone, layers, recipe.feature_cache, chosen_precision("auto", device), device=device)
-    dataset = ClipDataset(recordings, {}, clips, features=cache.of(recordings, clips, positions, report, label))
-    durations_s = batch_durations(recordings, clips, is_training=False)
-    answer_of: dict[int, NDArray[np.float32]] = {}
-    for items in BucketSampler(positions, durations_s, Batches(), is_training=False):
-        batch = collate([dataset[item] for item in items])
-        hidden_states = encode_batch(model, batch, SpectrogramAugmentation(), branches).hidden_states
-        output = model.decode(hidden_states, tasks=stage.tasks)[task.name].output
-        values = task.decode(output).values
-        assert values is not None
-        answer_of |= dict(zip((position for _, position in items), values, strict=True))
-    return np.stack([answer_of[position] for position in positions])
+    recordings, recipe, source = experiment.recordings, experiment.recipe, experiment.recipe.inference.conditions
+    device = own_device(experiment.device)
+
+    def tell(done: int, total: int) -> None:
+        report(label, done, total, f"{total} clips")
+
+    with moved_to(teacher.model, device):
+        features = cached_features(
+            teacher,
+            recordings,
+            positions,
+            recipe.feature_cache,
+            precision=chosen_precision("auto", device),
+            is_exact=False,
+            report=report,
+            label=label,
+        )
+        if features is None:
+            outputs = recording_outputs(teacher, recordings, positions, source, tell)
+        else:
+            outputs = feature_outputs(teacher, recordings, positions, source, features)
+    values = outputs.decoded[task.name].values
+    assert values is not None
+    return values

@@ -11,28 +11,30 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
-from torch import distributed
 
 from serein import checkpoint as checkpoints
 from serein.checkpoint import Checkpoint
 from serein.corpora.prepare import NO_MAP, LabelMap, with_labels
 from serein.data import manifest
-from serein.data.dataset import Recordings
+from serein.data.dataset import HiddenLayers, Recordings
 from serein.data.files import replacing
 from serein.data.manifest import Utterance
 from serein.data.splits import Fold
-from serein.device import all_gather, distributed_info, is_joined, moved_to, own_device
+from serein.device import distributed_info, moved_to, own_device
 from serein.errors import LeakError, ManifestError
 from serein.evaluation.calibration import model_calibration, with_temperature
 from serein.evaluation.predictions import EvalPrediction, among, write_predictions
 from serein.evaluation.scores import Scores, TaskScore, classes_of_corpus, score_predictions
 from serein.evaluation.task_scores import score_task
 from serein.experiment.data import Experiment
-from serein.inference.batching import ModelOutputs, recording_outputs
+from serein.experiment.outputs import cached_features, shared_outputs
 from serein.inference.predictor import load
+from serein.inference.runtimes import predicting_precision
 from serein.models.conditioning import ConditionSource, attribute, require_attributes
+from serein.progress import Report
 from serein.recipe import Recipe
-from serein.tasks.task import Decoded, Task, TaskSpec, keep_labelled
+from serein.tasks.task import Task, TaskSpec, keep_labelled
+from serein.training.normalisation import SpeakerNormalised
 
 MAX_PROBABILITIES = 200
 
@@ -66,7 +68,9 @@ def only_here(recipe: Recipe, number: int) -> list[str]:
     return [name for name in recipe.tasks_of(recipe.stages[number]) if name not in later]
 
 
-def predict_fold(experiment: Experiment, checkpoint: Checkpoint, fold: Fold, seed: int, folder: Path) -> None:
+def predict_fold(
+    experiment: Experiment, checkpoint: Checkpoint, fold: Fold, seed: int, folder: Path, report: Report
+) -> None:
     """Write the predictions of a fold's models for dev and test.
 
     `predictions.jsonl` contains the main task's predictions and is written last, so it marks the fold as complete.
@@ -75,21 +79,22 @@ def predict_fold(experiment: Experiment, checkpoint: Checkpoint, fold: Fold, see
     """
     scored = fold.test or tuple(experiment.labelled(fold.dev))
     recipe, condition_source = experiment.recipe, experiment.recipe.inference.conditions
+    how: Any = {"fold": fold, "seed": seed, "report": report}
     if experiment.fold_with_same_training(fold) is not fold:  # otherwise training has predicted dev
-        predict_dev(experiment, checkpoint, fold, seed, folder)
+        predict_dev(experiment, checkpoint, fold, seed, folder, report)
     other: ConditionSource = "oracle" if condition_source == "predicted" else "predicted"  # both are reported
     conditions = recipe.tasks.conditions
     tested = [experiment.utterances[position] for position in experiment.positions(scored)]
     if conditions and all(any(attribute(u, name, other) for u in tested) for name in conditions):
-        predictions = _predictions_on(experiment, checkpoint, scored, fold, seed, other)
+        predictions = _predictions_on(experiment, checkpoint, scored, other, **how)
         if distributed_info().is_first:
             write_predictions(predictions.by_task[checkpoint.task], folder / f"{other}_predictions.jsonl")
     fold_run = fold_run_folder(folder.parents[1], experiment.fold_with_same_training(fold), seed)
     for number in range(len(recipe.stages) - 1):
         if names := only_here(recipe, number):
             earlier = checkpoints.load(stage_folder(fold_run, recipe, number) / "model")
-            _write_others(_predictions_on(experiment, earlier, scored, fold, seed, condition_source), names, folder)
-    predictions = _predictions_on(experiment, checkpoint, scored, fold, seed, condition_source)
+            _write_others(_predictions_on(experiment, earlier, scored, condition_source, **how), names, folder)
+    predictions = _predictions_on(experiment, checkpoint, scored, condition_source, **how)
     _write_others(predictions, [name for name in predictions.by_task if name != checkpoint.task], folder)
     if not distributed_info().is_first:
         return
@@ -100,13 +105,14 @@ def predict_fold(experiment: Experiment, checkpoint: Checkpoint, fold: Fold, see
 
 
 def predict_dev(
-    experiment: Experiment, checkpoint: Checkpoint, fold: Fold, seed: int, folder: Path
+    experiment: Experiment, checkpoint: Checkpoint, fold: Fold, seed: int, folder: Path, report: Report
 ) -> list[EvalPrediction]:
     """Write and return the predictions of a fold's model for dev; return an empty list if there is no dev set."""
     dev = experiment.labelled(fold.dev)
     if not dev:
         return []
-    predictions = _predictions_on(experiment, checkpoint, dev, fold, seed, experiment.recipe.inference.conditions)
+    condition_source = experiment.recipe.inference.conditions
+    predictions = _predictions_on(experiment, checkpoint, dev, condition_source, fold=fold, seed=seed, report=report)
     if distributed_info().is_first:
         write_predictions(predictions.by_task[checkpoint.task], folder / "dev_predictions.jsonl")
     return predictions.by_task[checkpoint.task]
@@ -124,46 +130,55 @@ def _predictions_on(
     experiment: Experiment,
     checkpoint: Checkpoint,
     ids: Sequence[str],
+    condition_source: ConditionSource,
+    *,
     fold: Fold,
     seed: int,
-    condition_source: ConditionSource,
+    report: Report,
 ) -> SplitPredictions:
     positions = experiment.positions(ids)
     with moved_to(checkpoint.model, own_device(experiment.device)):
         return predictions_of(
-            checkpoint, experiment.recordings, positions, fold=fold.name, seed=seed, condition_source=condition_source
+            checkpoint,
+            experiment.recordings,
+            positions,
+            fold=fold.name,
+            seed=seed,
+            condition_source=condition_source,
+            features=features_of(experiment, checkpoint, positions, report, f"fold {fold.name}  seed {seed}"),
         )
 
 
-def shared_outputs(
-    checkpoint: Checkpoint,
-    recordings: Recordings,
-    positions: Sequence[int],
-    condition_source: ConditionSource,
-    on_progress: Callable[[int, int], None] | None = None,
-    embedding: str | None = None,
-) -> ModelOutputs:
-    """Run a model on utterances, on the device of its weights; see `model_outputs`.
+def features_of(
+    experiment: Experiment, checkpoint: Checkpoint, positions: Sequence[int], report: Report, label: str
+) -> HiddenLayers | None:
+    """Return the cached features of dev or test utterances, normalised by speaker if the recipe specifies it.
 
-    Processes that train together each run a part, which contains clips of all lengths, and all return the whole.
+    Only backbones that no stage trains are cached: their features serve all seeds, and other recipes.
+
+    Args:
+        checkpoint: A model on its device.
+
+    Returns:
+        `None` if the model is to be run on waveforms.
     """
-    rank, size = (distributed.get_rank(), distributed.get_world_size()) if is_joined() else (0, 1)
-    own = np.arange(len(positions))
-    if 1 < size <= len(positions):
-        own = np.argsort([-recordings.durations_s[p] for p in positions], kind="stable")[rank::size]
-    outputs = recording_outputs(
-        checkpoint, recordings, [positions[i] for i in own.tolist()], condition_source, on_progress, embedding
+    recipe, norm = experiment.recipe, checkpoint.model.feature_norm
+    if not recipe.has_frozen_backbones or not positions:
+        return None
+    normalised_by = experiment.speakers_of(positions, "test")
+    features = cached_features(
+        checkpoint,
+        experiment.recordings,
+        positions,
+        recipe.feature_cache,
+        precision=predicting_precision(recipe.inference.precision, own_device(experiment.device)),
+        is_exact=not normalised_by,
+        report=report,
+        label=label,
     )
-    if size == 1:
-        return outputs
-    parts = all_gather((own, outputs))
-    place = np.unique(np.concatenate([order for order, _ in parts]), return_index=True)[1]  # each clip once
-    decoded = {}
-    for name in outputs.decoded:
-        whole = Decoded.concatenated([part.decoded[name] for _, part in parts])
-        texts = None if whole.texts is None else tuple(whole.texts[i] for i in place)
-        decoded[name] = Decoded(None if whole.values is None else whole.values[place], texts)
-    return ModelOutputs(decoded, np.concatenate([part.embeddings for _, part in parts])[place])
+    if norm is None or features is None or not normalised_by:
+        return features
+    return SpeakerNormalised.of(features, normalised_by, norm)
 
 
 def predictions_of(
@@ -175,6 +190,7 @@ def predictions_of(
     seed: int,
     condition_source: ConditionSource,
     on_progress: Callable[[int, int], None] | None = None,
+    features: HiddenLayers | None = None,
 ) -> SplitPredictions:
     """Return a model's predictions for some utterances, and the embeddings in the same order.
 
@@ -182,8 +198,9 @@ def predictions_of(
 
     Args:
         condition_source: Source of a conditioned model's conditions.
+        features: Features of the utterances, which replace their waveforms.
     """
-    outputs = shared_outputs(checkpoint, recordings, positions, condition_source, on_progress)
+    outputs = shared_outputs(checkpoint, recordings, positions, condition_source, on_progress, features=features)
 
     def prediction(
         task: Task, position: int, truth: str | None, label: str, probabilities: dict[str, float] | None

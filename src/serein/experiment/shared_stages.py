@@ -44,7 +44,7 @@ def used_weights(model: SpeechModel, stage: Stage) -> dict[str, torch.Tensor]:
     branches = model.branches_of(stage.tasks, stage.use_fusion)
     prefixes = [f"branches.{name}." for name in branches if name != MAIN]
     if MAIN in branches or any(model.source_of(name) == MAIN for name in branches):
-        prefixes.append("backbone.")
+        prefixes += ["backbone.", "feature_norm."]
     for number, member in enumerate(model.ensemble):
         heads = member.in_order(member.heads if stage.tasks is None else stage.tasks, stage.use_fusion)
         prefixes += [f"ensemble.{number}.heads.{name}." for name in heads]
@@ -110,6 +110,8 @@ def stage_key(
         "weights": weights_hash(used_weights(model, stage)),
         "condition_dropout": data.conditions.dropout,
     }
+    if data.speaker_of:
+        facts["speakers"] = [data.speaker_of.get(position) for position in (*data.train, *data.dev)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     positions = [*data.train, *data.dev]
     digest.update(data.recordings.durations_s[positions].tobytes())

@@ -2,7 +2,7 @@
 
 On recordings that differ from its training data (domain shift, label shift), a model predicts some classes too often
 and others hardly ever. If the frequency of each class among the recordings (its prior) is known, at least roughly, a
-bias per class corrects this.
+bias per class corrects this. The features of a single speaker can be normalised by their own mean instead.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,13 +20,17 @@ from serein import checkpoint as checkpoints
 from serein.audio import Upload
 from serein.checkpoint import AbsentModel, Checkpoint
 from serein.data.manifest import Utterance
-from serein.errors import AudioError, ModelError, SereinError
+from serein.errors import AudioError, ModelError, RecipeError, SereinError
 from serein.inference.prediction import Prediction
 from serein.inference.predictor import OnError, Predictor, load
 from serein.inference.recording import SLIDING_WINDOW
 from serein.inference.sources import Source
 from serein.metrics import FloatArray, class_bias, class_priors
+from serein.models.feature_norm import FeatureNorm
+from serein.models.hidden_states import HiddenStates
+from serein.models.model import SpeechModel
 
+Method = Literal["bias", "mean"]
 WINDOW_S = SLIDING_WINDOW.window_s  # of speech that counts as one clip
 ENSEMBLE_PASSES = 3  # over the recordings, for a model with several heads
 
@@ -37,14 +42,16 @@ class AdaptationResult:
     Attributes:
         num_recordings: Recordings in which speech was found.
         num_segments: Their segments.
+        method: What was changed, see `adapt`.
         before: Class -> its mean probability in the segments, by the original model.
-        priors: Class -> its expected frequency in the segments.
-        bias: Class -> what was added to its logits.
+        priors: Class -> its expected frequency in the segments; none for `mean`.
+        bias: Class -> what was added to its logits; none for `mean`.
         unread: Why recordings could not be read, with `on_error="return"`.
     """
 
     num_recordings: int
     num_segments: int
+    method: Method
     before: dict[str, float]
     priors: dict[str, float]
     bias: dict[str, float]
@@ -56,23 +63,28 @@ def adapt(
     out: str | Path,
     *,
     model: Predictor | str | Path | None = None,
+    method: Method | None = None,
     priors: Mapping[str, float] | None = None,
     on_error: OnError = "raise",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> AdaptationResult:
     """Adapt a model to recordings without labels, and write it as a new model folder, with weights in float32.
 
-    A bias is added to the logits of each class of the main task, such that the classes' mean probabilities approach
-    their priors; the fewer segments there are, the smaller the bias. Nothing else changes, so the folder is used like
-    any other. Labels that a manifest may contain are not read.
+    By `bias`, a bias is added to the logits of each class of the main task, such that the classes' mean probabilities
+    approach their priors; the fewer segments there are, the smaller the bias. By `mean`, the mean that the model
+    subtracts from the features of its backbone is replaced by the mean of the segments' features. Nothing else changes,
+    so the folder is used like any other. Labels that a manifest may contain are not read.
 
     Args:
-        recordings: A path, or several; or utterances of a manifest. A segment longer than `WINDOW_S` counts as several.
+        recordings: A path, or several; or utterances of a manifest. For `bias`, a segment longer than `WINDOW_S` counts
+            as several.
         out: The new folder.
         model: A loaded model, a model folder, a name on the Hugging Face Hub; `None`: the default model.
-        priors: Class -> expected frequency, 0 to 1; the other classes divide the rest equally. A class with a prior of
-            0 is excluded. `None`: all classes are equally frequent. If they are not, UA may still rise, but fewer
-            predictions may be correct.
+        method: `bias`; or `mean`, for recordings of one speaker and a model with `feature_normalisation`; `None`:
+            `mean` if the model was trained with that of each speaker, or else `bias`.
+        priors: For `bias`: class -> expected frequency, 0 to 1; the other classes divide the rest equally. A class with
+            a prior of 0 is excluded. `None`: all classes are equally frequent. If they are not, UA may still rise, but
+            fewer predictions may be correct.
         on_error: See `Predictor.predict_files`.
         on_progress: Called with the number of recordings that were predicted, and the number of all.
 
@@ -83,52 +95,104 @@ def adapt(
     Raises:
         AudioError: A recording cannot be read, or no speech was found in any.
         ModelError: The model cannot be adapted, or `out` exists and is not a model folder.
-        RecipeError: The priors do not fit the model's classes.
+        RecipeError: The priors do not fit the model's classes, or there are some for `mean`.
 
     Example:
         >>> serein.adapt(["a.wav", "b.wav"], "adapted", priors={"neutral": 0.7})  # doctest: +SKIP
     """
     sources = [recordings] if isinstance(recordings, str | Path | Utterance | Upload) else list(recordings)
     predictor = model if isinstance(model, Predictor) else load(model)
-    checkpoint = predictor.checkpoint
-    classes, layers = checkpoint.class_labels.classes, _output_layers(predictor)
-    expected = class_priors(classes, priors or {})
+    checkpoint, network = predictor.checkpoint, _network(predictor)
+    if method is None:
+        normalisation = checkpoint.options.feature_normalisation
+        method = "bias" if normalisation is None or normalisation.mean == "training" else "mean"
+    if method == "mean" and priors:
+        remedy = "Leave the priors out, or choose the method 'bias'."
+        raise RecipeError("the method 'mean' uses no priors", where="priors", remedy=remedy)
+    classes = checkpoint.tasks[predictor.task].spec.classes
+    norm = _feature_norm(network, checkpoint.name) if method == "mean" else None
+    layers = _output_layers(network, predictor) if norm is None else []
+    expected = class_priors(checkpoint.class_labels.classes, priors or {}) if norm is None else np.zeros(0)
     checkpoints.require_replaceable(Path(out))
-    temperature = 1.0 if checkpoint.calibration is None else checkpoint.calibration.temperature
-    originals = [layer.bias.detach().clone() for layer in layers]
-    bias, passes = np.zeros(len(classes)), list[_Segments]()
-    num_passes = 1 if len(layers) == 1 else ENSEMBLE_PASSES
+
+    def predict(number: int, num_passes: int) -> _Segments:
+        segments = _Segments(classes)
+        for each in predictor.predict_files(sources, on_error=on_error):
+            segments.add(each)
+            if on_progress is not None:
+                on_progress(number * len(sources) + segments.num_all, num_passes * len(sources))
+        if not segments.rows:
+            raise segments.no_speech_error()
+        return segments
+
+    changed = [layer.bias for layer in layers] if norm is None else [norm.mean]
+    originals = [tensor.detach().clone() for tensor in changed]
     try:
-        while len(passes) < num_passes:
-            segments = _Segments(classes)
-            for each in predictor.predict_files(sources, on_error=on_error):
-                segments.add(each)
-                if on_progress is not None:
-                    on_progress(len(passes) * len(sources) + segments.num_all, num_passes * len(sources))
-            if not segments.rows:
-                raise segments.no_speech_error()
-            # of an ensemble: the mean of its members does not move by exactly their bias, so it is found in steps
-            unbiased = np.array(segments.rows) * np.exp(-bias)
-            bias = class_bias(unbiased / unbiased.sum(axis=1, keepdims=True), expected, np.array(segments.weights))
-            passes.append(segments)
-            for layer, original in zip(layers, originals, strict=True):
-                layer.bias.data = original + torch.tensor(temperature * bias).to(original)  # before the temperature
-        found = AdaptationResult(
-            passes[0].num_recordings,
-            len(passes[0].rows),
-            _by_class(classes, np.average(passes[0].rows, axis=0, weights=passes[0].weights)),
-            _by_class(classes, expected),
-            _by_class(classes, temperature * bias),
-            tuple(passes[0].unread),
-        )
-        said = {"num_segments": found.num_segments, "priors": found.priors, "bias": found.bias}
+        if norm is not None:
+            found = _replace_mean(norm, classes, predict)
+        else:
+            temperature = 1.0 if checkpoint.calibration is None else checkpoint.calibration.temperature
+            found = _add_bias(layers, classes, expected, temperature, predict)
+        said: dict[str, Any] = {"method": method, "num_segments": found.num_segments}
+        said |= {} if norm is not None else {"priors": found.priors, "bias": found.bias}
         adaptations = [*checkpoint.training.get("adaptations", ()), said]
         adapted = replace(checkpoint, training={**checkpoint.training, "adaptations": adaptations})
         checkpoints.save(Path(out), adapted, _card(checkpoint, found))
     finally:
-        for layer, original in zip(layers, originals, strict=True):
-            layer.bias.data = original
+        for tensor, original in zip(changed, originals, strict=True):
+            tensor.data.copy_(original)
     return found
+
+
+def _add_bias(
+    layers: Sequence[nn.Linear],
+    classes: tuple[str, ...],
+    expected: FloatArray,
+    temperature: float,
+    predict: Callable[[int, int], _Segments],
+) -> AdaptationResult:
+    """Add a bias to the classes of all members of an ensemble.
+
+    Args:
+        layers: Output layer of each member.
+        expected: Prior of each class.
+        temperature: Divisor of the logits.
+        predict: Predict all recordings; its arguments are the number of the pass and of all passes.
+    """
+    originals = [layer.bias.detach().clone() for layer in layers]
+    bias, passes = np.zeros(len(classes)), list[_Segments]()
+    num_passes = 1 if len(layers) == 1 else ENSEMBLE_PASSES
+    while len(passes) < num_passes:
+        segments = predict(len(passes), num_passes)
+        # of an ensemble: the mean of its members does not move by exactly their bias, so it is found in steps
+        unbiased = np.array(segments.rows) * np.exp(-bias)
+        bias = class_bias(unbiased / unbiased.sum(axis=1, keepdims=True), expected, np.array(segments.weights))
+        passes.append(segments)
+        for layer, original in zip(layers, originals, strict=True):
+            layer.bias.data.copy_(original + torch.tensor(temperature * bias).to(original))  # before the temperature
+    priors, added = _by_class(classes, expected), _by_class(classes, temperature * bias)
+    return passes[0].result("bias", priors, added)
+
+
+def _replace_mean(
+    norm: FeatureNorm, classes: tuple[str, ...], predict: Callable[[int, int], _Segments]
+) -> AdaptationResult:
+    """Replace the mean of the features by that of all segments, each represented by its mean over time."""
+    sums = list[torch.Tensor]()
+    counts = list[int]()
+
+    def observe(_: nn.Module, inputs: tuple[HiddenStates]) -> None:  # called by several threads
+        means = norm.clip_means(inputs[0])
+        sums.append(means.sum(dim=0))
+        counts.append(len(means))
+
+    handle = norm.register_forward_pre_hook(observe)
+    try:
+        segments = predict(0, 1)
+    finally:
+        handle.remove()
+    norm.mean.data.copy_(torch.stack(sums).sum(dim=0) / sum(counts))
+    return segments.result("mean", {}, {})
 
 
 class _Segments:
@@ -157,6 +221,11 @@ class _Segments:
             self.rows.append([segment.probabilities[name] for name in self.classes])
             self.weights.append(max(1.0, segment.duration_s / WINDOW_S))
 
+    def result(self, method: Method, priors: dict[str, float], bias: dict[str, float]) -> AdaptationResult:
+        """Return the result of an adaptation to these segments; `before` are their own mean probabilities."""
+        before = _by_class(self.classes, np.average(self.rows, axis=0, weights=self.weights))
+        return AdaptationResult(self.num_recordings, len(self.rows), method, before, priors, bias, tuple(self.unread))
+
     def no_speech_error(self) -> AudioError:
         """Return the error of recordings without any speech."""
         what = "no speech was found"
@@ -165,42 +234,71 @@ class _Segments:
         return AudioError(what, where="recordings", remedy="Name recordings of speech.")
 
 
-def _output_layers(predictor: Predictor) -> list[nn.Linear]:
-    """Return the output layer of the main task of each member of the ensemble.
+def _network(predictor: Predictor) -> SpeechModel:
+    """Return the network of a predictor.
 
     Raises:
-        ModelError: There is none that has a bias for each class.
+        ModelError: It is not that of a single model folder.
     """
-    name = predictor.checkpoint.name
     if type(predictor) is not Predictor:
         what = f"a {type(predictor).__name__} combines a model with others or a datastore, which cannot be adapted"
         raise ModelError(what, where="adapt", remedy="Adapt its model folders one by one.")
     if isinstance(predictor.model, AbsentModel):
         remedy = "Adapt its model folder, then export the new folder."
-        raise ModelError("an exported file cannot be adapted", where=name, remedy=remedy)
-    heads = [member.heads[predictor.task] for member in predictor.model.ensemble]
+        raise ModelError("an exported file cannot be adapted", where=predictor.checkpoint.name, remedy=remedy)
+    return predictor.model
+
+
+def _feature_norm(network: SpeechModel, name: str) -> FeatureNorm:
+    """Return the standardisation of a network's features.
+
+    Raises:
+        ModelError: There is none.
+    """
+    if network.feature_norm is None:
+        remedy = "Choose the method 'bias', or a model that was trained with feature_normalisation."
+        raise ModelError("its features are not normalised, so there is no mean to replace", where=name, remedy=remedy)
+    return network.feature_norm
+
+
+def _output_layers(network: SpeechModel, predictor: Predictor) -> list[nn.Linear]:
+    """Return the output layer of the main task of each member of the ensemble.
+
+    Raises:
+        ModelError: There is none that has a bias for each class.
+    """
+    heads = [member.heads[predictor.task] for member in network.ensemble]
     layers = [head.output for head in heads if isinstance(head.output, nn.Linear) and head.puts_out == "scores"]
     if len(layers) < len(heads):
         remedy = "Choose a model that was trained with cross-entropy."
-        raise ModelError("its output layer has no bias for each class", where=name, remedy=remedy)
+        raise ModelError("its output layer has no bias for each class", where=predictor.checkpoint.name, remedy=remedy)
     return layers
 
 
-def _by_class(classes: tuple[str, ...], numbers: FloatArray) -> dict[str, float]:
+def _by_class(classes: Sequence[str], numbers: FloatArray) -> dict[str, float]:
     return {name: round(float(number), 4) for name, number in zip(classes, numbers, strict=True)}
 
 
 def _card(checkpoint: Checkpoint, found: AdaptationResult) -> str:
     """Return the card of the original model, with a section on the adaptation."""
     card = Path() if checkpoint.folder is None else checkpoint.folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else f"# {checkpoint.name}"
+    source = f"{found.num_segments} segments of {found.num_recordings} recordings"
+    if found.method == "mean":
+        return f"""{text}
+## Adapted
+
+The mean of the features is that of {source}, which had no labels (`serein adapt`). Scores above are those of the
+original model.
+"""
     rows = "\n".join(
         f"| {name} | {found.before[name]:.3f} | {prior:.3f} | {found.bias[name]:+.2f} |"
         for name, prior in found.priors.items()
     )
-    return f"""{card.read_text(encoding="utf-8") if card.is_file() else f"# {checkpoint.name}"}
+    return f"""{text}
 ## Adapted
 
-A bias was added to the logits of each class, from {found.num_segments} segments of {found.num_recordings} recordings
+A bias was added to the logits of each class, from {source}
 without labels (`serein adapt`). Scores above are those of the original model.
 
 | class | mean probability before | prior | bias |

@@ -120,13 +120,18 @@ def model_outputs(
             if on_progress:
                 on_progress(len(of_clip), len(num_samples))
     outputs = _stacked([of_clip[position] for position in range(len(num_samples))])
+    require_finite(outputs, checkpoint)
+    return outputs
+
+
+def require_finite(outputs: ModelOutputs, checkpoint: Checkpoint) -> None:
+    """Raise ModelError if any output is not a finite number."""
     values = [decoded.values for decoded in outputs.decoded.values() if decoded.values is not None]
     if not all(np.isfinite(each).all() for each in (outputs.embeddings, *values)):
         remedy = "Copy the model again, or train it with a lower learning rate."
         raise ModelError(
             "its outputs are not finite numbers", where=checkpoint.folder or checkpoint.task, remedy=remedy
         )
-    return outputs
 
 
 def recording_outputs(

@@ -15,6 +15,7 @@ from serein.choices import NamedOptions, choose
 from serein.errors import ModelError, RecipeError
 from serein.models.conditioning import NO_CONDITIONS, Conditions
 from serein.models.encoders import build_encoder
+from serein.models.feature_norm import FeatureNorm
 from serein.models.heads import HEADS, HeadOutput, TaskHead, combine_members
 from serein.models.hidden_states import Backbone, Encoder, HiddenStates
 from serein.models.pretrained import ORIGIN
@@ -157,16 +158,22 @@ class SpeechModel(nn.Module):
         backbone: From waveforms to hidden layers.
         ensemble: At least one member; members differ in initial weights and in dropout.
         branches: Other networks for the same clips; each head names its branch.
+        feature_norm: Standardises the hidden layers of the main backbone; `None`: they are left as they are.
 
     Attributes:
         sharing: Branches whose backbone equals the main one, which then runs once for both.
     """
 
     def __init__(
-        self, backbone: Backbone, ensemble: Sequence[EnsembleMember], branches: Mapping[str, Branch] | None = None
+        self,
+        backbone: Backbone,
+        ensemble: Sequence[EnsembleMember],
+        branches: Mapping[str, Branch] | None = None,
+        feature_norm: FeatureNorm | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.feature_norm = feature_norm
         self.ensemble = cast(Sequence[EnsembleMember], nn.ModuleList(ensemble))
         self.branches = cast(Mapping[str, Branch], nn.ModuleDict(branches or {}))
         self.sharing: frozenset[str] = frozenset()
@@ -212,6 +219,8 @@ class SpeechModel(nn.Module):
         encoded = {
             name: self.branches[name](own) if name in self.branches else own for name, own in hidden_states.items()
         }
+        if self.feature_norm is not None and MAIN in encoded:
+            encoded[MAIN] = self.feature_norm(encoded[MAIN])
         head_outputs = [member(encoded, conditions, tasks, use_fusion) for member in self.ensemble]
         return {name: combine_members([head_output[name] for head_output in head_outputs]) for name in head_outputs[0]}
 
@@ -337,6 +346,8 @@ def assemble(
     ensemble_size: int = 1,
     text_size: int = 0,
     branches: Mapping[str, tuple[Backbone, NamedOptions | None]] | None = None,
+    *,
+    normalises_features: bool = False,
 ) -> SpeechModel:
     """Build a model from its parts.
 
@@ -347,6 +358,7 @@ def assemble(
         ensemble_size: Number of parallel encoders with heads.
         text_size: Features of a sentence vector, for heads that are conditioned on the text.
         branches: Backbone and encoder of each other network; their heads are in `tasks`.
+        normalises_features: Whether the main backbone's features are standardised.
     """
     others = {
         name: Branch(own, None if options is None else build_encoder(options, own))
@@ -371,4 +383,4 @@ def assemble(
                     torch.manual_seed((torch.initial_seed() + crc32(f"{number} {name}".encode())) % 2**63)
                 heads[name] = HEADS[head.reads](head, sizes[head.branch], num_outputs, text_size, joining)
         ensemble.append(EnsembleMember(own_encoder, {name: heads[name] for name in tasks}))
-    return SpeechModel(backbone, ensemble, others)
+    return SpeechModel(backbone, ensemble, others, FeatureNorm(backbone.sizes) if normalises_features else None)

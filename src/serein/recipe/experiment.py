@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from serein.choices import Count, Name, Options, Positive, Share, choose
 from serein.recipe.learning import FeatureCacheOptions, Stage
-from serein.recipe.model import MAIN, Backbone, Branch, Encoder, LogMel, Lora
+from serein.recipe.model import MAIN, Backbone, Branch, Encoder, FeatureNormalisation, LogMel, Lora
 from serein.recipe.tasks import MAIN_TASK, Tasks
 
 
@@ -209,6 +209,7 @@ class Recipe(Options):
 
     Attributes:
         adapter: Adapter of the main backbone, and of branches whose backbone is like it.
+        feature_normalisation: Standardisation of the backbone's features; `None`: no standardisation.
         branches: Name -> another network for the same clips. `main` accepts only `from`, which the main network then
             starts from.
         ensemble_size: Number of encoders with heads that are trained in parallel on one backbone, each from its own
@@ -224,6 +225,7 @@ class Recipe(Options):
     words: Nouns = Nouns()
     backbone: Backbone = LogMel()
     adapter: Lora | None = None
+    feature_normalisation: FeatureNormalisation | None = None
     encoder: Encoder | None = None
     branches: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")], Branch] = {}
     ensemble_size: Count = 1
@@ -236,6 +238,12 @@ class Recipe(Options):
     def tasks_of(self, stage: Stage) -> tuple[str, ...]:
         """Return the tasks that a stage trains, the monitored one first."""
         return stage.tasks or tuple(self.tasks.chosen)
+
+    @property
+    def has_frozen_backbones(self) -> bool:
+        """Whether no stage trains any part of a backbone."""
+        parts = [part.rpartition(".")[2].partition(" ")[0] for stage in self.stages for part in stage.trainable]
+        return all(part in ("encoder", "heads") for part in parts)
 
     @property
     def finished(self) -> tuple[str, ...]:
@@ -352,6 +360,26 @@ class Recipe(Options):
             weighed = [name for name in names if self.tasks.chosen[name].weight != 1.0]
             if stage.main_task_weight is not None and weighed:
                 raise ValueError(f"{where} has 'main_task_weight', which excludes the weight of {', '.join(weighed)}")
+        return self
+
+    @model_validator(mode="after")
+    def _features_are_fixed(self) -> Recipe:
+        if self.feature_normalisation is None:
+            return self
+        changed = {
+            "backbone is log-mel bands, which have their own 'normalisation'": self.backbone.name == "logmel",
+            "recipe has 'branches'": bool(self.branches),
+            "backbone is trained": not self.has_frozen_backbones,
+            "waveforms are changed in training": any(
+                stage.waveform_augmentation.name != "none" for stage in self.stages
+            ),
+            "bands are masked in training": any(stage.spectrogram_augmentation.changes_bands for stage in self.stages),
+            "features are not cached (feature_cache.dtype: none)": self.feature_cache.dtype == "none",
+        }
+        if reasons := [reason for reason, holds in changed.items() if holds]:
+            raise ValueError(
+                f"feature_normalisation needs one frozen pretrained backbone and unchanged clips, but the {reasons[0]}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -106,6 +106,26 @@ class Lora(Options):
     dropout: Share = 0.0
 
 
+class FeatureNormalisation(Options):
+    """Standardisation of the features of a frozen pretrained backbone, before encoder and heads.
+
+    The mean of each feature of a hidden layer is subtracted, and the rest is divided by its standard deviation. Both
+    are those of the training clips, each represented by its mean over time; neither changes in training.
+
+    Attributes:
+        mean: `training`: the mean of all training clips; `speaker`: the mean of the clips of the same speaker (speaker
+            normalisation), which removes differences between voices. The model contains the mean of the training
+            speakers, for speakers of whom there are no recordings; `serein adapt --method mean` replaces it by that of
+            given recordings.
+        test_speakers: `unknown`: the features of dev and test clips are normalised by the mean that the model contains;
+            `known`: by the mean of the same speaker's dev or test clips, without labels. Scores are then those of
+            speakers whose recordings are at hand.
+    """
+
+    mean: Literal["training", "speaker"] = "training"
+    test_speakers: Literal["unknown", "known"] = "unknown"
+
+
 Layer = Literal["last"] | Annotated[int, Field(ge=0)]
 LayerChoice = Literal["last", "weighted", "weighted-free"] | int | Annotated[tuple[Layer, ...], Field(min_length=1)]
 

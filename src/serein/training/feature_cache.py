@@ -44,6 +44,7 @@ from serein.recipe import MAIN, Batches, Clips, FeatureCacheOptions, Stage
 FORMAT = 1  # of the hidden layers; a new one makes every clip be computed again
 CLIPS_PER_FILE = 128
 MOST_BYTES = 256 << 20  # of all layers, that a process collects before it writes them
+MOST_VIEWS = 100_000  # of clips of a layer that a process keeps open, half a kilobyte each
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 BAND_OPTIONS = ("n_mels", "window_s", "hop_s", "low_hz", "high_hz")  # on which log-mel bands depend
 ELSEWHERE = "Name another feature_cache.folder, or set feature_cache.dtype to none to run the backbone in every epoch."
@@ -116,6 +117,7 @@ class Shard:
         self.folder, self.dtype = folder, dtype
         self._claim = claim(folder)
         self._file_of: dict[str, Any] = {}
+        self._views: dict[str, torch.Tensor] = {}
         self._seen: set[str] = set()
 
     def look(self) -> None:
@@ -134,7 +136,11 @@ class Shard:
 
     def __getitem__(self, clip: str) -> torch.Tensor:
         """Return (frame, feature), a view of the file."""
-        frames: torch.Tensor = self._file_of[clip].get_tensor(clip)
+        frames = self._views.get(clip)
+        if frames is None:
+            frames = self._file_of[clip].get_tensor(clip)
+            if len(self._views) < MOST_VIEWS:
+                self._views[clip] = frames
         return frames
 
     def add(self, frames: Mapping[str, torch.Tensor]) -> None:

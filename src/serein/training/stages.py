@@ -24,6 +24,7 @@ from serein.data.dataset import (
     Batch,
     BucketSampler,
     ClipDataset,
+    HiddenLayers,
     Recordings,
     Targets,
     TrainingConditions,
@@ -33,7 +34,7 @@ from serein.data.dataset import (
     loader,
 )
 from serein.device import computes_bfloat16, distributed_info, own_device, wait_for_all
-from serein.errors import AudioError, RunError
+from serein.errors import AudioError, RecipeError, RunError
 from serein.models.backbones import HuggingFaceBackbone
 from serein.models.logmel import BANDS, LogMelBackbone
 from serein.models.model import SpeechModel
@@ -52,7 +53,6 @@ from serein.training.checkpointing import (
 )
 from serein.training.feature_cache import (
     FeatureCache,
-    StoredFeatures,
     cached_layers,
     evaluating,
     num_fixed_layers,
@@ -60,6 +60,7 @@ from serein.training.feature_cache import (
     reads_means,
 )
 from serein.training.module import StageModule
+from serein.training.normalisation import SpeakerNormalised, fit
 
 MOST_WORKERS = 8
 FACTORISED_CLIPS = 256  # evenly spaced in the training set
@@ -87,6 +88,7 @@ class TrainingData:
         conditions: Conditions of all recordings.
         features: Where and how to cache the features of a frozen backbone; `None` runs it in every epoch.
         stored: Stored features of train and dev, which replace their waveforms.
+        speaker_of: Position -> speaker, for utterances whose features are normalised by the mean of their speaker.
         device: Where the stage trains.
     """
 
@@ -97,7 +99,8 @@ class TrainingData:
     clips: Clips
     conditions: TrainingConditions = field(default_factory=TrainingConditions)
     features: FeatureCacheOptions | None = None
-    stored: StoredFeatures | None = None
+    stored: HiddenLayers | None = None
+    speaker_of: Mapping[int, str] = field(default_factory=dict)
     device: torch.device = field(default_factory=own_device)
 
     def sampler(self, batches: Batches, seed: int, *, is_training: bool, **drawing: Any) -> BucketSampler:
@@ -264,7 +267,10 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
         layers = tuple(sorted(below | {str(num_fixed - 1)}))
     precision = chosen_precision(stage.precision, data.device)
     cache = FeatureCache(backbone, layers, options, precision, stage.batches, data.device, means)
-    return replace(data, stored=cache.of(data.recordings, data.clips, positions, report, label))
+    stored: HiddenLayers = cache.of(data.recordings, data.clips, positions, report, label)
+    if model.feature_norm is not None and data.speaker_of:
+        stored = SpeakerNormalised.of(stored, data.speaker_of, model.feature_norm)
+    return replace(data, stored=stored)
 
 
 def with_bands(
@@ -383,6 +389,25 @@ def fit_backbones(
         kept = with_bands(data, backbone, data.train, report, label)
         backbone.fit(bands_of(backbone, batch) for batch in _whole_clips(kept, data.train))
         fitted[backbone.options] = backbone
+
+
+def fit_feature_norm(model: SpeechModel, stage: Stage, data: TrainingData, *, report: Report, label: str) -> None:
+    """Fit the standardisation of a frozen backbone's features to the training clips.
+
+    Args:
+        stage: A stage that is trained on these features.
+
+    Raises:
+        RecipeError: The features are not the same in every epoch.
+    """
+    own = with_features(model, stage, replace(data, dev=[], speaker_of={}), report, label)
+    if model.feature_norm is None or own.stored is None:
+        raise RecipeError(
+            "the features of clips are not the same in every epoch",
+            where="feature_normalisation",
+            remedy="Leave out clips.crop_s and backbone.overrides that draw at random, or feature_normalisation.",
+        )
+    fit(model.feature_norm, own.stored, data.train, data.speaker_of)
 
 
 def _whole_clips(data: TrainingData, positions: Sequence[int]) -> Iterator[Batch]:
