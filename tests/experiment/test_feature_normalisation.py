@@ -19,6 +19,7 @@ from serein.data import manifest
 from serein.errors import ModelError, RecipeError
 from serein.evaluation.predictions import read_predictions
 from serein.experiment import run as runs
+from serein.experiment.data import prepare
 from serein.models.backbones import HuggingFaceBackbone
 from training.test_feature_cache import save_wav2vec2
 
@@ -106,11 +107,13 @@ def test_rounded_frames_are_not_predicted_from(tones: Path, source: Path, tmp_pa
 def test_known_test_speakers_are_normalised_by_their_own_mean(tones: Path, source: Path, tmp_path: Path) -> None:
     """As `serein adapt` does with all of a speaker's test clips; nothing else is different."""
     unknown = runs.run(recipe(source), tones, tmp_path / "unknown")
-    known = {"feature_normalisation": {"mean": "speaker", "test_speakers": "known"}}
+    known = {"feature_normalisation": {"mean": "speaker", "test_mean": "speaker"}}
     run = runs.run(recipe(source, **known), tones, tmp_path / "known")
     assert all(np.array_equal(own, weights(run)[name]) for name, own in weights(unknown).items())
     assert not np.allclose(probabilities(run), probabilities(unknown), atol=1e-4)
-    assert "Test speakers are known" in " ".join(json.loads((run / "folds.json").read_text())["notes"])
+    assert "normalised by the mean of the test clips of the same speaker, without labels" in " ".join(
+        json.loads((run / "folds.json").read_text())["notes"]
+    )
     test = run / "fold-1" / "test.jsonl"
     rows = {row.id: row for row in read_predictions(run / "fold-1" / "seed-0" / "predictions.jsonl")}
     by_speaker: dict[str, list[str]] = {}
@@ -126,6 +129,17 @@ def test_known_test_speakers_are_normalised_by_their_own_mean(tones: Path, sourc
         evaluated, _ = package.evaluate(tmp_path / speaker, own)
         for row in evaluated:
             assert row.probabilities == pytest.approx(rows[row.id].probabilities, abs=1e-4)
+
+
+def test_whose_mean_is_removed(tones: Path, source: Path) -> None:
+    changes = {"mean": "corpus", "test_mean": "speaker"}
+    experiment = prepare(recipe(source, feature_normalisation=changes), tones, lambda *_: None)
+    assert set(experiment.normalised_by(range(4), "train").values()) == {"tones"}
+    speakers = experiment.normalised_by(range(36), "test")
+    assert len(speakers) == 36
+    assert len(set(speakers.values())) == 6
+    plain = prepare(recipe(source, feature_normalisation={}), tones, lambda *_: None)
+    assert plain.normalised_by(range(4), "train") == plain.normalised_by(range(4), "test") == {}
 
 
 def test_the_model_contains_the_mean_of_the_training_speakers(tones: Path, source: Path, tmp_path: Path) -> None:
@@ -171,7 +185,7 @@ def test_means_have_no_priors(tones: Path, source: Path, tmp_path: Path) -> None
     ],
 )
 def test_features_that_change_in_training_are_refused(source: Path, changes: dict[str, Any], reason: str) -> None:
-    with pytest.raises(RecipeError, match=rf"feature_normalisation needs one frozen pretrained backbone.*, but the"):
+    with pytest.raises(RecipeError, match=r"feature_normalisation needs one frozen pretrained backbone.*, but the"):
         recipe(source, **changes)
     with pytest.raises(RecipeError, match=reason.removeprefix("the ")):
         recipe(source, **changes)

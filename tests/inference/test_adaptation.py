@@ -108,7 +108,7 @@ def test_an_adapted_model_predicts_as_the_formula_says(model: Path, tones: Path,
     again = np.array([list(each.probabilities.values()) for each in original.predict(utterances)])
     np.testing.assert_array_equal(again, before)  # the loaded model is as it was
     said = checkpoint.load(tmp_path / "adapted").training["adaptations"][0]
-    assert said == {"num_segments": len(utterances), "priors": found.priors, "bias": found.bias}
+    assert said == {"method": "bias", "num_segments": len(utterances), "priors": found.priors, "bias": found.bias}
 
 
 def test_the_temperature_and_every_member_count(model: Path, tones: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Speaker normalisation of stored features, by hand-worked numbers."""
+"""Stored features normalised by speaker, by hand-worked numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from serein.models.feature_norm import FeatureNorm
-from serein.training.normalisation import SpeakerNormalised, fit, mean_features
+from serein.training.normalisation import NormalisedFeatures, fit, mean_features
 
 
 class Stored:
@@ -25,9 +25,9 @@ CLIPS = Stored([0.0, 2.0], [5.0], [10.0], [14.0])  # their means over time are 1
 TWO_SPEAKERS = {0: "a", 1: "a", 2: "b", 3: "b"}
 
 
-def fitted(features: Stored, train: list[int], speaker_of: Mapping[int, str]) -> tuple[float, float]:
+def fitted(features: Stored, train: list[int], group_of: Mapping[int, str]) -> tuple[float, float]:
     norm = FeatureNorm((1,))
-    fit(norm, features, train, speaker_of)
+    fit(norm, features, train, group_of)
     return float(norm.mean_of("0")), float(norm.deviation[0])
 
 
@@ -48,11 +48,11 @@ def test_clips_without_a_speaker_count_for_the_deviation() -> None:
 def test_normalised_speakers_have_the_mean_that_the_model_subtracts() -> None:
     norm = FeatureNorm((1,))
     norm.set_means({"0": torch.tensor([100.0])})
-    features = SpeakerNormalised.of(CLIPS, {0: "a", 1: "a", 3: "b"}, norm)
+    features = NormalisedFeatures.of(CLIPS, {0: "a", 1: "a", 3: "b"}, norm)
     assert [features[n]["0"].flatten().tolist() for n in range(4)] == [[97.0, 99.0], [102.0], [10.0], [100.0]]
 
 
 def test_frames_that_are_not_real_have_no_part_in_a_mean() -> None:
     features = Stored([1.0, 3.0, 50.0], [4.0, -9.0], overhang=1)
     assert mean_features(features, [0, 1])["0"].tolist() == [[2.0], [4.0]]
-    assert SpeakerNormalised.of(features, {0: "a"}, FeatureNorm((1,))).overhang == 1
+    assert NormalisedFeatures.of(features, {0: "a"}, FeatureNorm((1,))).overhang == 1

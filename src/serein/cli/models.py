@@ -46,7 +46,7 @@ def adapt(
         typer.Option(
             "--method",
             help="What is changed: a bias per class, or the mean of the features.",
-            show_default="mean for a model trained with speaker normalisation, otherwise bias",
+            show_default="mean if the model was trained with that of each speaker or corpus, otherwise bias",
         ),
     ] = None,
     prior: Prior = None,
@@ -58,8 +58,8 @@ def adapt(
 
     bias: a bias per class brings the mean probabilities close to the expected frequencies; --prior CLASS=0 excludes a
     class. If classes are not equally frequent and no --prior says so, fewer predictions may be correct: most speech is
-    neutral. mean: for recordings of one speaker, and a model trained with feature_normalisation, the mean that is
-    subtracted from the features becomes that of these recordings. The new folder is used like any other model.
+    neutral. mean: for recordings of one speaker or corpus, and a model trained with feature_normalisation: the mean
+    that is subtracted from features becomes that of these recordings. The new folder is used like any other model.
     """
     from rich.table import Table
 

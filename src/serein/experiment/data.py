@@ -77,17 +77,18 @@ class Experiment:
             raise RecipeError(f"'{self.main.name}' has no classes", where="tasks", remedy=remedy)
         return self.main.spec.classes
 
-    def speakers_of(self, positions: Sequence[int], split: Literal["train", "test"]) -> dict[int, str]:
-        """Return position -> speaker, for utterances whose features are normalised by the mean of their speaker.
+    def normalised_by(self, positions: Sequence[int], split: Literal["train", "test"]) -> dict[int, str]:
+        """Return position -> the speaker or corpus whose mean is removed from an utterance's features, if any.
 
         Args:
             split: `test` stands for dev as well.
         """
         options = self.recipe.feature_normalisation
-        if options is None or (options.mean == "training" if split == "train" else options.test_speakers == "unknown"):
-            return {}
+        mean = "training" if options is None else options.mean if split == "train" else options.test_mean
         own = [(position, self.utterances[position]) for position in positions]
-        return {position: speaker_key(utterance) for position, utterance in own if utterance.speaker is not None}
+        if mean == "speaker":
+            return {position: speaker_key(utterance) for position, utterance in own if utterance.speaker is not None}
+        return {} if mean == "training" else {position: utterance.corpus or "" for position, utterance in own}
 
     def class_counts(self) -> dict[str, int]:
         """Return the number of utterances of each class of the evaluated task; empty if it has no classes."""
@@ -171,10 +172,10 @@ def prepare(recipe: Recipe, manifest_path: Path, report: Report, divide: Divide 
         speakers = {u.id: speaker_key(u).lstrip("/") for u in known if main.spec.field != "gender"}  # one by nature
         folds = replace(folds, notes=(*folds.notes, *class_notes(labels, speakers, folds.folds)))
     normalisation = recipe.feature_normalisation
-    if normalisation is not None and normalisation.test_speakers == "known":
+    if normalisation is not None and normalisation.test_mean != "training":
         note = (
-            "Test speakers are known: each one's features are normalised by the mean of their own test clips, without "
-            "labels. Scores are not comparable to those of unknown speakers."
+            f"Features of test clips are normalised by the mean of the test clips of the same {normalisation.test_mean}"
+            ", without labels: scores are not comparable to those of single recordings."
         )
         folds = replace(folds, notes=(*folds.notes, note))
     require_attributes(utterances, recipe.tasks.conditions, "known")

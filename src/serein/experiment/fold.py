@@ -115,7 +115,7 @@ def train_fold(
         device=own_device(experiment.device),
     )
     data = replace(
-        data, speaker_of=experiment.speakers_of(data.train, "train") | experiment.speakers_of(data.dev, "test")
+        data, normalised_by=experiment.normalised_by(data.train, "train") | experiment.normalised_by(data.dev, "test")
     )
     unfitted = [name for name in (MAIN, *model.branches) if name not in pretrained_branches]
     fit_backbones(model, data, unfitted, report=report, label=label)

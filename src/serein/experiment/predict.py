@@ -34,7 +34,7 @@ from serein.models.conditioning import ConditionSource, attribute, require_attri
 from serein.progress import Report
 from serein.recipe import Recipe
 from serein.tasks.task import Task, TaskSpec, keep_labelled
-from serein.training.normalisation import SpeakerNormalised
+from serein.training.normalisation import NormalisedFeatures
 
 MAX_PROBABILITIES = 200
 
@@ -152,7 +152,7 @@ def _predictions_on(
 def features_of(
     experiment: Experiment, checkpoint: Checkpoint, positions: Sequence[int], report: Report, label: str
 ) -> HiddenLayers | None:
-    """Return the cached features of dev or test utterances, normalised by speaker if the recipe specifies it.
+    """Return the cached features of dev or test utterances, normalised as the recipe specifies.
 
     Only backbones that no stage trains are cached: their features serve all seeds, and other recipes.
 
@@ -165,20 +165,20 @@ def features_of(
     recipe, norm = experiment.recipe, checkpoint.model.feature_norm
     if not recipe.has_frozen_backbones or not positions:
         return None
-    normalised_by = experiment.speakers_of(positions, "test")
+    group_of = experiment.normalised_by(positions, "test")
     features = cached_features(
         checkpoint,
         experiment.recordings,
         positions,
         recipe.feature_cache,
         precision=predicting_precision(recipe.inference.precision, own_device(experiment.device)),
-        is_exact=not normalised_by,
+        is_exact=not group_of,
         report=report,
         label=label,
     )
-    if norm is None or features is None or not normalised_by:
+    if norm is None or features is None or not group_of:
         return features
-    return SpeakerNormalised.of(features, normalised_by, norm)
+    return NormalisedFeatures.of(features, group_of, norm)
 
 
 def predictions_of(

@@ -110,8 +110,8 @@ def stage_key(
         "weights": weights_hash(used_weights(model, stage)),
         "condition_dropout": data.conditions.dropout,
     }
-    if data.speaker_of:
-        facts["speakers"] = [data.speaker_of.get(position) for position in (*data.train, *data.dev)]
+    if data.normalised_by:
+        facts["normalised_by"] = [data.normalised_by.get(position) for position in (*data.train, *data.dev)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     positions = [*data.train, *data.dev]
     digest.update(data.recordings.durations_s[positions].tobytes())

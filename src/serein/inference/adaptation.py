@@ -80,8 +80,9 @@ def adapt(
             as several.
         out: The new folder.
         model: A loaded model, a model folder, a name on the Hugging Face Hub; `None`: the default model.
-        method: `bias`; or `mean`, for recordings of one speaker and a model with `feature_normalisation`; `None`:
-            `mean` if the model was trained with that of each speaker, or else `bias`.
+        method: `bias`; or `mean`, for recordings of one speaker, or one corpus, and a model that was trained with
+            `feature_normalisation`; `None`: `mean` if each speaker's or corpus's own was subtracted in training, or
+            else `bias`.
         priors: For `bias`: class -> expected frequency, 0 to 1; the other classes divide the rest equally. A class with
             a prior of 0 is excluded. `None`: all classes are equally frequent. If they are not, UA may still rise, but
             fewer predictions may be correct.

@@ -110,20 +110,21 @@ class FeatureNormalisation(Options):
     """Standardisation of the features of a frozen pretrained backbone, before encoder and heads.
 
     The mean of each feature of a hidden layer is subtracted, and the rest is divided by its standard deviation. Both
-    are those of the training clips, each represented by its mean over time; neither changes in training.
+    are those of the training clips, each represented by its mean over time, and do not change in training. The mean may
+    also be that of the clips of the same speaker or corpus, which removes differences between voices or corpora
+    (Schuller 2010, cross-corpus normalisation); labels are not used.
 
     Attributes:
-        mean: `training`: the mean of all training clips; `speaker`: the mean of the clips of the same speaker (speaker
-            normalisation), which removes differences between voices. The model contains the mean of the training
-            speakers, for speakers of whom there are no recordings; `serein adapt --method mean` replaces it by that of
-            given recordings.
-        test_speakers: `unknown`: the features of dev and test clips are normalised by the mean that the model contains;
-            `known`: by the mean of the same speaker's dev or test clips, without labels. Scores are then those of
-            speakers whose recordings are at hand.
+        mean: What is subtracted from training clips: the mean of all `training` clips, of the clips of the same
+            `speaker`, or of the same `corpus`. A model contains the mean of training clips, speakers or corpora;
+            `serein adapt --method mean` replaces it by that of given recordings.
+        test_mean: What is subtracted from dev and test clips: `training`: the mean that the model contains, as for a
+            recording of an unknown speaker; or the mean of the same `speaker`'s or `corpus`'s dev or test clips: scores
+            then assume that many recordings are at hand.
     """
 
-    mean: Literal["training", "speaker"] = "training"
-    test_speakers: Literal["unknown", "known"] = "unknown"
+    mean: Literal["training", "speaker", "corpus"] = "training"
+    test_mean: Literal["training", "speaker", "corpus"] = "training"
 
 
 Layer = Literal["last"] | Annotated[int, Field(ge=0)]

@@ -1,4 +1,4 @@
-"""Speaker normalisation: the features of a frozen backbone, less the mean of their speaker's clips."""
+"""Normalisation by speaker or corpus: the features of a frozen backbone, less the mean of a group of clips."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ LayerVectors = Mapping[str, torch.Tensor]  # layer -> (feature,)
 
 
 @dataclass(frozen=True)
-class SpeakerNormalised:
-    """Features whose mean is the same for every speaker: the one that a model's standardisation then subtracts.
+class NormalisedFeatures:
+    """Features whose mean is the same in every group: the one that a model's standardisation then subtracts.
 
     Attributes:
         features: The features of a backbone.
@@ -28,16 +28,16 @@ class SpeakerNormalised:
     shift_of: Mapping[int, LayerVectors]
 
     @classmethod
-    def of(cls, features: HiddenLayers, speaker_of: Mapping[int, str], norm: FeatureNorm) -> Self:
-        """Remove the mean of each speaker.
+    def of(cls, features: HiddenLayers, group_of: Mapping[int, str], norm: FeatureNorm) -> Self:
+        """Remove the mean of each group.
 
         Args:
-            speaker_of: Position -> speaker; the mean of a speaker is that of these utterances.
+            group_of: Position -> speaker or corpus, whose mean is that of these utterances.
             norm: The fitted standardisation.
         """
         positions: dict[str, list[int]] = defaultdict(list)
-        for position, speaker in speaker_of.items():
-            positions[speaker].append(position)
+        for position, group in group_of.items():
+            positions[group].append(position)
         shift_of: dict[int, LayerVectors] = {}
         for own in positions.values():
             means = mean_features(features, own)
@@ -66,24 +66,25 @@ def mean_features(features: HiddenLayers, positions: Sequence[int]) -> dict[str,
     return {layer: torch.stack(own) for layer, own in rows.items()}
 
 
-def fit(norm: FeatureNorm, features: HiddenLayers, train: Sequence[int], speaker_of: Mapping[int, str]) -> None:
+def fit(norm: FeatureNorm, features: HiddenLayers, train: Sequence[int], group_of: Mapping[int, str]) -> None:
     """Fit a standardisation to the features of training utterances.
 
     Args:
-        speaker_of: Position -> speaker. If there are any, the mean is that of the speakers' means, and the deviation is
-            that within speakers; utterances without a speaker then count only for the deviation.
+        group_of: Position -> speaker or corpus. If there are any, the mean is that of their means, and the deviation
+            is that within them; utterances without one then count only for the deviation.
     """
-    groups = [speaker_of.get(position, "") for position in train]
-    names = sorted({name for name in groups if name})
+    groups = [group_of.get(position) for position in train]
+    names = sorted({name for name in groups if name is not None})
     means = mean_features(features, train)
     if not names:
         norm.set_means({layer: own.mean(dim=0) for layer, own in means.items()})
         norm.set_deviations({layer: own.std(dim=0, correction=0) for layer, own in means.items()})
         return
-    group_of = torch.tensor([names.index(name) if name else len(names) for name in groups])
+    row_of = {name: row for row, name in enumerate(names)}
+    rows = torch.tensor([len(names) if name is None else row_of[name] for name in groups])
     for layer, own in means.items():
-        of_group = torch.stack([own[group_of == number].mean(dim=0) for number in range(len(names))])
+        of_group = torch.stack([own[rows == row].mean(dim=0) for row in range(len(names))])
         common = of_group.mean(dim=0)
-        rest = own - torch.cat([of_group, common[None]])[group_of]
+        rest = own - torch.cat([of_group, common[None]])[rows]
         norm.set_means({layer: common})
         norm.set_deviations({layer: rest.square().mean(dim=0).sqrt()})

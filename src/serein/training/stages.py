@@ -60,7 +60,7 @@ from serein.training.feature_cache import (
     reads_means,
 )
 from serein.training.module import StageModule
-from serein.training.normalisation import SpeakerNormalised, fit
+from serein.training.normalisation import NormalisedFeatures, fit
 
 MOST_WORKERS = 8
 FACTORISED_CLIPS = 256  # evenly spaced in the training set
@@ -88,7 +88,7 @@ class TrainingData:
         conditions: Conditions of all recordings.
         features: Where and how to cache the features of a frozen backbone; `None` runs it in every epoch.
         stored: Stored features of train and dev, which replace their waveforms.
-        speaker_of: Position -> speaker, for utterances whose features are normalised by the mean of their speaker.
+        normalised_by: Position -> speaker or corpus whose mean is removed from the features of an utterance, if any.
         device: Where the stage trains.
     """
 
@@ -100,7 +100,7 @@ class TrainingData:
     conditions: TrainingConditions = field(default_factory=TrainingConditions)
     features: FeatureCacheOptions | None = None
     stored: HiddenLayers | None = None
-    speaker_of: Mapping[int, str] = field(default_factory=dict)
+    normalised_by: Mapping[int, str] = field(default_factory=dict)
     device: torch.device = field(default_factory=own_device)
 
     def sampler(self, batches: Batches, seed: int, *, is_training: bool, **drawing: Any) -> BucketSampler:
@@ -268,8 +268,8 @@ def with_features(model: SpeechModel, stage: Stage, data: TrainingData, report: 
     precision = chosen_precision(stage.precision, data.device)
     cache = FeatureCache(backbone, layers, options, precision, stage.batches, data.device, means)
     stored: HiddenLayers = cache.of(data.recordings, data.clips, positions, report, label)
-    if model.feature_norm is not None and data.speaker_of:
-        stored = SpeakerNormalised.of(stored, data.speaker_of, model.feature_norm)
+    if model.feature_norm is not None and data.normalised_by:
+        stored = NormalisedFeatures.of(stored, data.normalised_by, model.feature_norm)
     return replace(data, stored=stored)
 
 
@@ -400,14 +400,14 @@ def fit_feature_norm(model: SpeechModel, stage: Stage, data: TrainingData, *, re
     Raises:
         RecipeError: The features are not the same in every epoch.
     """
-    own = with_features(model, stage, replace(data, dev=[], speaker_of={}), report, label)
+    own = with_features(model, stage, replace(data, dev=[], normalised_by={}), report, label)
     if model.feature_norm is None or own.stored is None:
         raise RecipeError(
             "the features of clips are not the same in every epoch",
             where="feature_normalisation",
             remedy="Leave out clips.crop_s and backbone.overrides that draw at random, or feature_normalisation.",
         )
-    fit(model.feature_norm, own.stored, data.train, data.speaker_of)
+    fit(model.feature_norm, own.stored, data.train, data.normalised_by)
 
 
 def _whole_clips(data: TrainingData, positions: Sequence[int]) -> Iterator[Batch]:
