@@ -16,10 +16,11 @@ import serein as package
 from serein import checkpoint
 from serein import recipe as recipes
 from serein.data import manifest
-from serein.errors import ModelError, RecipeError
+from serein.errors import ModelError, RecipeError, RunError
 from serein.evaluation.predictions import read_predictions
 from serein.experiment import run as runs
 from serein.experiment.data import prepare
+from serein.knn.evaluation import KnnOptions, evaluate_run_with_knn
 from serein.models.backbones import HuggingFaceBackbone
 from training.test_feature_cache import save_wav2vec2
 
@@ -189,6 +190,18 @@ def test_features_that_change_in_training_are_refused(source: Path, changes: dic
         recipe(source, **changes)
     with pytest.raises(RecipeError, match=reason.removeprefix("the ")):
         recipe(source, **changes)
+
+
+def test_what_is_removed_cannot_be_learned(source: Path) -> None:
+    tasks = {"emotion": {}, "speaker": {}}
+    with pytest.raises(RecipeError, match=r"removes what distinguishes each speaker, which is also a task"):
+        recipe(source, tasks=tasks, stages=[STAGE | {"tasks": ["emotion", "speaker"]}])
+
+
+def test_neighbours_are_not_normalised_by_speaker(tones: Path, source: Path, tmp_path: Path) -> None:
+    run = runs.run(recipe(source), tones, tmp_path / "run")
+    with pytest.raises(RunError, match=r"normalised by speaker or corpus, which neighbours are not\. Run it with"):
+        evaluate_run_with_knn(run, KnnOptions(), lambda *_: None)
 
 
 def test_cropped_clips_are_refused(tones: Path, source: Path, tmp_path: Path) -> None:

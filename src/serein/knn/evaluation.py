@@ -159,7 +159,8 @@ def evaluate_run_with_knn(
         device: The device of its models, see `serein.load`.
 
     Raises:
-        RunError: The run is unfinished or used other data, or there is no dev set to tune on.
+        RunError: The run is unfinished or used other data, or there is no dev set to tune on, or its features are
+            normalised by speaker or corpus.
     """
     device_of(device)  # before any work
     recorded = read_json(run / "data.json")
@@ -167,6 +168,13 @@ def evaluate_run_with_knn(
         raise RunError("is not a run folder", where=run, remedy="Specify a folder that serein run has written.")
     experiment = prepare(recipes.load(run / "recipe.yaml"), data or Path(recorded["manifest"]), report)
     experiment.device = device
+    normalisation = experiment.recipe.feature_normalisation
+    if normalisation is not None and {normalisation.mean, normalisation.test_mean} != {"training"}:
+        raise RunError(
+            "its features are normalised by speaker or corpus, which neighbours are not",
+            where=run,
+            remedy="Run it with the mean and test_mean 'training' of feature_normalisation.",
+        )
     if recorded.get("sha256") != manifest.digest(experiment.utterances):
         raise RunError("was run on other data", where=run, remedy="Specify the manifest that it was run on: --data.")
     if not has_test_set(run):

@@ -380,6 +380,9 @@ class Recipe(Options):
             raise ValueError(
                 f"feature_normalisation needs one frozen pretrained backbone and unchanged clips, but the {reasons[0]}"
             )
+        for mean in (self.feature_normalisation.mean, self.feature_normalisation.test_mean):
+            if mean in self.tasks.chosen:
+                raise ValueError(f"feature_normalisation removes what distinguishes each {mean}, which is also a task")
         return self
 
     @model_validator(mode="after")
