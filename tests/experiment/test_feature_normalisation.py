@@ -168,11 +168,21 @@ def test_a_folder_from_before_there_was_normalisation(tones: Path, source: Path,
 
 
 def test_means_have_no_priors(tones: Path, source: Path, tmp_path: Path) -> None:
-    run = runs.run(recipe(source), tones, tmp_path / "run")
+    run = runs.run(recipe(source, feature_normalisation={}), tones, tmp_path / "run")
     model, test = run / "fold-1" / "seed-0" / "model", manifest.read(run / "fold-1" / "test.jsonl")
+    out, priors = tmp_path / "adapted", {"happy": 0.5}
     with pytest.raises(RecipeError, match=r"the method 'mean' uses no priors\. Leave the priors out, or choose"):
-        package.adapt(test, tmp_path / "adapted", model=model, priors={"happy": 0.5})
-    assert package.adapt(test, tmp_path / "adapted", model=model, method="bias", priors={"happy": 0.5}).bias
+        package.adapt(test, out, model=model, method="mean", priors=priors)
+    assert not out.exists()
+    assert package.adapt(test, out, model=model).method == "mean"
+    for by_bias in (
+        package.adapt(test, out, model=model, priors=priors),
+        package.adapt(test, out, model=out, method="bias"),
+    ):
+        assert set(by_bias.bias) == {"angry", "happy", "sad"}
+    card = (out / "README.md").read_text()
+    assert "The mean of the features is that of" not in card.partition("## Adapted")[0]
+    assert card.count("## Adapted") == 2
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def adapt(
         typer.Option(
             "--method",
             help="What is changed: a bias per class, or the mean of the features.",
-            show_default="mean if the model was trained with that of each speaker or corpus, otherwise bias",
+            show_default="mean for a model with feature_normalisation, unless there is a --prior; otherwise bias",
         ),
     ] = None,
     prior: Prior = None,

@@ -81,8 +81,7 @@ def adapt(
         out: The new folder.
         model: A loaded model, a model folder, a name on the Hugging Face Hub; `None`: the default model.
         method: `bias`; or `mean`, for recordings of one speaker, or one corpus, and a model that was trained with
-            `feature_normalisation`; `None`: `mean` if each speaker's or corpus's own was subtracted in training, or
-            else `bias`.
+            `feature_normalisation`; `None`: `mean` for such a model, unless there are priors, or else `bias`.
         priors: For `bias`: class -> expected frequency, 0 to 1; the other classes divide the rest equally. A class with
             a prior of 0 is excluded. `None`: all classes are equally frequent. If they are not, UA may still rise, but
             fewer predictions may be correct.
@@ -105,8 +104,7 @@ def adapt(
     predictor = model if isinstance(model, Predictor) else load(model)
     checkpoint, network = predictor.checkpoint, _network(predictor)
     if method is None:
-        normalisation = checkpoint.options.feature_normalisation
-        method = "bias" if normalisation is None or normalisation.mean == "training" else "mean"
+        method = "bias" if network.feature_norm is None or priors else "mean"
     if method == "mean" and priors:
         remedy = "Leave the priors out, or choose the method 'bias'."
         raise RecipeError("the method 'mean' uses no priors", where="priors", remedy=remedy)
