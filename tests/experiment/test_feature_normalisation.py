@@ -162,9 +162,39 @@ def test_a_folder_from_before_there_was_normalisation(tones: Path, source: Path,
     del description["feature_normalisation"]
     (folder / "model.json").write_text(json.dumps(description))
     assert checkpoint.load(folder).model.feature_norm is None
-    with pytest.raises(ModelError, match=r"its features are not normalised, so there is no mean to replace\. Choose"):
+    with pytest.raises(
+        ModelError, match=r"does not contain the mean of its training data\. Name recordings like these"
+    ):
         package.adapt(manifest.read(tones), tmp_path / "adapted", model=folder, method="mean")
     assert not (tmp_path / "adapted").exists()
+
+
+def test_features_are_shifted_to_the_mean_of_a_reference(tones: Path, source: Path, tmp_path: Path) -> None:
+    """Recordings whose mean is that of the reference are predicted as before; others as if they had that mean."""
+    trained = {"trainable": ["layer 2", "heads"]}
+    made = recipe(source, feature_normalisation=None, stages=[STAGE | {"checkpoint": "last"} | trained])
+    model = package.load(runs.run(made, tones, tmp_path / "run") / "fold-1" / "seed-0" / "model")
+    clips = manifest.read(tones)
+    one, other = clips[:12], clips[12:24]
+
+    def predicted(loaded: Any) -> np.ndarray:
+        return np.array([list(each.probabilities.values()) for each in loaded.predict_files(other)])
+
+    same = package.adapt(other, tmp_path / "same", model=model, reference=other)
+    assert (same.method, same.num_segments) == ("mean", 12)
+    package.adapt(other, tmp_path / "shifted", model=model, reference=one)
+    assert model.model.feature_norm is None
+    before, after = predicted(model), predicted(package.load(tmp_path / "shifted"))
+    np.testing.assert_allclose(predicted(package.load(tmp_path / "same")), before, atol=1e-5)
+    assert np.abs(after - before).max() > 1e-3
+    again = package.adapt(one, tmp_path / "again", model=tmp_path / "shifted")  # it contains the reference now
+    assert again.method == "mean"
+    norm = package.load(tmp_path / "again").model.feature_norm
+    torch.testing.assert_close(norm.mean, norm.offset)
+    with pytest.raises(RecipeError, match=r"a reference, but the model contains the mean of its training data\. Leave"):
+        package.adapt(one, tmp_path / "again", model=tmp_path / "shifted", reference=one)
+    with pytest.raises(RecipeError, match=r"there is a reference, but the method 'bias' needs none"):
+        package.adapt(one, tmp_path / "again", model=model, reference=one, method="bias")
 
 
 def test_means_have_no_priors(tones: Path, source: Path, tmp_path: Path) -> None:

@@ -45,21 +45,29 @@ def adapt(
         Literal["bias", "mean"] | None,
         typer.Option(
             "--method",
-            help="What is changed: a bias per class, or the mean of the features.",
-            show_default="mean for a model with feature_normalisation, unless there is a --prior; otherwise bias",
+            help="What is changed: the mean of the features, or a bias per class.",
+            show_default="mean if the model contains that of its training data and there is no --prior, or else bias",
         ),
     ] = None,
     prior: Prior = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            metavar="FILE|FOLDER|PATTERN|LIST|MANIFEST",
+            help="For the mean: recordings like the training data, if the model does not contain their mean.",
+        ),
+    ] = None,
     device: Device = "auto",
     backbone: MovedBackbone = None,
     as_json: Json = False,
 ) -> None:
     """Adapt a model to recordings without labels: a new speaker, microphone, language or corpus.
 
-    bias: a bias per class brings the mean probabilities close to the expected frequencies; --prior CLASS=0 excludes a
-    class. If classes are not equally frequent and no --prior says so, fewer predictions may be correct: most speech is
-    neutral. mean: for recordings of one speaker or corpus, and a model trained with feature_normalisation: the mean
-    that is subtracted from features becomes that of these recordings. The new folder is used like any other model.
+    mean: the features of recordings of one speaker or corpus are shifted, such that they have the mean of the training
+    data. bias: a bias per class brings the mean probabilities close to the expected frequencies; --prior CLASS=0
+    excludes a class. If classes are not equally frequent and no --prior says so, fewer predictions may be correct: most
+    speech is neutral. The new folder is used like any other model.
     """
     from rich.table import Table
 
@@ -69,6 +77,8 @@ def adapt(
 
     priors = priors_of(prior)
     recordings, num_failed = recordings_in(sources)
+    references, num_lost = ([], 0) if reference is None else recordings_in([reference])
+    num_all = counted(len(recordings) + len(references), "recording")
     with Bars() as bars:
         found = write(
             recordings,
@@ -76,8 +86,9 @@ def adapt(
             model=load(model, device, backbone=backbone),
             method=method,
             priors=priors,
+            reference=references or None,
             on_error="return",
-            on_progress=lambda done, total: bars("predicting", done, total, counted(len(recordings), "recording")),
+            on_progress=lambda done, total: bars("predicting", done, total, num_all),
         )
     for error in found.unread:
         print(f"error: {error}", file=sys.stderr)
@@ -92,7 +103,7 @@ def adapt(
                 table.add_row(name, *row)
             print_tables([table])
         print(f"{out}: adapted to {found.num_segments} segments of {found.num_recordings} recordings")
-    exit_if_unread(num_failed + len(found.unread))
+    exit_if_unread(num_failed + num_lost + len(found.unread))
 
 
 @app.command()

@@ -29,6 +29,7 @@ from serein.metrics import FloatArray, class_bias, class_priors
 from serein.models.feature_norm import FeatureNorm
 from serein.models.hidden_states import HiddenStates
 from serein.models.model import SpeechModel
+from serein.recipe import FeatureNormalisation
 
 Method = Literal["bias", "mean"]
 WINDOW_S = SLIDING_WINDOW.window_s  # of speech that counts as one clip
@@ -65,26 +66,29 @@ def adapt(
     model: Predictor | str | Path | None = None,
     method: Method | None = None,
     priors: Mapping[str, float] | None = None,
+    reference: Source | Iterable[Source] | None = None,
     on_error: OnError = "raise",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> AdaptationResult:
     """Adapt a model to recordings without labels, and write it as a new model folder, with weights in float32.
 
-    By `bias`, a bias is added to the logits of each class of the main task, such that the classes' mean probabilities
-    approach their priors; the fewer segments there are, the smaller the bias. By `mean`, the mean that the model
-    subtracts from the features of its backbone is replaced by the mean of the segments' features. Nothing else changes,
-    so the folder is used like any other. Labels that a manifest may contain are not read.
+    By `mean`, the features of the backbone are shifted, such that their mean over the segments becomes that over the
+    training data. By `bias`, a bias is added to the logits of each class of the main task, such that the classes' mean
+    probabilities approach their priors; the fewer segments there are, the smaller the bias. Nothing else changes, so
+    the folder is used like any other. Labels that a manifest may contain are not read.
 
     Args:
         recordings: A path, or several; or utterances of a manifest. For `bias`, a segment longer than `WINDOW_S` counts
             as several.
         out: The new folder.
         model: A loaded model, a model folder, a name on the Hugging Face Hub; `None`: the default model.
-        method: `bias`; or `mean`, for recordings of one speaker, or one corpus, and a model that was trained with
-            `feature_normalisation`; `None`: `mean` for such a model, unless there are priors, or else `bias`.
+        method: `mean`, for recordings of one speaker or of one corpus, in various moods; or `bias`. `None`: `mean` if
+            the model contains the mean of its training data, unless there are priors; otherwise `bias`.
         priors: For `bias`: class -> expected frequency, 0 to 1; the other classes divide the rest equally. A class with
             a prior of 0 is excluded. `None`: all classes are equally frequent. If they are not, UA may still rise, but
             fewer predictions may be correct.
+        reference: For `mean`: recordings like those that the model was trained on; needed unless the model contains
+            their mean, as `default`, `free` and models with `feature_normalisation` do.
         on_error: See `Predictor.predict_files`.
         on_progress: Called with the number of recordings that were predicted, and the number of all.
 
@@ -100,26 +104,36 @@ def adapt(
     Example:
         >>> serein.adapt(["a.wav", "b.wav"], "adapted", priors={"neutral": 0.7})  # doctest: +SKIP
     """
-    sources = [recordings] if isinstance(recordings, str | Path | Utterance | Upload) else list(recordings)
+    sources, references = _sources(recordings), [] if reference is None else _sources(reference)
     predictor = model if isinstance(model, Predictor) else load(model)
     checkpoint, network = predictor.checkpoint, _network(predictor)
     if method is None:
-        method = "bias" if network.feature_norm is None or priors else "mean"
+        contains_mean = network.feature_norm is not None or bool(references)
+        method = "mean" if contains_mean and not priors else "bias"
     if method == "mean" and priors:
         remedy = "Leave the priors out, or choose the method 'bias'."
         raise RecipeError("the method 'mean' uses no priors", where="priors", remedy=remedy)
+    if references and (method == "bias" or network.feature_norm is not None):
+        why = "the method 'bias' needs none" if method == "bias" else "the model contains the mean of its training data"
+        raise RecipeError(f"there is a reference, but {why}", where="reference", remedy="Leave it out.")
     classes = checkpoint.tasks[predictor.task].spec.classes
-    norm = _feature_norm(network, checkpoint.name) if method == "mean" else None
-    layers = _output_layers(network, predictor) if norm is None else []
-    expected = class_priors(checkpoint.class_labels.classes, priors or {}) if norm is None else np.zeros(0)
+    layers = _output_layers(network, predictor) if method == "bias" else []
+    expected = class_priors(checkpoint.class_labels.classes, priors or {}) if method == "bias" else np.zeros(0)
+    before = network.feature_norm
+    norm = _feature_norm(network, checkpoint.name, has_reference=bool(references)) if method == "mean" else None
     checkpoints.require_replaceable(Path(out))
+    num_passes = 1 if method == "mean" or len(layers) == 1 else ENSEMBLE_PASSES
+    total = num_passes * len(sources) + len(references)
+    done = 0
 
-    def predict(number: int, num_passes: int) -> _Segments:
+    def predict(wanted: Sequence[Source]) -> _Segments:
+        nonlocal done
         segments = _Segments(classes)
-        for each in predictor.predict_files(sources, on_error=on_error):
+        for each in predictor.predict_files(wanted, on_error=on_error):
             segments.add(each)
+            done += 1
             if on_progress is not None:
-                on_progress(number * len(sources) + segments.num_all, num_passes * len(sources))
+                on_progress(done, total)
         if not segments.rows:
             raise segments.no_speech_error()
         return segments
@@ -127,20 +141,34 @@ def adapt(
     changed = [layer.bias for layer in layers] if norm is None else [norm.mean]
     originals = [tensor.detach().clone() for tensor in changed]
     try:
-        if norm is not None:
-            found = _replace_mean(norm, classes, predict)
-        else:
+        if norm is None:
             temperature = 1.0 if checkpoint.calibration is None else checkpoint.calibration.temperature
-            found = _add_bias(layers, classes, expected, temperature, predict)
+            passes = (predict(sources) for _ in range(num_passes))
+            found = _add_bias(layers, classes, expected, temperature, passes)
+        else:
+            network.feature_norm = norm
+            if references:
+                norm.offset.copy_(_mean_of(norm, lambda: predict(references))[0])
+            mean, segments = _mean_of(norm, lambda: predict(sources))
+            norm.mean.copy_(mean)
+            found = segments.result("mean", {}, {})
         said: dict[str, Any] = {"method": method, "num_segments": found.num_segments}
-        said |= {} if norm is not None else {"priors": found.priors, "bias": found.bias}
+        said |= {"priors": found.priors, "bias": found.bias} if norm is None else {}
         adaptations = [*checkpoint.training.get("adaptations", ()), said]
         adapted = replace(checkpoint, training={**checkpoint.training, "adaptations": adaptations})
+        if norm is not None and checkpoint.options.feature_normalisation is None:
+            update = {"feature_normalisation": FeatureNormalisation()}
+            adapted = replace(adapted, options=checkpoint.options.model_copy(update=update))
         checkpoints.save(Path(out), adapted, _card(checkpoint, found))
     finally:
+        network.feature_norm = before
         for tensor, original in zip(changed, originals, strict=True):
             tensor.data.copy_(original)
     return found
+
+
+def _sources(recordings: Source | Iterable[Source]) -> list[Source]:
+    return [recordings] if isinstance(recordings, str | Path | Utterance | Upload) else list(recordings)
 
 
 def _add_bias(
@@ -148,7 +176,7 @@ def _add_bias(
     classes: tuple[str, ...],
     expected: FloatArray,
     temperature: float,
-    predict: Callable[[int, int], _Segments],
+    passes: Iterable[_Segments],
 ) -> AdaptationResult:
     """Add a bias to the classes of all members of an ensemble.
 
@@ -156,27 +184,23 @@ def _add_bias(
         layers: Output layer of each member.
         expected: Prior of each class.
         temperature: Divisor of the logits.
-        predict: Predict all recordings; its arguments are the number of the pass and of all passes.
+        passes: Each predicts all recordings, with the bias that was found before.
     """
     originals = [layer.bias.detach().clone() for layer in layers]
-    bias, passes = np.zeros(len(classes)), list[_Segments]()
-    num_passes = 1 if len(layers) == 1 else ENSEMBLE_PASSES
-    while len(passes) < num_passes:
-        segments = predict(len(passes), num_passes)
+    bias, predicted = np.zeros(len(classes)), list[_Segments]()
+    for segments in passes:
         # of an ensemble: the mean of its members does not move by exactly their bias, so it is found in steps
         unbiased = np.array(segments.rows) * np.exp(-bias)
         bias = class_bias(unbiased / unbiased.sum(axis=1, keepdims=True), expected, np.array(segments.weights))
-        passes.append(segments)
+        predicted.append(segments)
         for layer, original in zip(layers, originals, strict=True):
             layer.bias.data.copy_(original + torch.tensor(temperature * bias).to(original))  # before the temperature
     priors, added = _by_class(classes, expected), _by_class(classes, temperature * bias)
-    return passes[0].result("bias", priors, added)
+    return predicted[0].result("bias", priors, added)
 
 
-def _replace_mean(
-    norm: FeatureNorm, classes: tuple[str, ...], predict: Callable[[int, int], _Segments]
-) -> AdaptationResult:
-    """Replace the mean of the features by that of all segments, each represented by its mean over time."""
+def _mean_of(norm: FeatureNorm, predict: Callable[[], _Segments]) -> tuple[torch.Tensor, _Segments]:
+    """Return the mean of the features of all segments that are predicted, each represented by its mean over time."""
     sums = list[torch.Tensor]()
     counts = list[int]()
 
@@ -187,11 +211,10 @@ def _replace_mean(
 
     handle = norm.register_forward_pre_hook(observe)
     try:
-        segments = predict(0, 1)
+        segments = predict()
     finally:
         handle.remove()
-    norm.mean.data.copy_(torch.stack(sums).sum(dim=0) / sum(counts))
-    return segments.result("mean", {}, {})
+    return torch.stack(sums).sum(dim=0) / sum(counts), segments
 
 
 class _Segments:
@@ -248,16 +271,21 @@ def _network(predictor: Predictor) -> SpeechModel:
     return predictor.model
 
 
-def _feature_norm(network: SpeechModel, name: str) -> FeatureNorm:
-    """Return the standardisation of a network's features.
+def _feature_norm(network: SpeechModel, name: str, *, has_reference: bool) -> FeatureNorm:
+    """Return the standardisation of a network's features, or one that leaves them as they are.
 
     Raises:
-        ModelError: There is none.
+        ModelError: The network has no standardisation, and there is no reference; or it has several backbones.
     """
-    if network.feature_norm is None:
-        remedy = "Choose the method 'bias', or a model that was trained with feature_normalisation."
-        raise ModelError("its features are not normalised, so there is no mean to replace", where=name, remedy=remedy)
-    return network.feature_norm
+    if network.feature_norm is not None:
+        return network.feature_norm
+    if network.branches:
+        remedy = "Choose the method 'bias'."
+        raise ModelError("has several networks, whose features cannot be shifted", where=name, remedy=remedy)
+    if not has_reference:
+        remedy = "Name recordings like these (--reference; in Python reference=), or choose the method 'bias'."
+        raise ModelError("does not contain the mean of its training data", where=name, remedy=remedy)
+    return FeatureNorm(network.backbone.sizes).to(next(network.parameters()).device)
 
 
 def _output_layers(network: SpeechModel, predictor: Predictor) -> list[nn.Linear]:
@@ -287,8 +315,8 @@ def _card(checkpoint: Checkpoint, found: AdaptationResult) -> str:
         return f"""{text}
 ## Adapted
 
-The mean of the features is that of {source}, which had no labels (`serein adapt`). Scores above are those of the
-original model.
+The features are shifted by the mean of {source}
+without labels (`serein adapt`). Scores above are those of the original model.
 """
     rows = "\n".join(
         f"| {name} | {found.before[name]:.3f} | {prior:.3f} | {found.bias[name]:+.2f} |"

@@ -14,10 +14,11 @@ LAST = "last"  # the final output of a backbone, where it is not the last hidden
 
 
 class FeatureNorm(nn.Module):
-    """Subtract the mean of each feature of each hidden layer, and divide the rest by its standard deviation.
+    """Subtract the mean of each feature of each hidden layer, divide by its standard deviation, and add an offset.
 
-    Initially, features are left as they are. The mean is that of training clips or of the speaker whose recordings are
-    predicted (speaker normalisation; Sethu et al. 2007).
+    Initially, features are left as they are. The mean is that of training clips, or of the speaker or corpus whose
+    recordings are predicted. The offset is 0 if the heads were trained on standardised features. Otherwise, it is the
+    mean of training clips, so that features keep it, whatever recordings are predicted.
 
     Args:
         sizes: Feature size of each hidden layer.
@@ -25,6 +26,7 @@ class FeatureNorm(nn.Module):
     Attributes:
         mean: (layer + 1, feature), the last row for the final output.
         deviation: The same shape.
+        offset: The same shape.
 
     Raises:
         RecipeError: The layers differ in size.
@@ -32,6 +34,7 @@ class FeatureNorm(nn.Module):
 
     mean: torch.Tensor
     deviation: torch.Tensor
+    offset: torch.Tensor
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
         super().__init__()
@@ -41,6 +44,7 @@ class FeatureNorm(nn.Module):
             )
         self.register_buffer("mean", torch.zeros(len(sizes) + 1, sizes[0]))
         self.register_buffer("deviation", torch.ones(len(sizes) + 1, sizes[0]))
+        self.register_buffer("offset", torch.zeros(len(sizes) + 1, sizes[0]))
 
     def mean_of(self, layer: str) -> torch.Tensor:
         """Return the (feature,) mean of a layer, `last` or a number."""
@@ -64,7 +68,7 @@ class FeatureNorm(nn.Module):
         """Standardise the frames of every layer; a layer without values is one that no head reads."""
 
         def standardised(frames: torch.Tensor, row: int) -> torch.Tensor:
-            return (frames - self.mean[row]) / self.deviation[row] if frames.numel() else frames
+            return (frames - self.mean[row]) / self.deviation[row] + self.offset[row] if frames.numel() else frames
 
         layers = tuple(standardised(frames, row) for row, frames in enumerate(hidden.layers))
         output = None if hidden.output is None else standardised(hidden.output, len(self.mean) - 1)
