@@ -27,6 +27,7 @@ from serein.checkpoint import Calibration, Checkpoint
 from serein.corpora import citation_of
 from serein.data import manifest
 from serein.data.files import replacing
+from serein.data.manifest import Utterance
 from serein.device import processor_name
 from serein.evaluation.calibration import fitted_temperature
 from serein.evaluation.groups import HEADINGS
@@ -35,9 +36,12 @@ from serein.evaluation.robustness import CLEAN, Robustness
 from serein.evaluation.scores import Scores, score_predictions, score_run
 from serein.experiment.predict import evaluate
 from serein.experiment.robustness import robustness
+from serein.inference.adaptation import contain_mean
+from serein.models.backbones import HuggingFaceBackbone
 
 PACKAGE = Path(__file__).parents[1] / "src" / "serein" / "shipped_models"
 LARGEST_BYTES = 30_000_000
+CLIPS_PER_CORPUS = 300  # of which the mean features of the training data are computed
 LEFT_OUT = "corpus left out"
 CHANGED = [
     *("level -20 dB", "level +20 dB", "offset 0.005", "silence of 2 s around", "silence of 1 s inside"),
@@ -79,7 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train("run", options.recipe, options.data, work / "corpora", [*taught("corpora"), *left_out])
         runs[LEFT_OUT] = work / "corpora"
     train("train", options.recipe, options.data, work / "whole", taught("whole"))
-    checkpoint = checkpoints.load(work / "whole" / "model")
+    predictor = serein.load(work / "whole" / "model", "cpu")
+    checkpoint = predictor.checkpoint
+    if isinstance(checkpoint.model.backbone, HuggingFaceBackbone):  # shifted log-mel bands predict worse
+        contain_mean(predictor, some_of_each_corpus(manifest.read(options.data), tested_corpora(options.data)))
     if source := getattr(recipes.load(options.recipe).backbone, "source", None):
         vars(checkpoint.model.backbone)["_origin"]["source"] = source  # --set may name a copy on disk
     checkpoint.training["licences"] |= dict(each.split("=", 1) for each in options.licence)
@@ -120,6 +127,16 @@ def tested_corpora(data: Path) -> list[str]:
     for utterance in manifest.read(data):
         emotions.setdefault(utterance.corpus or "", set()).add(utterance.emotion)
     return sorted(name for name, found in emotions.items() if name and len(found) > 1)
+
+
+def some_of_each_corpus(utterances: Sequence[Utterance], corpora: Sequence[str]) -> list[Utterance]:
+    """Return at most `CLIPS_PER_CORPUS` utterances of each corpus, evenly spaced, without changed copies."""
+    chosen = []
+    for corpus in corpora:
+        own = [each for each in utterances if each.corpus == corpus and each.copy_of is None]
+        places = np.linspace(0, len(own) - 1, CLIPS_PER_CORPUS).astype(int)
+        chosen += [own[place] for place in sorted(set(places.tolist()))]
+    return chosen
 
 
 def calibration_of(predictions: Sequence[EvalPrediction], classes: Sequence[str]) -> Calibration | None:

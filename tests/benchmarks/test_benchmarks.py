@@ -50,6 +50,7 @@ NEED_DATA = {
     "long_recording",
     "ordinary_recordings",
     "runtimes",
+    "shifted_features",
     "speaker_normalisation",
     "transcripts",
 }

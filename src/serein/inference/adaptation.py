@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -148,8 +148,8 @@ def adapt(
         else:
             network.feature_norm = norm
             if references:
-                norm.offset.copy_(_mean_of(norm, lambda: predict(references))[0])
-            mean, segments = _mean_of(norm, lambda: predict(sources))
+                norm.offset.copy_(mean_features(norm, lambda: predict(references))[0])
+            mean, segments = mean_features(norm, lambda: predict(sources))
             norm.mean.copy_(mean)
             found = segments.result("mean", {}, {})
         said: dict[str, Any] = {"method": method, "num_segments": found.num_segments}
@@ -199,8 +199,16 @@ def _add_bias(
     return predicted[0].result("bias", priors, added)
 
 
-def _mean_of(norm: FeatureNorm, predict: Callable[[], _Segments]) -> tuple[torch.Tensor, _Segments]:
-    """Return the mean of the features of all segments that are predicted, each represented by its mean over time."""
+T = TypeVar("T")
+
+
+def mean_features(norm: FeatureNorm, predict: Callable[[], T]) -> tuple[torch.Tensor, T]:
+    """Return the mean of the features of all segments that are predicted, each represented by its mean over time.
+
+    Args:
+        norm: The standardisation of a network.
+        predict: Runs that network.
+    """
     sums = list[torch.Tensor]()
     counts = list[int]()
 
@@ -211,10 +219,24 @@ def _mean_of(norm: FeatureNorm, predict: Callable[[], _Segments]) -> tuple[torch
 
     handle = norm.register_forward_pre_hook(observe)
     try:
-        segments = predict()
+        found = predict()
     finally:
         handle.remove()
-    return torch.stack(sums).sum(dim=0) / sum(counts), segments
+    return torch.stack(sums).sum(dim=0) / sum(counts), found
+
+
+def contain_mean(predictor: Predictor, recordings: Sequence[Source]) -> None:
+    """Let a model contain the mean of its training data, so that `adapt` needs no reference; no prediction changes.
+
+    Args:
+        recordings: Some of the recordings that it was trained on, or others like them.
+    """
+    checkpoint, network = predictor.checkpoint, predictor.model
+    norm = network.feature_norm = FeatureNorm(network.backbone.sizes)
+    mean, _ = mean_features(norm, lambda: list(predictor.predict_files(recordings)))
+    norm.mean.copy_(mean)
+    norm.offset.copy_(mean)
+    checkpoint.options = checkpoint.options.model_copy(update={"feature_normalisation": FeatureNormalisation()})
 
 
 class _Segments:
