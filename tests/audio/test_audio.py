@@ -200,7 +200,7 @@ def test_what_is_far_beyond_full_scale_is_refused(tmp_path: Path) -> None:
 
 def test_channels_of_opposite_polarity_are_no_silence(tmp_path: Path) -> None:
     path = written(tmp_path / "a.wav", np.stack([NOISE, -NOISE], axis=1))
-    with pytest.raises(AudioError, match="channels cancel each other when mixed: they have opposite polarity. Keep"):
+    with pytest.raises(AudioError, match="the channels cancel each other when mixed: they have opposite polarity"):
         audio.load(path)
     kept = audio.load(written(tmp_path / "b.wav", np.stack([NOISE, -0.9 * NOISE], axis=1)))
     np.testing.assert_allclose(kept, 0.05 * NOISE, atol=1e-4)

@@ -96,6 +96,7 @@ NO_SAMPLES: dict[str, tuple[Any, str]] = {
     "recordings of one length": ([VOICE, VOICE], "a list of 2 arrays, not one recording. Give recordings one at a"),
     "recordings of two lengths": ((VOICE, VOICE[:5]), "a list of 2 arrays"),
     "tensors": ([torch.tensor(VOICE)], "a list of 1 arrays"),
+    "opposite polarity": (np.stack([VOICE, -VOICE]), "channels cancel each other .* Keep one channel: samples"),
     "a batch": (np.zeros((20, 16_000)), "which axis is time"),
     "sparse": (torch.zeros(2, 100).to_sparse(), "not an array of numbers"),
     "without storage": (torch.empty(16_000, device="meta"), "not an array of numbers"),

@@ -19,9 +19,10 @@ from serein.audio.samples import (
     NotFiniteAudioError,
     Resampler,
     Waveform,
-    as_mono,
+    as_channels,
     mixed_down,
     rate_hz,
+    require_not_cancelled,
     unwrapped,
 )
 from serein.audio.source import TooLongAudioError, Upload, bytes_of, name_of
@@ -30,7 +31,6 @@ from serein.errors import AudioError
 SILENCE_PEAK = 1e-4  # -80 dB of full scale: below the noise floor of any 16-bit recording of speech
 LONGEST_WHOLE_S = 3_600.0  # 230 MB at 16 kHz; `blocks` reads longer recordings
 FREE_VALUES, VALUES_PER_BYTE = 2**27, 64  # limits of decoding; Opus at 6 kbit/s has 64 per byte, silence in FLAC 300
-CANCELLED = 1e-4  # of the channels' energy, -40 dB: what different signals leave in their mean is far more
 LOUDEST = 16.0  # times full scale, from 32-bit float recorders
 
 
@@ -60,7 +60,7 @@ def open(source: Any, *, sampling_rate: float | None = None, raw_rate_hz: int | 
     """Open audio in any form; a pipe or stream, which can be read only once, is copied so that it can be read twice.
 
     Args:
-        source: Path, encoded bytes, binary file, `Upload`, samples as in `as_mono`, or an item of Hugging Face's
+        source: Path, encoded bytes, binary file, `Upload`, samples as in `as_channels`, or an item of Hugging Face's
             datasets as in `unwrapped`.
         sampling_rate: Rate of samples in Hz. Encoded audio states its own.
         raw_rate_hz: Read a file in no known container as 16-bit little-endian mono PCM at this rate.
@@ -70,7 +70,7 @@ def open(source: Any, *, sampling_rate: float | None = None, raw_rate_hz: int | 
     """
     source, sampling_rate = unwrapped(source, sampling_rate)
     if not isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview, Upload)) and not hasattr(source, "read"):
-        yield Recording("samples", _Samples(as_mono(source), rate_hz(sampling_rate)))
+        yield Recording("samples", _Samples(as_channels(source), rate_hz(sampling_rate)))
         return
     where = name_of(source)
     require_no_rate(sampling_rate, where)
@@ -192,12 +192,7 @@ class Recording:
             yield to_16_khz(mono)
             if place == stop:
                 break
-        if of_mix < CANCELLED * of_channels:
-            raise AudioError(
-                "its channels cancel each other when mixed: they have opposite polarity",
-                where=self.where,
-                remedy="Keep one channel: ffmpeg -i IN -af 'pan=mono|c0=c0' OUT.flac.",
-            )
+        require_not_cancelled(of_mix, of_channels, self.where)
         if place == start:
             raise no_samples(self.where)
         yield to_16_khz.rest()
@@ -361,14 +356,15 @@ class _Samples(Decoder):
 
     remarks: tuple[str, ...] = ()
 
-    def __init__(self, waveform: Waveform, rate_hz: int) -> None:
-        self.waveform = waveform
-        self.sample_rate_hz, self.num_channels = rate_hz, 1
-        self.num_frames: int | None = len(waveform)
+    def __init__(self, channels: Waveform, rate_hz: int) -> None:
+        self.channels = channels
+        self.sample_rate_hz = rate_hz
+        self.num_frames: int | None
+        self.num_frames, self.num_channels = channels.shape
 
     def blocks(self, start: int, size: int) -> Iterator[Waveform]:
-        for place in range(start, len(self.waveform), size):
-            yield self.waveform[place : place + size, None]
+        for place in range(start, len(self.channels), size):
+            yield self.channels[place : place + size]
 
 
 def _require_at_most(where: str, duration_s: float, most_s: float) -> None:

@@ -14,6 +14,7 @@ from serein.errors import AudioError
 SAMPLE_RATE_HZ = 16_000  # every backbone of the papers was trained at this rate
 RATES_HZ = (4_000, 192_000)  # of recordings of speech
 MOST_CHANNELS = 8
+CANCELLED = 1e-4  # of the channels' energy, -40 dB: what different signals leave in their mean is far more
 
 Waveform = NDArray[np.float32]  # (sample,), one channel at 16 kHz unless stated otherwise
 
@@ -37,34 +38,44 @@ def as_waveform(samples: Any, sampling_rate: float | None = None) -> Waveform:
         (sample,) float32, 16 kHz.
 
     Raises:
-        AudioError: As in `as_mono`, or the rate is missing, not a number, or not one that speech is recorded at.
+        AudioError: As in `as_mono`, or the channels cancel each other; or the rate is missing, not a number, or not
+            one that speech is recorded at.
 
     Example:
         >>> as_waveform(np.full((2, 24_000), 16_384, np.int16), 48_000).shape
         (8000,)
     """
     samples, sampling_rate = unwrapped(samples, sampling_rate)
-    return resample(as_mono(samples), rate_hz(sampling_rate))
+    channels = as_channels(samples)
+    mono = mixed_down(channels)
+    require_not_cancelled(float(np.vdot(mono, mono)), float(np.vdot(channels, channels)) / channels.shape[1])
+    return resample(mono, rate_hz(sampling_rate))
 
 
 def as_mono(samples: Any) -> Waveform:
-    """Return samples of any type and shape as float32 within full scale, mixed down to one channel.
+    """Return samples as in `as_channels`, mixed down to one channel, (sample,).
+
+    Example:
+        >>> as_mono(np.array([0, 16_384, -32_768], np.int16))
+        array([ 0. ,  0.5, -1. ], dtype=float32)
+    """
+    return mixed_down(as_channels(samples))
+
+
+def as_channels(samples: Any) -> Waveform:
+    """Return samples of any type and shape as float32 within full scale.
 
     Args:
         samples: (sample,), (sample, channel) or (channel, sample): numpy or torch array, or list. Float within
             [-1, 1]; int8, int16, int32 and uint8 (128 is zero) as WAV files store them.
 
     Returns:
-        (sample,) float32.
+        (sample, channel) float32.
 
     Raises:
         AudioError: The samples are empty, of another type or shape, or beyond full scale; or a list of arrays, which
             may be recordings as well as channels.
         NotFiniteAudioError: The samples contain NaN or infinite values.
-
-    Example:
-        >>> as_mono(np.array([0, 16_384, -32_768], np.int16))
-        array([ 0. ,  0.5, -1. ], dtype=float32)
     """
     if isinstance(samples, list | tuple) and len(samples) and getattr(samples[0], "ndim", 0):
         raise AudioError(
@@ -110,7 +121,7 @@ def as_mono(samples: Any) -> Waveform:
             where="samples",
             remedy="Convert them to float within [-1, 1], or to the type that they were recorded in, such as int16.",
         )
-    return mixed_down(to_float(array))
+    return to_float(array)
 
 
 def to_float(array: NDArray[Any]) -> Waveform:
@@ -126,6 +137,21 @@ def mixed_down(samples: Waveform) -> Waveform:
     """Average (sample, channel) over its channels."""
     mono: Waveform = samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
     return mono
+
+
+def require_not_cancelled(of_mix: float, of_channels: float, where: str = "samples") -> None:
+    """Check the energy of a mix against the mean energy of its channels.
+
+    Raises:
+        AudioError: The mix is silent and its channels are not.
+    """
+    if of_mix < CANCELLED * of_channels:
+        raise AudioError(
+            "the channels cancel each other when mixed: they have opposite polarity",
+            where=where,
+            remedy="Keep one channel: "
+            + ("samples[:, 0]." if where == "samples" else "ffmpeg -i IN -af 'pan=mono|c0=c0' OUT.flac."),
+        )
 
 
 def unwrapped(source: Any, sampling_rate: float | None) -> tuple[Any, float | None]:
