@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -335,3 +336,17 @@ def test_parts_of_one_file_are_told_apart(tmp_path: Path, serein: Call) -> None:
     assert sorted((row["file"], row["id"]) for row in map(json.loads, rows)) == [(recording, "u0"), (recording, "u1")]
     _, *table = serein("transcribe", tmp_path / "m.jsonl", "--model", ctc).out.splitlines()
     assert sorted(line.split()[0] for line in table) == ["u0", "u1"]
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    model: Path, tmp_path: Path, serein: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoken = write_speech(tmp_path / "yes.wav")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    outcome = serein("embed", "--model", model, spoken, "-o", tmp_path / "e.parquet")
+    assert outcome.complaint.endswith("Install it with: pip install 'serein[hub]'.")
+    assert "embedding" not in outcome.err
+    (tmp_path / "e.npz").mkdir()
+    outcome = serein("embed", "--model", model, spoken, "-o", tmp_path / "e.npz")
+    assert outcome.complaint == f"error: {tmp_path / 'e.npz'}: is a folder. Name a file to write to."
+    assert "embedding" not in outcome.err

@@ -23,7 +23,7 @@ from serein.cli.app import (
     print_tables,
     recordings_in,
 )
-from serein.errors import counted
+from serein.errors import counted, imported
 
 if TYPE_CHECKING:
     from serein.checkpoint import Checkpoint
@@ -216,6 +216,8 @@ def embed(
     from serein.inference.writers import EMBEDDING_SUFFIXES, write_embeddings
 
     require_suffix(out, EMBEDDING_SUFFIXES)
+    if out.suffix.lower() == ".parquet":
+        imported("pyarrow", "hub")  # fail now, not after an hour
     files, num_absent = recordings_in(sources)
     predictor = load(model, device, backbone=backbone)
     embedded, num_failed = _embed(predictor, files, task, segments)

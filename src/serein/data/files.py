@@ -117,10 +117,12 @@ def try_lock(file: IO[Any], *, waits: bool = False, is_shared: bool = False) -> 
 
 
 def require_suffix(path: str | Path, suffixes: Sequence[str]) -> None:
-    """Raise RunError when a file's suffix is not one of these, before any work is done for it."""
+    """Raise RunError when a file to write has another suffix or is a folder, before any work is done for it."""
     if Path(path).suffix.lower() not in suffixes:
         what = expected_one_of(Path(path).suffix or "(none)", suffixes, kind="suffix")
         raise RunError(what, where=path, remedy="Give the file one of these suffixes.")
+    if Path(path).is_dir():
+        raise RunError("is a folder", where=path, remedy="Name a file to write to.")
 
 
 def write_text(path: str | Path, text: str) -> None:
