@@ -358,6 +358,10 @@ def test_no_file(tmp_path: Path) -> None:
             "r.yaml: encoder.chanels: unknown key 'chanels'. Did you mean 'chan",
         ),
         ({"stages": [{}, {"batch": {}}]}, "r.yaml: stages.1.batch: unknown key 'batch'. Did you mean 'batches'?"),
+        (
+            {"backbone": {"name": "logmel", "source": "a"}},
+            "unknown key 'source'. Did you mean 'backbone.name: huggingface'?",
+        ),
         ({"epochs": 3}, "r.yaml: epochs: unknown key 'epochs'. Did you mean 'stages.0.epochs'?"),
         ({"stages": [{"gradient_checkpointing": True}]}, "Did you mean 'backbone.gradient_checkpointing'?"),
         ({"epoch_clips": 3}, "unknown key 'epoch_clips'. Did you mean 'stages.0.epoch_clips'?"),

@@ -176,6 +176,8 @@ def validate(values: Mapping[str, Any], *, where: str | Path) -> Recipe:
             near = [name for name in alike if _is_key(name, location, values)][:1]
             usual = [Recipe(name="any"), Recipe(name="any", backbone=HuggingFace(source="any"))]
             paths = [path for each in usual for path in _paths_of(key, each.model_dump(mode="json"))]
+            if ".".join(location) in paths:  # a key of the other backbone
+                paths = [f"backbone.name: {each.backbone.name}" for each in usual if hasattr(each.backbone, key)]
             meant = list(dict.fromkeys([*near, *paths]))
             what, remedy = f"unknown key '{key}'", f"Did you mean {' or '.join(map(repr, meant))}?" if meant else remedy
         elif problem["type"] == "missing":
