@@ -169,6 +169,16 @@ def test_raters_without_names_cannot_be_told_apart() -> None:
         ClassTask.fit("emotion", Category(), Recipe.model_validate({**STAGES, "labels": labels}), unnamed)
 
 
+def test_a_distribution_needs_ratings() -> None:
+    recipe = Recipe.model_validate({**STAGES, "labels": {"target": "distribution"}})
+    bare = [Utterance(id="a", audio="a", emotion="happy"), Utterance(id="b", audio="b", emotion="sad")]
+    with pytest.raises(
+        RecipeError, match=r"labels.target: no utterance has labels of raters. Choose labels.target=class"
+    ):
+        ClassTask.fit("emotion", Category(), recipe, bare)
+    ClassTask.fit("emotion", Category(), recipe, [*bare, rated("c", "sad", ("sad", "happy"))])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -183,10 +183,15 @@ class ClassTask(Task):
         """Return the task with the classes that occur in the utterances.
 
         Raises:
-            RecipeError: There are too few classes, or raters are to be modelled but none has a name.
+            RecipeError: There are too few classes, or the target is the raters' labels and there are none, or raters
+                are to be modelled but none has a name.
         """
         class_labels = class_labels_of(utterances, recipe.labels, name)
         raters: set[str] = set()
+        is_distribution = recipe.labels.target == "distribution" and class_labels.field == "emotion"
+        if is_distribution and not any(rating.labels for u in utterances for rating in u.ratings):
+            remedy = "Choose labels.target=class, or fill in the field 'ratings'."
+            raise RecipeError("no utterance has labels of raters", where="labels.target", remedy=remedy)
         if recipe.labels.raters == "each" and class_labels.field == "emotion":
             raters = {rater_of(u, rating) for u in utterances for rating in u.ratings if rating.rater}
             if not raters:
