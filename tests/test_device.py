@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,3 +134,16 @@ def test_tensors_are_sent_without_waiting_where_that_is_safe(
     monkeypatch.setattr(torch.Tensor, "to", lambda self, device, non_blocking: calls.append(not non_blocking) or self)
     devices.sent(torch.zeros(1), torch.device(name))
     assert calls == ["pinned"] * is_pinned + [is_awaited]
+
+
+@pytest.mark.parametrize("guard", ["", "if __name__ == '__main__':\n    "])
+def test_workers_do_not_run_the_script_again(tmp_path: Path, guard: str) -> None:
+    script = tmp_path / "script.py"
+    lines = [
+        "from concurrent.futures import ProcessPoolExecutor",
+        "from serein.device import worker_context",
+        f"{guard}print(ProcessPoolExecutor(1, worker_context()).submit(abs, -1).result())",
+    ]
+    script.write_text("\n".join(lines))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr

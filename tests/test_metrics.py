@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -234,6 +235,11 @@ def test_errors_of_numbers_are_scikit_learns(drawn: tuple[np.ndarray, np.ndarray
     assert absolute == pytest.approx(sklearn_metrics.mean_absolute_error(truth, prediction))
     assert square == pytest.approx(sklearn_metrics.root_mean_squared_error(truth, prediction))
     assert absolute <= square + 1e-12
+
+
+@pytest.mark.parametrize("score", [metrics.concordance, metrics.pearson, metrics.mean_absolute_error])
+def test_a_number_that_is_missing_makes_no_score(score: Callable[..., float]) -> None:
+    assert np.isnan(score([1.0, 2.0, 3.0], [1.0, np.nan, 3.0]))
 
 
 def test_concordance_by_hand() -> None:

@@ -22,6 +22,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -30,6 +31,13 @@ from torch.nn import functional as F
 
 from serein.allocator import keep_freed_memory
 from serein.errors import ModelError, RunError, imported
+
+if sys.platform == "linux":
+    from multiprocessing.context import ForkServerContext as Context
+    from multiprocessing.context import ForkServerProcess as Process
+else:
+    from multiprocessing.context import SpawnContext as Context
+    from multiprocessing.context import SpawnProcess as Process
 
 T = TypeVar("T")
 
@@ -166,6 +174,30 @@ def all_gather(value: T) -> list[T]:
     return values
 
 
+class WorkerProcess(Process):
+    """A worker. It imports the user's script, as usual, only if that has `if __name__ == "__main__"`.
+
+    Otherwise, the import would run the script again in every worker.
+    """
+
+    def start(self) -> None:
+        """Start the process, without a script that cannot be imported."""
+        main = sys.modules["__main__"]
+        script = Path(getattr(main, "__file__", None) or "")
+        if not (script.is_file() and "__main__" in script.read_text(encoding="utf-8", errors="replace")):
+            sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
+
+
+class WorkerContext(Context):
+    """The multiprocessing context of workers."""
+
+    Process = WorkerProcess
+
+
 def worker_context(*modules: str) -> BaseContext:
     """Return the multiprocessing context of worker processes, each of which calls `begin_worker` first.
 
@@ -177,9 +209,9 @@ def worker_context(*modules: str) -> BaseContext:
     Args:
         modules: Modules that workers need; importing them does not compute anything.
     """
+    context = WorkerContext()
     if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
+        return context
     context.set_forkserver_preload(list(modules))
     with without_interrupt():
         forkserver.ensure_running()

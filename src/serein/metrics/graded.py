@@ -47,7 +47,7 @@ def _central(sums: FloatArray) -> tuple[FloatArray, ...]:
     n = np.maximum(sums[..., 0], 1.0)
     t, p, tt, pp, tp = (sums[..., column] / n for column in range(1, 6))
     rounding = 1e-12 * (tt + pp)  # error of the difference of two nearly equal numbers
-    variances = (np.where(v > rounding, v, 0.0) for v in (tt - t * t, pp - p * p))
+    variances = (np.where(v <= rounding, 0.0, v) for v in (tt - t * t, pp - p * p))
     return t, p, *variances, tp - t * p
 
 
@@ -55,15 +55,15 @@ def concordance_of(sums: FloatArray) -> FloatArray:
     """Return the concordance of sets, (...), from sums of `moments`, (..., 7); see `concordance`."""
     t, p, var_t, var_p, cov = _central(sums)
     spread = var_t + var_p + (t - p) ** 2
-    has_spread = (var_t > 0) & (var_p > 0)
-    return np.where(has_spread, 2 * cov / np.where(has_spread, spread, 1.0), 0.0)
+    is_constant = (var_t == 0) | (var_p == 0)
+    return np.where(is_constant, 0.0, 2 * cov / np.where(is_constant, 1.0, spread))
 
 
 def pearson_of(sums: FloatArray) -> FloatArray:
     """Return Pearson's correlation of sets, (...), from sums of `moments`, (..., 7); see `pearson`."""
     _, _, var_t, var_p, cov = _central(sums)
-    has_spread = (var_t > 0) & (var_p > 0)
-    return np.where(has_spread, cov / np.sqrt(np.where(has_spread, var_t * var_p, 1.0)), 0.0)
+    is_constant = (var_t == 0) | (var_p == 0)
+    return np.where(is_constant, 0.0, cov / np.sqrt(np.where(is_constant, 1.0, var_t * var_p)))
 
 
 def mean_absolute_error_of(sums: FloatArray) -> FloatArray:
