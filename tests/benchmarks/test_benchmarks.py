@@ -16,6 +16,8 @@ import soundfile
 
 from asr_models import write_ctc
 from cli_fixtures import Call
+from serein import recipe as recipes
+from serein.experiment import run as runs
 from speech_sounds import RATE_HZ, voiced
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -157,6 +159,19 @@ def test_speaker_normalisation(
         assert f"  {system}: " in said
     assert "plain, adapted to each speaker: " in said
     assert "plain, 0.5 happy, adapted to each speaker, assuming {'happy': 0.5}: " in said
+
+
+@pytest.mark.slow
+def test_shifted_features(tones: Path, tmp_path: Path, run_benchmark: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEREIN_CACHE", str(tmp_path / "cache"))
+    changes = [f"backbone.source={write_ctc(tmp_path / 'ctc')}", "stages.0.epochs=1", "protocol.num_folds=3"]
+    recipe = recipes.load(BENCHMARKS.parent / "recipes" / "pretrained" / "frozen-linear.yaml", changes)
+    fold = runs.run(recipe, tones, tmp_path / "run", folds=["1"]) / "fold-1"
+    arguments = f"--model {fold / 'seed-0' / 'model'} --data {fold / 'test.jsonl'} --out {tmp_path / 'out'}"
+    said = run_whole(run_benchmark, "shifted_features", f"{arguments} --neutral happy --share 0.5", ())
+    assert "test: 3 classes: angry, happy, sad\nas they are: ua " in said
+    for system in ("bias", "mean of the corpus", "mean of each speaker", "0.5 happy, mean of these"):
+        assert f"  {system}: " in said
 
 
 @pytest.mark.slow
