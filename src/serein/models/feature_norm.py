@@ -66,9 +66,11 @@ class FeatureNorm(nn.Module):
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
         """Standardise the frames of every layer; a layer without values is one that no head reads."""
+        scale = 1.0 / self.deviation
+        shift = self.offset - self.mean * scale
 
         def standardised(frames: torch.Tensor, row: int) -> torch.Tensor:
-            return (frames - self.mean[row]) / self.deviation[row] + self.offset[row] if frames.numel() else frames
+            return torch.addcmul(shift[row], frames, scale[row]) if frames.numel() else frames
 
         layers = tuple(standardised(frames, row) for row, frames in enumerate(hidden.layers))
         output = None if hidden.output is None else standardised(hidden.output, len(self.mean) - 1)
