@@ -232,7 +232,7 @@ def card(
     without, unseen_corpora = "", ""
     if any(LEFT_OUT in title for title, _ in rows):
         without = " *Corpus left out*: by a model that was trained only on the other corpora. *Adapted without labels*:"
-        without += "\nby `serein adapt` to the corpus's own recordings, with equal priors of its classes."
+        without += "\nby `serein adapt --method bias` to the corpus's own recordings, with equal priors of its classes."
         unseen_corpora = "; the rows *corpus left out* show what to expect for them"
     taken = scores.confusion * (1 - np.eye(len(scores.classes), dtype=int))
     true, predicted = np.unravel_index(int(taken.argmax()), taken.shape)
