@@ -152,7 +152,7 @@ def compare(
         Literal["speaker", "corpus", "all"] | None,
         typer.Option(
             help="Also compare each run with itself, adapted without labels to the test utterances of each speaker, "
-            "each corpus, or all of a fold, as 'serein adapt' does.",
+            "each corpus, or all of a fold, as 'serein adapt --method bias' does.",
             show_default="not adapted",
         ),
     ] = None,
@@ -462,7 +462,7 @@ def cross_corpus(
     """Train on each corpus and test on every other one; also train on all corpora but one and test on that one.
 
     Scores are given for predictions among all classes of the model, among those of the tested corpus only, and the same
-    after adapting the model to that corpus without its labels (as 'serein adapt' does).
+    after adapting the model to that corpus without its labels (as 'serein adapt --method bias' does).
     """
     from serein import recipe as recipes
 

@@ -182,8 +182,8 @@ def compare(
         runs: Run folders, or prediction files of any system.
         score: `ua` (the default), `wa` or `macro_f1`; for numbers `ccc`, `pearson`, `mae` or `rmse`, which are means
             over the dimensions if there are several, or one dimension's score (`ccc valence`); for transcripts `wer`.
-        adapt: Also compare each run with itself after `serein.adapt`, by the test utterances of each `speaker`, each
-            `corpus`, or `all` of a fold, without their labels.
+        adapt: Also compare each run with itself after `serein.adapt` with the method `bias`, by the test utterances of
+            each `speaker`, each `corpus`, or `all` of a fold, without their labels.
         priors: For `adapt`: class -> expected frequency; the other classes divide the rest equally.
         all_pairs: Compare all pairs, not only each run with the first.
         seed: Seed of the bootstrap and the permutations.

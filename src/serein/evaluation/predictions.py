@@ -351,7 +351,7 @@ def adapted(
     to: AdaptedTo = "all",
     priors: Mapping[str, float] | None = None,
 ) -> list[EvalPrediction]:
-    """Return predictions of a model that was adapted to these very recordings without labels (`serein.adapt`).
+    """Return predictions of a model that was adapted to these recordings without labels, by a bias (`serein.adapt`).
 
     The predictions of each fold and seed are those of one model.
 

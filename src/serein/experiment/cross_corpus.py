@@ -66,7 +66,7 @@ class Cell:
         tested_on: A corpus; on the diagonal, its unseen speakers as the recipe's protocol divides them.
         model: Scores over all classes of the model; `None` if the model has no class of the corpus.
         corpus: Scores restricted to the classes of the tested corpus; `None` if the model has fewer than two of them.
-        adapted: The same, if the model is adapted to the tested utterances without their labels, as by `serein adapt`.
+        adapted: The same, if the model is adapted to the tested utterances without their labels, by a bias.
         num_left_out: Utterances whose class the model does not have.
     """
 
@@ -297,7 +297,7 @@ def cross_corpus(
 
     Within a corpus, the recipe's protocol divides the data. Each score is given three times: over all classes of the
     model; restricted to the classes of the tested corpus; and with the model also adapted to the tested utterances
-    without their labels, as by `serein.adapt`, with equal priors. Three kinds of models are trained: the
+    without their labels, by a bias as of `serein.adapt`, with equal priors. Three kinds of models are trained: the
     recipe's folds on each corpus, one model on the whole of each corpus, and the protocol `corpora-out` on all corpora
     together. With two corpora, leaving one out is the same as training on the other.
 

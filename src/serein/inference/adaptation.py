@@ -305,7 +305,7 @@ def _feature_norm(network: SpeechModel, name: str, *, has_reference: bool) -> Fe
         remedy = "Choose the method 'bias'."
         raise ModelError("has several networks, whose features cannot be shifted", where=name, remedy=remedy)
     if not has_reference:
-        remedy = "Name recordings like these (--reference; in Python reference=), or choose the method 'bias'."
+        remedy = "Name recordings like these data (--reference; in Python reference=), or choose the method 'bias'."
         raise ModelError("does not contain the mean of its training data", where=name, remedy=remedy)
     return FeatureNorm(network.backbone.sizes).to(next(network.parameters()).device)
 
