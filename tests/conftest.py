@@ -60,6 +60,14 @@ def cases() -> Path:
     return REAL.parent / "cases"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is read from or written to the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEREIN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
     """Reports outside of `evaluation` hold the words of their pictures: to draw takes longer than a tiny training."""

@@ -316,6 +316,17 @@ def test_what_is_not_transcribed_keeps_its_prediction(counting: Counting, record
 
 
 @pytest.mark.slow
+def test_recordings_are_transcribed_once(
+    whisper: Path, record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEREIN_CACHE", str(tmp_path / "cache"))
+    utterances = [record(str(number), clip, language="de") for number, clip in enumerate(CLIPS)]
+    found = dict(transcribe_each(load_transcriber(str(whisper)), utterances))
+    again = load_transcriber(str(whisper))
+    monkeypatch.setattr(again, "transcribe", None)  # it is not called
+    assert dict(transcribe_each(again, utterances, language="de")) == found
+
+
 def test_utterances_are_transcribed_each_in_its_language(whisper: Path, record: Record) -> None:
     transcriber = load_transcriber(str(whisper))
     utterances = [record(f"{i}", clip, language=("de", "en")[i % 2]) for i, clip in enumerate(CLIPS)]

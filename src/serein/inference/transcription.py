@@ -459,6 +459,8 @@ def transcribe_each(
 ) -> Iterator[tuple[Utterance, str | AudioError | None]]:
     """Yield the transcript, or the error, of each of many recordings; only one batch and pipes are in memory at a time.
 
+    Transcripts are cached, see `TranscriptCache`.
+
     Args:
         sources: Their ids, or paths, must be distinct.
         language: Spoken language; `None` uses each utterance's own.
@@ -470,6 +472,7 @@ def transcribe_each(
     uploads = {str(each): each for each in map(without_pipe, sources) if isinstance(each, Upload)}
     languages = {u.id: language or u.language for u in utterances}
     for spoken in dict.fromkeys(languages.values()):
+        cache = TranscriptCache(transcriber, spoken)
         audible, durations_s = [], []
         for utterance in (u for u in utterances if languages[u.id] == spoken):
             try:
@@ -489,7 +492,7 @@ def transcribe_each(
                     yield utterance, AudioError(error.what, where=error.where, remedy=remedy)
                 except AudioError as error:
                     yield utterance, error
-            texts = transcriber.transcribe([waveform for _, waveform in loaded], language=spoken)
+            texts = cache.transcribe([waveform for _, waveform in loaded])
             yield from zip([utterance for utterance, _ in loaded], texts, strict=True)
 
 
