@@ -33,13 +33,13 @@ def free_port() -> int:
 COUNTING = """
 import os, sys
 from pathlib import Path
-from serein.experiment import predict
-folder, real = Path(sys.argv.pop(1)), predict.recording_outputs
+from serein.experiment import outputs
+folder, real = Path(sys.argv.pop(1)), outputs.recording_outputs
 def counted(checkpoint, recordings, positions, *rest):
     with (folder / os.environ["RANK"]).open("a") as file:
         print(len(positions), file=file)
     return real(checkpoint, recordings, positions, *rest)
-predict.recording_outputs = counted
+outputs.recording_outputs = counted
 from serein.cli import main
 main()
 """
@@ -70,7 +70,7 @@ def test_two_processes_train_one_model(tones: Path, tmp_path: Path) -> None:
     done = torchrun(tmp_path / "counts", "run", recipe, "--data", tones, "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["num_utterances"] == 36  # one object, of the first process
-    assert done.stderr.count("fold 1  seed 0  first") == done.stderr.count("fold 1  seed 0  second") == 1
+    assert [done.stderr.count(f"fold 1  seed 0  {stage}  epoch") for stage in ("first", "second")] == [1, 1]
     assert "warning" not in done.stderr.lower()
     folds = json.loads((out / "folds.json").read_text())["folds"]
     for fold in folds:

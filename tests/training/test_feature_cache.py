@@ -446,7 +446,8 @@ def test_training_from_the_cache_is_training_without_it(
         runs[dtype] = trained(experiment, tmp_path / dtype)
         fold = experiment.folds.folds[0]
         once = len(fold.train) + len(fold.dev)
-        calibrated = len(fold.dev)  # heard once more by the model that is kept
+        is_stored = dtype == "float32" or (dtype == "bfloat16" and encoder == "weighted")  # means are never rounded
+        calibrated = 0 if is_stored and not stage else len(fold.dev)  # heard once more by the model that is kept
         assert sum(num_computed) - before == (once * 3 if dtype == "none" else once) + calibrated
     for dtype, tolerance in {"float32": 1e-4, "bfloat16": 3e-2}.items():
         for plain, cached in zip(runs["none"][0], runs[dtype][0], strict=True):
@@ -464,10 +465,9 @@ def test_folds_seeds_and_resumed_runs_hear_nothing_twice(
     trained(experiment, tmp_path / "first")
     trained(experiment, tmp_path / "second", fold=1)
     learned = {name for fold in (first, second) for name in (*fold.train, *fold.dev)}
-    calibrated = len(first.dev) + len(second.dev)  # what each kept model says of its dev set
-    assert sum(num_computed) == len(learned) + calibrated
+    assert sum(num_computed) == len(learned)
     trained(experiment, tmp_path / "again")
-    assert sum(num_computed) == len(learned) + calibrated + len(first.dev)
+    assert sum(num_computed) == len(learned)
 
 
 def test_batches_carry_hidden_layers_alone(tones: Path, wav2vec2: Path) -> None:
