@@ -104,18 +104,17 @@ def train_fold(
     torch.manual_seed(stage_seed(seed, fold.name, "model"))
     model = new_model(recipe, tasks, pretrained_branches)
     targets = targets_of(experiment, fold, tasks)
+    train, dev = experiment.positions(fold.train), experiment.positions(fold.dev)
     data = TrainingData(
         experiment.recordings,
         distilled(experiment, fold, tasks, targets, teachers=teachers, folder=folder, report=report, label=label),
-        experiment.positions(fold.train),
-        experiment.positions(fold.dev),
+        train,
+        dev,
         recipe.clips,
         training_conditions(experiment, fold),
         recipe.feature_cache,
+        normalised_by=experiment.normalised_by(train, "train") | experiment.normalised_by(dev, "test"),
         device=own_device(experiment.device),
-    )
-    data = replace(
-        data, normalised_by=experiment.normalised_by(data.train, "train") | experiment.normalised_by(data.dev, "test")
     )
     unfitted = [name for name in (MAIN, *model.branches) if name not in pretrained_branches]
     fit_backbones(model, data, unfitted, report=report, label=label)

@@ -148,8 +148,8 @@ def adapt(
         else:
             network.feature_norm = norm
             if references:
-                norm.offset.copy_(mean_features(norm, lambda: predict(references))[0])
-            mean, segments = mean_features(norm, lambda: predict(sources))
+                norm.offset.copy_(mean_over_segments(norm, lambda: predict(references))[0])
+            mean, segments = mean_over_segments(norm, lambda: predict(sources))
             norm.mean.copy_(mean)
             found = segments.result("mean", {}, {})
         said: dict[str, Any] = {"method": method, "num_segments": found.num_segments}
@@ -202,7 +202,7 @@ def _add_bias(
 T = TypeVar("T")
 
 
-def mean_features(norm: FeatureNorm, predict: Callable[[], T]) -> tuple[torch.Tensor, T]:
+def mean_over_segments(norm: FeatureNorm, predict: Callable[[], T]) -> tuple[torch.Tensor, T]:
     """Return the mean of the features of all segments that are predicted, each represented by its mean over time.
 
     Args:
@@ -233,7 +233,7 @@ def contain_mean(predictor: Predictor, recordings: Sequence[Source]) -> None:
     """
     checkpoint, network = predictor.checkpoint, predictor.model
     norm = network.feature_norm = FeatureNorm(network.backbone.sizes)
-    mean, _ = mean_features(norm, lambda: list(predictor.predict_files(recordings)))
+    mean, _ = mean_over_segments(norm, lambda: list(predictor.predict_files(recordings)))
     norm.mean.copy_(mean)
     norm.offset.copy_(mean)
     checkpoint.options = checkpoint.options.model_copy(update={"feature_normalisation": FeatureNormalisation()})

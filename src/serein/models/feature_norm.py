@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from serein.errors import RecipeError
+from serein.models.blocks import MeanPooling
 from serein.models.hidden_states import HiddenStates
 
 LAST = "last"  # the final output of a backbone, where it is not the last hidden layer
@@ -60,9 +61,8 @@ class FeatureNorm(nn.Module):
 
     def clip_means(self, hidden: HiddenStates) -> torch.Tensor:
         """Return (clip, layer + 1, feature), the mean over time of each layer, before standardisation."""
-        is_frame = hidden.is_frame[..., None]
-        sums = [torch.where(is_frame, frames, 0.0).float().sum(dim=1) for frames in (*hidden.layers, hidden.last)]
-        return torch.stack(sums, dim=1) / is_frame.sum(dim=1)[:, None]
+        pool = MeanPooling(self.mean.shape[1])
+        return torch.stack([pool(each.float(), hidden.is_frame) for each in (*hidden.layers, hidden.last)], dim=1)
 
     def forward(self, hidden: HiddenStates) -> HiddenStates:
         """Standardise the frames of every layer; a layer without values is one that no head reads."""
